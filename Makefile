@@ -1,0 +1,43 @@
+# From nothing but Python 3.11 and make: `make parity` proves, `make test` tests.
+# Each environment is made once; changing pyproject.toml or constraints.txt brings it up to date.
+
+PYTHON ?= python3
+VENV := .venv
+BARE := .venv-without-torch
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help parity test test-without-torch
+
+help:
+	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
+	@echo "make test                lint, type-check and test"
+	@echo "make test-without-torch  test in an environment that has no torch"
+	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
+
+parity: $(VENV)/.ready
+	$(VENV)/bin/parity
+
+test: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -n 2
+
+# The package is installed as users install it, so it is the wheel that is tested, not the checkout.
+test-without-torch: $(BARE)/.ready
+	$(BARE)/bin/pip install --quiet --no-deps .
+	@$(BARE)/bin/python -c 'import importlib.util, sys; \
+	  sys.exit("torch is installed in $(BARE): remove that folder" \
+	           if importlib.util.find_spec("torch") else 0)'
+	$(BARE)/bin/pytest -n 2
+
+$(VENV)/.ready: INSTALL := --editable '.[dev]'
+$(BARE)/.ready: INSTALL := '.[test]'
+$(VENV)/.ready $(BARE)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. \
+	Name another: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(@D) with $(PYTHON): this takes minutes, and only the first time."
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --constraint constraints.txt $(INSTALL)
+	@touch $@

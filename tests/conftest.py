@@ -1,0 +1,42 @@
+"""What every test runs under: strict shapes, strict promotion, exact matmuls, one torch thread."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+# Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
+# as they are imported, so one that came in earlier would go unchecked without a word.
+assert "flax_bilstm" not in sys.modules, "flax_bilstm was imported before the type-checking hook"
+jaxtyping.install_import_hook("flax_bilstm", "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+hypothesis.settings.register_profile(
+    "project",
+    deadline=None,  # the first example compiles
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),
+    # `x64` is meant to stay on for all examples of a test.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("project")
+
+if importlib.util.find_spec("torch"):
+    import torch
+
+    torch.set_num_threads(1)  # the workers share the cores
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 in JAX for the length of one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,68 @@
+"""What is installed, and that importing it costs nothing: no torch, no backend, no warning."""
+
+import email
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("flax_bilstm", "torch_ref", "parity")
+
+
+def run_python(script: str, cwd: Path) -> None:
+    """Run `script` in a new interpreter, outside the checkout, with warnings as errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_leaves_torch_alone(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    run_python("import sys, flax_bilstm; assert 'torch' not in sys.modules", tmp_path)
+
+
+def test_import_works_where_torch_does_not(tmp_path: Path) -> None:
+    run_python("import sys; sys.modules['torch'] = None; import flax_bilstm", tmp_path)
+
+
+def test_import_starts_no_backend(tmp_path: Path) -> None:
+    run_python(
+        "import flax_bilstm, jax._src.xla_bridge as bridge; assert bridge._backends == {}", tmp_path
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+def test_wheel_holds_the_three_packages_whole(wheel: zipfile.ZipFile) -> None:
+    files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for name in PACKAGES
+        for path in ROOT.glob(f"{name}/**/*.py")
+    }
+    assert files == sources | {f"{name}/py.typed" for name in PACKAGES}
+
+
+def test_wheel_asks_for_torch_only_on_request(wheel: zipfile.ZipFile) -> None:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    wanted = email.message_from_bytes(wheel.read(metadata)).get_all("Requires-Dist", [])
+    unconditional = {line.split(">")[0] for line in wanted if "extra ==" not in line}
+    assert unconditional == {"flax", "jax", "jaxtyping", "numpy", "safetensors"}
+
+
+def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
+    (licence,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
+    assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
