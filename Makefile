@@ -39,5 +39,5 @@ $(VENV)/.ready $(BARE)/.ready: pyproject.toml constraints.txt
 	Name another: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(@D) with $(PYTHON): this takes minutes, and only the first time."
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --constraint constraints.txt $(INSTALL)
+	$(@D)/bin/pip install --constraint constraints.txt $(INSTALL)
 	@touch $@

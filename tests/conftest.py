@@ -40,3 +40,10 @@ def x64() -> Iterator[None]:
     """Float64 in JAX for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """For tests that step optax's Adam, whose bias correction raises a float to an int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
