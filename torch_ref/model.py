@@ -38,6 +38,7 @@ class Attention(nn.Module):
     def forward(
         self, hidden_states: Float[Tensor, "batch time hidden_dim"]
     ) -> Float[Tensor, "batch time hidden_dim"]:
+        """Each step's context: the hidden states' mean, weighted by that step's attention."""
         keys = hidden_states
         if self.score == "general":
             keys = nn.functional.linear(hidden_states, self.attn.weight)
@@ -67,7 +68,7 @@ class BiLSTMWithAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time input_dim"]
     ) -> Float[Tensor, "batch output_dim"]:
+        """The head's output for each sequence, read off its last step's context."""
         lstm_out, _ = self.lstm(x)  # (batch, time, 2·hidden_dim)
         attn_out = self.attention(lstm_out)  # (batch, time, 2·hidden_dim)
-        output: Tensor = self.fc(attn_out[:, -1, :])
-        return output
+        return self.fc(attn_out[:, -1, :])

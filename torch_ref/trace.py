@@ -12,20 +12,26 @@ from torch import Tensor
 Trace = dict[str, Tensor]
 
 
-def steps(trace: Mapping[str, Tensor], stage: str, quantity: str) -> Float[Tensor, "batch time _"]:
+def steps(
+    trace: Mapping[str, Tensor | None], stage: str, quantity: str
+) -> Float[Tensor, "batch time _"]:
     """All time steps of one quantity, in order of time whatever the direction.
 
     Args:
-        trace: of `lstm` or `network`.
+        trace: of `lstm` or `network`, or the `gradients` of one.
         stage: layer and direction, as "lstm.layer0.reverse".
         quantity: as "forget_gate", see the module's docstring.
 
     Raises:
         KeyError: the trace has no such stage or quantity.
+        ValueError: gradients of which a step's is None.
     """
     values: list[Tensor] = []
     while (name := f"{stage}.t{len(values)}.{quantity}") in trace:
-        values.append(trace[name])
+        value = trace[name]
+        if value is None:
+            raise ValueError(f"{name} is None: the loss does not depend on it; stack other steps")
+        values.append(value)
     if not values:
         known = [known for known in trace if ".t0." in known]
         raise KeyError(f"the trace has no {name}; at t0 it has {known}")

@@ -39,6 +39,8 @@ Layer = dict[str, CellWeights]  # direction → its weights, forward first
 
 
 class NetworkWeights(NamedTuple):
+    """What the network's equations use; features = directions·state of the last layer."""
+
     lstm: tuple[Layer, ...]
     attn_weight: Float[Tensor, "features features"]
     fc_weight: Float[Tensor, "outputs features"]
