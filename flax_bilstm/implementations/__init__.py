@@ -1,0 +1,57 @@
+"""The ways to run one direction of the recurrence, one file each, behind one signature.
+
+All give the same numbers and gradients; they differ in speed, in memory and in which JAX
+transformations they take. `implementation=` names one; None picks the platform's best.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float
+
+from flax_bilstm.implementations import fused, scan
+from flax_bilstm.recurrence import State, Weights
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """Runs one direction over time.
+
+    `x` (time, batch, in) is finite wherever `valid` is False. `state` is the initial state.
+    `valid` (time, batch, 1) marks the steps that belong to their sequence (None: all do): in the
+    padding the state is carried over unchanged and the output is 0. So the reverse direction
+    starts at each sequence's own end, and no sequence is ever flipped or gathered. `reverse` runs
+    from the last step to the first. The outputs stay in the order of `x`; the final state is the
+    last one computed.
+    """
+
+    def __call__(
+        self,
+        weights: Weights,
+        x: Float[Array, "time batch in"],
+        state: State,
+        valid: Bool[Array, "time batch 1"] | None,
+        reverse: bool,
+    ) -> tuple[Float[Array, "time batch out"], State]:
+        """Outputs in the order of x, and the final state."""
+        ...
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "scan": scan.run_direction,
+    "fused": fused.run_direction,
+}
+DEFAULT = "fused"
+
+
+def resolve(name: str | None) -> Implementation:
+    """The implementation called `name`, or the default for None.
+
+    Raises:
+        ValueError: no implementation has that name.
+    """
+    chosen = DEFAULT if name is None else name
+    if chosen not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: expected None or one of {sorted(IMPLEMENTATIONS)}, got {name!r}."
+        )
+    return IMPLEMENTATIONS[chosen]

@@ -1,0 +1,180 @@
+"""The default: one product a step, one tanh a step, and a derivative written out by hand.
+
+Forward, σ(z) = ½ tanh(½ z) + ½ turns the four activations into one tanh over the whole gate block;
+the ½ goes into the weights. Backward, the loop computes only the gates' gradient dz; every weight,
+bias and input gradient is one product over all steps after it (back-propagation through time,
+Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016). Forward mode (jvp, hessian) is not
+defined here: use `implementation="scan"`.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from flax_bilstm.recurrence import (
+    State,
+    Weights,
+    accumulation_dtype,
+    matmul,
+    project,
+    where_valid,
+)
+
+HOIST_BELOW_BATCH = 32
+"""Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
+
+
+class Residuals(NamedTuple):
+    """What the backward pass reads again. `gates` are activated; both states are as carried."""
+
+    weights: Weights
+    x: Float[Array, "time batch in"]
+    initial: State
+    valid: Bool[Array, "time batch 1"] | None
+    outputs: Float[Array, "time batch out"]
+    gates: Float[Array, "time batch gates"]
+    cells: Float[Array, "time batch hidden"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def run_direction(
+    weights: Weights,
+    x: Float[Array, "time batch in"],
+    state: State,
+    valid: Bool[Array, "time batch 1"] | None,
+    reverse: bool,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """One direction over time; see `implementations.Implementation`."""
+    outputs, final, _, _ = _forward(weights, x, state, valid, reverse, save=False)
+    return outputs, final
+
+
+def _forward(
+    weights: Weights,
+    x: Float[Array, "time batch in"],
+    state: State,
+    valid: Bool[Array, "time batch 1"] | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Array, State, Array | None, Array | None]:
+    """Outputs, final state and, where `save` asks for them, activated gates and carried cells."""
+    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
+    hidden_size = state.cell.shape[-1]
+    # tanh(scale z) scale + offset is σ(z) for i, f and o, and tanh(z) for g.
+    scale = jnp.asarray(np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size), wide)
+    offset = jnp.asarray(np.repeat([0.5, 0.5, 0.0, 0.5], hidden_size), wide)
+    kernel_ih = (weights.kernel_ih.astype(wide) * scale[None]).astype(dtype)
+    kernel_hh = (weights.kernel_hh.astype(wide) * scale[None]).astype(dtype)
+    bias = jnp.zeros_like(scale)
+    for term in (weights.bias_ih, weights.bias_hh):
+        if term is not None:
+            bias = bias + term.astype(wide) * scale
+    hoist = x.shape[1] < HOIST_BELOW_BATCH
+    if hoist:
+        inputs = matmul(x, kernel_ih) + bias[None, None]
+    else:
+        inputs = x
+        kernel = jnp.concatenate([kernel_ih, kernel_hh])
+
+    def step(state: State, inputs_t: tuple[Array, Array | None]) -> tuple[State, tuple[Any, ...]]:
+        x_t, valid_t = inputs_t
+        if hoist:
+            z = x_t + matmul(state.hidden, kernel_hh)
+        else:
+            z = matmul(jnp.concatenate([x_t, state.hidden], axis=-1), kernel) + bias[None]
+        gates = jnp.tanh(z) * scale[None] + offset[None]
+        input_gate, forget_gate, cell_gate, output_gate = jnp.split(gates, 4, axis=-1)
+        cell = forget_gate * state.cell + input_gate * cell_gate
+        hidden = project(weights, output_gate * jnp.tanh(cell), dtype)
+        carried = State(
+            where_valid(valid_t, hidden, state.hidden), where_valid(valid_t, cell, state.cell)
+        )
+        output = where_valid(valid_t, hidden, None)
+        return carried, (output, gates, carried.cell) if save else (output, None, None)
+
+    final, (outputs, gates, cells) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
+    return outputs, final, gates, cells
+
+
+def _run_and_save(
+    weights: Weights, x: Array, state: State, valid: Array | None, reverse: bool
+) -> tuple[tuple[Array, State], Residuals]:
+    outputs, final, gates, cells = _forward(weights, x, state, valid, reverse, save=True)
+    assert gates is not None
+    assert cells is not None
+    return (outputs, final), Residuals(weights, x, state, valid, outputs, gates, cells)
+
+
+def _previous(initial: Array, carried: Array, reverse: bool) -> Array:
+    """The state each step started from: `carried` shifted by one step, `initial` at the start."""
+    if reverse:
+        return jnp.concatenate([carried[1:], initial[None]])
+    return jnp.concatenate([initial[None], carried[:-1]])
+
+
+def _backward(
+    reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
+) -> tuple[Weights, Array, State, None]:
+    weights, x, initial, valid, outputs, gates, cells = residuals
+    d_outputs, d_final = cotangents
+    dtype, wide = x.dtype, gates.dtype
+
+    def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, tuple[Any, ...]]:
+        d_output, gates_t, cell, previous_cell, valid_t = inputs_t
+        i, f, g, o = jnp.split(gates_t, 4, axis=-1)
+        d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
+        d_out = d_hidden
+        if weights.kernel_hr is not None:
+            d_hidden = matmul(d_hidden.astype(dtype), weights.kernel_hr.T)
+        tanh_cell = jnp.tanh(cell)
+        d_cell = where_valid(valid_t, d_state.cell, None) + d_hidden * o * (1 - tanh_cell**2)
+        dz = jnp.concatenate(
+            [
+                d_cell * g * i * (1 - i),
+                d_cell * previous_cell * f * (1 - f),
+                d_cell * i * (1 - g**2),
+                d_hidden * tanh_cell * o * (1 - o),
+            ],
+            axis=-1,
+        ).astype(dtype)
+        d_previous = State(matmul(dz, weights.kernel_hh.T), d_cell * f)
+        if valid_t is not None:  # a padded step hands its state's gradient on as it is
+            d_previous = State(
+                jnp.where(valid_t, d_previous.hidden, d_state.hidden),
+                jnp.where(valid_t, d_previous.cell, d_state.cell),
+            )
+        return d_previous, (dz, None if weights.kernel_hr is None else d_out.astype(dtype))
+
+    previous_cells = _previous(initial.cell, cells, reverse)
+    d_last = State(d_final.hidden.astype(wide), d_final.cell)
+    d_initial, (dz, d_out) = jax.lax.scan(
+        step, d_last, (d_outputs, gates, cells, previous_cells, valid), reverse=not reverse
+    )
+
+    def over_steps(a: Array, b: Array, like: Array) -> Array:
+        product = jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide)
+        return product.astype(like.dtype)
+
+    carried = where_valid(valid, outputs, jnp.broadcast_to(initial.hidden[None], outputs.shape))
+    d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
+    d_kernel_hr = None
+    if weights.kernel_hr is not None:
+        unprojected = (gates[..., -cells.shape[-1] :] * jnp.tanh(cells)).astype(dtype)
+        d_kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
+    d_weights = Weights(
+        kernel_ih=over_steps(x, dz, weights.kernel_ih),
+        kernel_hh=over_steps(_previous(initial.hidden, carried, reverse), dz, weights.kernel_hh),
+        bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
+        bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
+        kernel_hr=d_kernel_hr,
+    )
+    d_x = matmul(dz, weights.kernel_ih.T).astype(x.dtype)
+    d_initial = State(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
+    return d_weights, d_x, d_initial, None
+
+
+run_direction.defvjp(_run_and_save, _backward)

@@ -1,0 +1,28 @@
+"""The plain implementation: `jax.lax.scan` over the cell. Every JAX transformation works on it."""
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from flax_bilstm.recurrence import State, Weights, cell_step, where_valid
+
+
+def run_direction(
+    weights: Weights,
+    x: Float[Array, "time batch in"],
+    state: State,
+    valid: Bool[Array, "time batch 1"] | None,
+    reverse: bool,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """One direction over time; see `implementations.Implementation`."""
+
+    def step(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
+        x_t, valid_t = inputs
+        new = cell_step(weights, state, x_t)
+        carried = State(
+            where_valid(valid_t, new.hidden, state.hidden),
+            where_valid(valid_t, new.cell, state.cell),
+        )
+        return carried, where_valid(valid_t, new.hidden, None)
+
+    final, outputs = jax.lax.scan(step, state, (x, valid), reverse=reverse)
+    return outputs, final

@@ -1,0 +1,23 @@
+"""PyTorch's default initial distributions, as Flax initializers.
+
+`torch.nn.LSTM` draws every weight and bias from U(-1/√H, 1/√H), H the hidden size;
+`torch.nn.Linear` draws weight and bias from U(-1/√in, 1/√in). See `reset_parameters` in
+https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and `...torch.nn.Linear.html`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+
+
+def symmetric_uniform(features: int) -> Initializer:
+    """U(-1/√features, 1/√features): the LSTM's with its hidden size, Linear's with its inputs."""
+    bound = 1.0 / math.sqrt(features)
+
+    def initialize(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialize

@@ -1,0 +1,210 @@
+"""`torch.nn.LSTM` as a Flax NNX module: layers of cells, run by one of the implementations."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Shaped
+
+from flax_bilstm import arguments, implementations
+from flax_bilstm.cell import LSTMCell
+from flax_bilstm.recurrence import State, accumulation_dtype, validity
+
+
+class Layer(nnx.Module):
+    """One layer: the forward direction and, where bidirectional, the reverse one."""
+
+    def __init__(self, forward: LSTMCell, reverse: LSTMCell | None):
+        self.forward = forward
+        self.reverse = nnx.data(reverse)
+
+    def directions(self) -> Iterator[tuple[LSTMCell, bool]]:
+        """Each direction's cell and whether it runs in reverse, in PyTorch's order."""
+        yield self.forward, False
+        if self.reverse is not None:
+            yield self.reverse, True
+
+
+class LSTM(nnx.Module):
+    """`torch.nn.LSTM`, number for number, batch-major by default.
+
+    Reference: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features of each direction's cell state.
+        num_layers: layers; each after the first reads both directions of the one before.
+        bias: whether the cells have biases (two each, as PyTorch's).
+        dropout: probability with which each layer's output but the last's is zeroed, in training
+            (`model.train()`, the default, against `model.eval()`), through `nnx.Dropout`.
+        bidirectional: whether a reverse direction runs beside the forward one.
+        proj_size: features of a projected output, 0 for none.
+        time_major: x and outputs are (time, batch, features) instead of (batch, time, features).
+        implementation: how the recurrence is run; None picks the best for the platform. The
+            names are the keys of `flax_bilstm.implementations.IMPLEMENTATIONS`.
+        dtype: the compute dtype; None promotes input and parameters. Under float16 and bfloat16
+            the cell state and all sums stay float32.
+        param_dtype: the parameters' dtype.
+        rngs: draws the parameters (stream `params`) and the dropout masks (stream `dropout`).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        time_major: bool = False,
+        implementation: str | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        arguments.positive("num_layers", num_layers)
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout!r}.")
+        implementations.resolve(implementation)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.bidirectional, self.proj_size = bias, bidirectional, proj_size
+        self.time_major, self.implementation, self.dtype = time_major, implementation, dtype
+
+        def cell(features: int) -> LSTMCell:
+            return LSTMCell(
+                features,
+                hidden_size,
+                bias=bias,
+                proj_size=proj_size,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        layers = []
+        for k in range(num_layers):
+            features = input_size if k == 0 else self.output_size
+            layers.append(Layer(cell(features), cell(features) if bidirectional else None))
+        self.layers = nnx.List(layers)
+        self.dropout = nnx.data(nnx.Dropout(dropout, rngs=rngs) if dropout > 0 else None)
+
+    @property
+    def num_directions(self) -> int:
+        """2 where bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Features of the outputs: both directions side by side, forward first."""
+        return self.num_directions * (self.proj_size or self.hidden_size)
+
+    def __call__(
+        self,
+        x: Shaped[ArrayLike, "..."],
+        initial_state: tuple[ArrayLike, ArrayLike] | None = None,
+        lengths: Shaped[ArrayLike, "..."] | None = None,
+    ) -> tuple[Float[Array, "..."], tuple[Float[Array, "..."], Float[Array, "..."]]]:
+        """Run over whole sequences.
+
+        Args:
+            x: (batch, time, input_size), (time, batch, input_size) if `time_major`, or one
+                unbatched sequence (time, input_size).
+            initial_state: (h_0, c_0), h_0 (num_layers·directions, batch, out) and c_0
+                (num_layers·directions, batch, hidden_size), without the batch axis for an unbatched
+                x; zeros if None. Forward before reverse within a layer.
+            lengths: (batch,) int, how many steps of each sequence are its own, as PyTorch's packed
+                sequences: the reverse direction starts at each sequence's own end, final states
+                are those there, padded outputs are 0, and nothing that stands in the padding, NaN
+                included, has any effect. Data, not shapes: no recompilation.
+
+        Returns:
+            outputs (batch, time, directions·out), laid out as x, and (h_n, c_n), shaped as
+            initial_state. Outputs and h_n have the compute dtype; c_n has it too, but stays
+            float32 under float16 and bfloat16.
+
+        Raises:
+            ValueError: a shape, dtype or known length does not fit. Under `jax.jit` a length's
+                value cannot raise: above time it counts as time, below 1 as an empty sequence
+                (outputs 0, final state = initial state).
+        """
+        layout = "(time, batch, features)" if self.time_major else "(batch, time, features)"
+        time_axis = 0 if self.time_major else 1
+        x = arguments.sequence("x", x, (layout, "(time, features)"), self.input_size, time_axis)
+        dtype = arguments.compute_dtype(self.dtype, x, self.layers[0].forward.kernel_ih[...])
+        x = x.astype(dtype)
+        batched = x.ndim == 3
+        if not batched:
+            if lengths is not None:
+                raise ValueError("lengths: expected None with an unbatched x; slice x instead.")
+            x = x[:, None]
+        elif not self.time_major:
+            x = jnp.swapaxes(x, 0, 1)
+        time, batch = x.shape[:2]  # x: (time, batch, input_size)
+        valid = None
+        if lengths is not None:
+            valid = validity(arguments.lengths(lengths, batch, time), time)
+            x = jnp.where(valid, x, jnp.zeros_like(x))
+        states = self._initial_states(x, initial_state, batched)
+        outputs, (h_n, c_n) = self._run(x, states, valid)
+        if not batched:
+            return outputs[:, 0], (h_n[:, 0], c_n[:, 0])
+        return outputs if self.time_major else jnp.swapaxes(outputs, 0, 1), (h_n, c_n)
+
+    def _run(
+        self, x: Float[Array, "time batch in"], states: State, valid: Array | None
+    ) -> tuple[Float[Array, "time batch out"], State]:
+        """Layer after layer; `states` and the final ones are (num_layers·directions, batch, ·)."""
+        run = implementations.resolve(self.implementation)
+        finals: list[State] = []
+        for k, layer in enumerate(self.layers):
+            outputs = []
+            for cell, reverse in layer.directions():
+                state = State(states.hidden[len(finals)], states.cell[len(finals)])
+                output, final = run(cell.weights(x.dtype), x, state, valid, reverse)
+                outputs.append(output)
+                finals.append(final)
+            x = jnp.concatenate(outputs, axis=-1)
+            if self.dropout is not None and k + 1 < self.num_layers:
+                x = self.dropout(x)
+        h_n = jnp.stack([final.hidden for final in finals])
+        c_n = jnp.stack([final.cell for final in finals])
+        return x, State(h_n, c_n)
+
+    def _initial_states(
+        self,
+        x: Float[Array, "time batch in"],
+        initial_state: tuple[ArrayLike, ArrayLike] | None,
+        batched: bool,
+    ) -> State:
+        """`initial_state` checked and cast, or zeros laid out (and sharded) as x's batch is."""
+        count = self.num_layers * self.num_directions
+        sizes = {"h_0": self.proj_size or self.hidden_size, "c_0": self.hidden_size}
+        dtypes = {"h_0": x.dtype, "c_0": accumulation_dtype(x.dtype)}
+        if initial_state is None:
+            column = jnp.zeros_like(x[0, :, :1])  # (batch, 1)
+
+            def zeros(name: str) -> Array:
+                return jnp.broadcast_to(
+                    column[None].astype(dtypes[name]), (count, x.shape[1], sizes[name])
+                )
+
+            return State(zeros("h_0"), zeros("c_0"))
+        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != 2:
+            raise ValueError(
+                f"initial_state: expected the pair (h_0, c_0), got {type(initial_state).__name__}."
+            )
+
+        def given(name: str, value: ArrayLike) -> Array:
+            batch = (x.shape[1],) if batched else ()
+            layout = "(num_layers·directions, " + ("batch, " if batched else "") + "features)"
+            shape = (count, *batch, sizes[name])
+            array = arguments.state(f"initial_state {name}", value, shape, layout)
+            return (array if batched else array[:, None]).astype(dtypes[name])
+
+        return State(given("h_0", initial_state[0]), given("c_0", initial_state[1]))

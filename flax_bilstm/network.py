@@ -1,0 +1,169 @@
+"""The reference network: bidirectional LSTM → attention → dense head on the last step."""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Shaped
+
+from flax_bilstm import arguments
+from flax_bilstm.attention import all_queries, last_query
+from flax_bilstm.initializers import symmetric_uniform
+from flax_bilstm.lstm import LSTM
+
+SCORES = ("dot", "general")
+
+
+class Unused(nnx.Variable[Any]):
+    """A tensor that every checkpoint holds and no forward pass reads.
+
+    It is not an `nnx.Param`, so `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` never see it:
+    as in PyTorch, where its gradient is None, no step and no weight decay moves it.
+    """
+
+
+def _linear(features_in: int, features_out: int, **options: Any) -> nnx.Linear:
+    """`nnx.Linear` with the initial distribution of `torch.nn.Linear`."""
+    initialize = symmetric_uniform(features_in)
+    return nnx.Linear(
+        features_in, features_out, kernel_init=initialize, bias_init=initialize, **options
+    )
+
+
+class Attention(nnx.Module):
+    """Self-attention without scale, mask or projection: softmax(y yᵀ) y.
+
+    Args:
+        hidden_dim: features of y (2·hidden of a bidirectional LSTM).
+        score: "dot", the reference's: score(query, key) = query · key. The Linear `attn`, which
+            the reference owns and never calls, is then carried as `Unused`. "general" trains its
+            weight: score(query, key) = query · W key (Luong et al. 2015, section 3.1). Its bias
+            would drop out of the softmax and stays `Unused`.
+        dtype: the compute dtype; None promotes input and parameters.
+        param_dtype: the dtype of `attn`.
+        rngs: draws `attn`, from PyTorch's distribution.
+
+    Raises:
+        ValueError: hidden_dim or score is none of these.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        score: Literal["dot", "general"] = "dot",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.hidden_dim = arguments.positive("hidden_dim", hidden_dim)
+        if score not in SCORES:
+            raise ValueError(f"score: expected one of {SCORES}, got {score!r}.")
+        self.score, self.dtype = score, dtype
+        attn: Any = _linear(hidden_dim, hidden_dim, param_dtype=param_dtype, rngs=rngs)
+        attn.bias = Unused(attn.bias[...])
+        if score == "dot":
+            attn.kernel = Unused(attn.kernel[...])
+        self.attn = attn
+
+    def __call__(
+        self,
+        y: Shaped[ArrayLike, "..."],
+        *,
+        queries: Literal["all", "last"] = "all",
+        lengths: Shaped[ArrayLike, "..."] | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Array]:
+        """Attend over y (batch, time, hidden_dim).
+
+        Args:
+            y: the sequence, queries, keys and values in one.
+            queries: "all" gives the context of every step, (batch, time, hidden_dim); "last" that
+                of each sequence's last step alone, (batch, hidden_dim): the same numbers, in time
+                and memory linear in time.
+            lengths: (batch,) int, how many steps of each sequence are its own: no weight falls on
+                padding, padded queries give 0, and "last" is the sequence's own last step.
+            return_weights: also return the attention weights, (batch, time, time) for "all" and
+                (batch, time) for "last".
+
+        Returns:
+            The context, or (context, weights).
+
+        Raises:
+            ValueError: a shape, dtype, known length or `queries` does not fit.
+        """
+        if queries not in ("all", "last"):
+            raise ValueError(f'queries: expected "all" or "last", got {queries!r}.')
+        y = arguments.sequence("y", y, ("(batch, time, features)",), self.hidden_dim, 1)
+        dtype = arguments.compute_dtype(self.dtype, y, self.attn.kernel[...])
+        if lengths is not None:
+            lengths = arguments.lengths(lengths, *y.shape[:2])
+        kernel = self.attn.kernel[...].astype(dtype) if self.score == "general" else None
+        attend = all_queries if queries == "all" else last_query
+        context, weights = attend(y.astype(dtype), lengths, kernel)
+        return (context, weights) if return_weights else context
+
+
+class BiLSTMWithAttention(nnx.Module):
+    """x → bidirectional LSTM → attention of the last step → dense head.
+
+    Args:
+        input_dim: features of the input.
+        hidden_dim: hidden size of each direction; the attention has 2·hidden_dim features.
+        output_dim: features of the output.
+        score: the attention's score, see `Attention`; parity with the reference is for "dot".
+        implementation: how the recurrence is run, see `LSTM`.
+        dtype: the compute dtype; None promotes input and parameters.
+        param_dtype: the parameters' dtype.
+        rngs: draws the parameters, from PyTorch's distributions.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        *,
+        score: Literal["dot", "general"] = "dot",
+        implementation: str | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        arguments.positive("input_dim", input_dim)
+        arguments.positive("hidden_dim", hidden_dim)
+        arguments.positive("output_dim", output_dim)
+        shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.lstm = LSTM(
+            input_dim, hidden_dim, bidirectional=True, implementation=implementation, **shared
+        )
+        self.attention = Attention(2 * hidden_dim, score=score, **shared)
+        self.fc = _linear(2 * hidden_dim, output_dim, **shared)
+
+    def __call__(
+        self,
+        x: Shaped[ArrayLike, "..."],
+        *,
+        lengths: Shaped[ArrayLike, "..."] | None = None,
+        return_attention: bool = False,
+    ) -> Float[Array, "batch out"] | tuple[Float[Array, "batch out"], Float[Array, "batch time"]]:
+        """Predict from whole sequences.
+
+        Args:
+            x: (batch, time, input_dim).
+            lengths: (batch,) int: each sequence gives what it would give alone, unpadded.
+            return_attention: also return the last step's attention weights.
+
+        Returns:
+            (batch, output_dim), or that and the weights (batch, time).
+
+        Raises:
+            ValueError: a shape, dtype or known length does not fit. Under `jax.jit` a length above
+                time counts as time; one below 1 is an empty sequence and gives the head's bias.
+        """
+        x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)
+        y, _ = self.lstm(x, lengths=lengths)  # (batch, time, 2·hidden_dim)
+        context, weights = self.attention(y, queries="last", lengths=lengths, return_weights=True)
+        output = self.fc(context)  # (batch, output_dim)
+        return (output, weights) if return_attention else output

@@ -1,0 +1,213 @@
+"""PyTorch state dicts ↔ Flax modules: strict both ways.
+
+Every torch key and every Flax leaf is used exactly once, or nothing is loaded and one error lists
+all that is wrong. Which tensor goes where, and which way round, stands in `state_dict_table`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from flax_bilstm.lstm import LSTM
+from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.state_dict_table import TRANSFORMS, Module, leaves, table
+
+
+def state_dict(module: Module) -> dict[str, np.ndarray]:
+    """`module`'s parameters under torch's names, in torch's layout, as NumPy arrays.
+
+    Bit for bit: `load_state_dict` of the result gives the same module, and
+    `torch_module.load_state_dict({k: torch.tensor(v) ...}, strict=True)` takes it.
+    """
+    parameters = leaves(module)
+    return {row.torch_name: row.to_torch(parameters[row.path][...]) for row in table(module)}
+
+
+def load_state_dict(module: Module, state_dict: Mapping[str, Any]) -> None:
+    """Set every parameter of `module` from a torch state dict (torch tensors or NumPy arrays).
+
+    Strict: names, shapes and dtypes must be exactly the module's, and every value finite.
+
+    Raises:
+        ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
+            error lists all of it, and the module is left as it was.
+    """
+    arrays = to_numpy(state_dict)
+    parameters = leaves(module)
+    rows = table(module)
+    expected = {
+        row.torch_name: jax.eval_shape(
+            TRANSFORMS[row.transform],
+            jax.ShapeDtypeStruct(parameters[row.path].shape, parameters[row.path].dtype),
+        )
+        for row in rows
+    }
+    _refuse(type(module), _problems(expected, arrays))
+    loaded = {
+        row.path: jax.device_put(
+            row.from_torch(arrays[row.torch_name]), parameters[row.path][...].sharding
+        )
+        for row in rows
+    }
+    for path, array in loaded.items():
+        parameters[path][...] = array
+
+
+def from_state_dict(
+    state_dict: Mapping[str, Any],
+    *,
+    param_dtype: DTypeLike | None = None,
+    rngs: nnx.Rngs | None = None,
+    **options: Any,
+) -> Any:
+    """The module that a torch state dict describes, with its weights.
+
+    A plain `nn.LSTM`'s gives an `LSTM`, the reference network's a `BiLSTMWithAttention`; sizes,
+    layers, directions, biases and projection are read off the names and shapes.
+
+    Args:
+        state_dict: torch names → torch tensors or NumPy arrays.
+        param_dtype: None keeps the tensors' dtype; a dtype casts to it.
+        rngs: for an `LSTM` with dropout, whose masks it draws.
+        **options: what the tensors do not tell: `dropout`, `time_major`, `score`, `dtype`,
+            `implementation`.
+
+    Raises:
+        ValueError: the names are neither's, or a tensor is missing, unexpected, misshapen, not
+            finite or of another dtype than the rest. The error lists all of it.
+    """
+    arrays = to_numpy(state_dict)
+    kind, sizes = read_sizes(arrays)
+    if param_dtype is None:
+        param_dtype = next(iter(arrays.values())).dtype  # the rest must have it too
+    else:
+        arrays = {name: array.astype(param_dtype) for name, array in arrays.items()}
+    if jnp.dtype(param_dtype) == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "state_dict: its tensors are float64, which JAX holds only with 64-bit numbers on: "
+            'expected jax.config.update("jax_enable_x64", True) before, or '
+            "param_dtype=jnp.float32 to round them."
+        )
+    if not jnp.issubdtype(param_dtype, jnp.floating):
+        raise ValueError(f"state_dict: expected floating tensors, got {np.dtype(param_dtype)}.")
+    module = kind(**sizes, **options, param_dtype=param_dtype, rngs=rngs or nnx.Rngs(0))
+    load_state_dict(module, arrays)
+    return module
+
+
+def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every value as a NumPy array of its own dtype (bfloat16 as ml_dtypes'); no copy if avoidable.
+
+    Raises:
+        ValueError: a value is not an array or a dense tensor.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(
+            "state_dict: expected a mapping from names to tensors, got "
+            f"{type(state_dict).__name__}; pass module.state_dict()."
+        )
+    return {str(name): _to_numpy(str(name), value) for name, value in state_dict.items()}
+
+
+def _to_numpy(name: str, value: Any) -> np.ndarray:
+    if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
+        import torch  # the value is torch's, so torch is there
+
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # NumPy has no bfloat16 of its own
+            return value.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
+        return value.numpy()
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ValueError(f"{name}: expected a tensor or array, got {type(value).__name__}.")
+    return array
+
+
+def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:
+    """The kind of module that a state dict is of, and its sizes, from names and shapes alone.
+
+    Raises:
+        ValueError: the names are neither an LSTM's nor the network's, or a tensor that tells a
+            size is missing or no matrix.
+    """
+    kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
+    prefix = "lstm." if kind is BiLSTMWithAttention else ""
+    recurrent = [match for name in arrays if (match := _NAME.fullmatch(name.removeprefix(prefix)))]
+    if not recurrent:
+        raise ValueError(
+            "state_dict: expected the names of an nn.LSTM (weight_ih_l0, ...) or of the network "
+            f"(lstm.weight_ih_l0, ..., fc.bias), got {sorted(arrays)[:8]} ({len(arrays)} in all); "
+            "strip prefixes such as 'module.' first."
+        )
+    matrices = [f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"]
+    matrices += ["fc.weight"] if kind is BiLSTMWithAttention else []
+    projected = any(match["kind"] == "weight_hr" for match in recurrent)
+    missing = [n for n in matrices if n not in arrays or arrays[n].ndim != 2]
+    if missing:
+        finite = dict.fromkeys(arrays)
+        _refuse(
+            kind,
+            [
+                *(f"missing, or no matrix: {name}, which tells the sizes" for name in missing),
+                *_problems(finite, arrays),
+            ],
+        )
+    weight_ih, weight_hh = arrays[matrices[0]], arrays[matrices[1]]
+    hidden = weight_ih.shape[0] // 4
+    if kind is BiLSTMWithAttention:
+        return kind, {
+            "input_dim": weight_ih.shape[1],
+            "hidden_dim": hidden,
+            "output_dim": arrays["fc.weight"].shape[0],
+        }
+    return kind, {
+        "input_size": weight_ih.shape[1],
+        "hidden_size": hidden,
+        "num_layers": 1 + max(int(match["k"]) for match in recurrent),
+        "bias": any(match["kind"].startswith("bias") for match in recurrent),
+        "bidirectional": any(match["reverse"] for match in recurrent),
+        "proj_size": weight_hh.shape[1] if projected else 0,
+    }
+
+
+_NAME = re.compile(r"(?P<kind>(weight|bias)_(ih|hh|hr))_l(?P<k>\d+)(?P<reverse>_reverse)?")
+
+
+def _problems(
+    expected: Mapping[str, jax.ShapeDtypeStruct | None], arrays: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    """All that keeps `arrays` from being loaded. An expectation of None leaves the shape open."""
+    for name, want in expected.items():
+        if name not in arrays:
+            yield f"missing: {name}, expected shape {want.shape if want else 'unknown'}"
+            continue
+        got = arrays[name]
+        if want is not None and got.shape != want.shape:
+            yield f"shape: {name}, expected {want.shape}, got {got.shape}"
+        if want is not None and got.dtype != want.dtype:
+            yield f"dtype: {name}, expected {want.dtype}, got {got.dtype}"
+        if not jnp.issubdtype(got.dtype, jnp.floating):
+            continue
+        bad = np.argwhere(~np.isfinite(got))
+        if bad.size:
+            first = tuple(map(int, bad[0]))
+            yield f"not finite: {name}, {len(bad)} of {got.size} values, the first at {first}"
+    for name in arrays:
+        if name not in expected:
+            yield f"unexpected: {name}, shape {arrays[name].shape}"
+
+
+def _refuse(kind: type[Module], problems: Iterable[str]) -> None:
+    """Raise one ValueError that lists all problems, if there are any."""
+    listed = list(problems)
+    if listed:
+        raise ValueError(
+            f"state_dict: does not fit a {kind.__name__}; nothing was loaded.\n  "
+            + "\n  ".join(listed)
+        )
