@@ -1,0 +1,106 @@
+"""From arrays to rows: the one place where a pass or a failure is decided."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.report import Row
+from parity.tolerances import bound
+
+Value = np.ndarray | None
+
+
+def judge(
+    truth: Value,
+    candidate: Value,
+    own: Sequence[Value],
+    *,
+    dtype: str,
+    spread: float = 0.0,
+    **place: Any,
+) -> Row:
+    """The candidate against the truth, by the rule of `parity.tolerances`.
+
+    Args:
+        truth: the reference in float64.
+        candidate: the candidate in `dtype`.
+        own: the reference in `dtype`: its plain run first, then its nudged ones.
+        dtype: what the candidate and `own` were computed in.
+        spread: what the reference's runs have strayed by already, in training for instance.
+        **place: the row's case, check, name and step.
+    """
+    place["dtype"] = dtype
+    broken = _incomparable(truth, candidate, own)
+    if broken is not None:
+        return Row(passed=False, distance=float("nan"), note=broken, **place)
+    if truth is None or candidate is None:
+        return Row(passed=True, **place)  # never used, on every side
+    distance, where = _distance(candidate, truth)
+    strayed = [_distance(run, truth)[0] for run in own if run is not None]
+    spread = max([spread, *strayed])
+    scale = float(np.max(np.abs(truth), initial=0.0))
+    limit = bound(dtype, spread, scale)
+    return Row(
+        passed=distance <= limit,
+        distance=distance,
+        reference_distance=strayed[0],
+        spread=spread,
+        bound=limit,
+        scale=scale,
+        epsilon=float(np.finfo(dtype).eps),
+        where=where,
+        **place,
+    )
+
+
+def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
+    """The candidate against the reference where both must be equal to the last bit.
+
+    `note` says what is wrong where they are not, for the failing row.
+    """
+    broken = _incomparable(reference, candidate, ())
+    if broken is not None:
+        return Row(passed=False, distance=float("nan"), note=broken, **place)
+    if reference is None or candidate is None:
+        return Row(passed=True, **place)
+    distance, where = _distance(candidate, np.asarray(reference, dtype=np.float64))
+    scale = float(np.max(np.abs(reference), initial=0.0))
+    equal = distance == 0
+    return Row(
+        passed=equal,
+        distance=distance,
+        scale=scale,
+        epsilon=float(np.finfo(np.float64).eps),
+        where=where,
+        note="" if equal else f"{note}: {distance:.3g} at {list(where)}",
+        **place,
+    )
+
+
+def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:
+    """Why no distance can be taken, in words; None where one can."""
+    sides = [("the truth", truth), ("the candidate", candidate)]
+    sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
+    for side, array in sides:
+        if array is not None and not np.all(np.isfinite(array)):
+            bad = np.argwhere(~np.isfinite(array))
+            return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
+    absent = [side for side, array in sides if array is None]
+    if absent and len(absent) < len(sides):
+        return f"{' and '.join(absent)} has None (never used), the others an array"
+    if truth is not None:
+        for side, array in sides:
+            if array is not None and array.shape != truth.shape:
+                return f"{side} has shape {array.shape}, the truth {truth.shape}"
+    return None
+
+
+def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, ...]]:
+    """Max |value − truth|, taken in float64, and where."""
+    if truth.size == 0:
+        return 0.0, ()
+    difference = np.abs(value.astype(np.float64) - truth)
+    worst = int(np.argmax(difference))
+    where = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
+    return float(difference.flat[worst]), where

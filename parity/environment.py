@@ -1,0 +1,58 @@
+"""What a report says about where it was made, and the precision that it was made with."""
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import torch
+
+_PACKAGES = ("flax-bilstm", "torch", "jax", "jaxlib", "flax", "optax", "numpy")
+MATMUL_PRECISION = "highest"
+
+
+@contextmanager
+def pinned_precision() -> Iterator[None]:
+    """Matrix products in the dtype they are written in, in both frameworks; restored at the end.
+
+    By default JAX may use TF32 on GPUs and bfloat16 on TPUs, and torch's cuDNN uses TF32.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision(MATMUL_PRECISION)
+        torch.backends.cudnn.allow_tf32 = False
+        with jax.default_matmul_precision(MATMUL_PRECISION):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def describe_environment(dtypes: Sequence[str]) -> dict[str, Any]:
+    """Dtypes, matmul precision, versions and platform, ready for JSON."""
+    return {
+        "dtypes": list(dtypes),
+        "matmul_precision": MATMUL_PRECISION,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "jax_backend": jax.default_backend(),
+            "jax_devices": [device.device_kind for device in jax.devices()],
+            "torch_threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,93 @@
+"""Optimizers that exist in both frameworks: one table, a row for each pair of twins.
+
+Every hyperparameter is spelled out on both sides, since the defaults differ: weight decay in
+AdamW is 1e-2 in torch and 1e-4 in optax. The moments are where each side keeps its memory:
+`torch.optim.Optimizer.state[parameter][torch name]` and the field of that name in the optax
+state.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optax
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _torch(name: str, **options: Any) -> "Callable[[Iterable[Any]], torch.optim.Optimizer]":
+    def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
+        import torch
+
+        return getattr(torch.optim, name)(parameters, **options)
+
+    return make
+
+
+@dataclass(frozen=True, eq=False)  # a row is itself and no other: hashable by identity
+class Optimizer:
+    """One optimizer in both frameworks.
+
+    Attributes:
+        name: what reports call it.
+        torch: parameters → the `torch.optim.Optimizer`.
+        optax: the same as an optax transformation.
+        moments: the name of each moment in torch's state → its field in optax's state.
+    """
+
+    name: str
+    torch: "Callable[[Iterable[Any]], torch.optim.Optimizer]"
+    optax: optax.GradientTransformation
+    moments: Mapping[str, str] = field(default_factory=dict)
+
+
+_ADAM: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+_TORCH_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
+_ADAM_MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
+
+SGD = Optimizer("sgd", _torch("SGD", lr=0.01), optax.sgd(0.01))
+MOMENTUM = Optimizer(
+    "sgd with momentum",
+    _torch("SGD", lr=0.01, momentum=0.9),
+    optax.sgd(0.01, momentum=0.9),
+    {"momentum_buffer": "trace"},
+)
+ADAM = Optimizer(
+    "adam",
+    _torch("Adam", lr=1e-3, **_TORCH_ADAM),
+    optax.adam(1e-3, **_ADAM),
+    _ADAM_MOMENTS,
+)
+ADAMW = Optimizer(
+    "adamw",
+    _torch("AdamW", lr=1e-3, weight_decay=1e-2, **_TORCH_ADAM),
+    optax.adamw(1e-3, weight_decay=1e-2, **_ADAM),
+    _ADAM_MOMENTS,
+)
+
+OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
+
+
+def nudged(optimizer: Optimizer, dtype: str, seed: int) -> Optimizer:
+    """The same with torch's hyperparameters each moved by at most one ULP of the dtype.
+
+    They are data too: optax keeps Adam's 0.999 in the dtype of the parameters, where 1 − 0.999
+    has lost the digits that torch, which corrects its bias in Python's floats, still has.
+    """
+    rng = np.random.default_rng(seed)
+    epsilon = float(np.finfo(dtype).eps)
+
+    def move(value: Any) -> Any:
+        if isinstance(value, float):
+            return value * (1 + epsilon * int(rng.integers(-1, 2)))
+        return tuple(map(move, value)) if isinstance(value, tuple) else value
+
+    def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
+        made = optimizer.torch(parameters)
+        for group in made.param_groups:
+            group.update({key: move(value) for key, value in group.items() if key != "params"})
+        return made
+
+    return replace(optimizer, torch=make)

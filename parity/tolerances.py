@@ -1,0 +1,84 @@
+"""How far apart is too far: the one table that decides, and its reasons.
+
+The truth is the reference in float64. A candidate's distance from it, max |candidate − truth|
+over all elements, passes when
+
+    distance ≤ min(k · own distance + floor · ε · scale, ceiling · scale),     scale = max |truth|
+
+where ε is the dtype's machine epsilon, so that ε · scale is one ULP of the tensor's scale.
+
+**Own distance** is what the reference's arithmetic itself is worth: the largest distance from the
+truth among its run in that dtype and a few more of its runs with every weight and input moved by
+at most one ULP of itself. Data stored in a dtype is uncertain by that much, so no program can be
+held to more (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
+section 1.5). The extra runs carry the problem's conditioning into the bound — cancellation in a
+small output, saturated softmaxes, Adam's division by a root near zero, long training — and they
+make it steady: one run alone may be right by luck, and a lucky reference would accuse everyone.
+
+Both sides sum the same products in another order, so that k need not be large; it stays below
+the 2¹² ULP or more by which lowered precision (TF32, bfloat16) or wrong semantics move a result.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.port import Arrays, cast, differentiable
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """One row: see the module's text for the rule."""
+
+    k: float
+    floor: float
+    ceiling: float
+    nudges: int
+    reason: str
+
+
+TOLERANCES = {
+    "float64": Tolerance(
+        k=16.0,
+        floor=64.0,
+        ceiling=1e-10,
+        nudges=4,
+        reason="judges meaning: sums of a few hundred terms in another order differ by tens of "
+        "ULP at most, a wrong formula by millions; nothing may reach 1e-10 of the scale",
+    ),
+    "float32": Tolerance(
+        k=8.0,
+        floor=8.0,
+        ceiling=1e-2,
+        nudges=4,
+        reason="judges arithmetic: as good as the reference's own float32 up to the order of its "
+        "sums; TF32 (2^13 ULP) and bfloat16 (2^16 ULP) lie far outside",
+    ),
+}
+
+TRUTH = "float64"
+
+
+def nudged(arrays: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
+    """Every floating element times 1 − ε, 1 or 1 + ε at random, in the dtype; zeros stay."""
+    rng = np.random.default_rng(seed)
+    epsilon = np.finfo(dtype).eps
+    moved = dict(cast(arrays, dtype))
+    for name, array in moved.items():
+        if np.issubdtype(array.dtype, np.floating):
+            factors = 1 + epsilon * rng.integers(-1, 2, size=array.shape)
+            moved[name] = (array * factors).astype(dtype)
+    return moved
+
+
+def nudged_inputs(inputs: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
+    """The inputs with those nudged that have a gradient; targets and integers stay."""
+    names = differentiable(inputs)
+    return {**inputs, **nudged({name: inputs[name] for name in names}, dtype, seed)}
+
+
+def bound(dtype: str, own: float, scale: float) -> float:
+    """The largest distance that passes, in the tensor's own unit."""
+    row = TOLERANCES[dtype]
+    epsilon = float(np.finfo(dtype).eps)
+    return min(row.k * own + row.floor * epsilon * scale, row.ceiling * scale)

@@ -1,0 +1,83 @@
+"""The functions of a side for any `torch.nn.Module`."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from parity.losses import Loss
+from parity.optimizers import Optimizer
+from parity.port import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+
+Stages = Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+"""(module, inputs) → every stage by name in order of computation, the last one the output."""
+
+
+def torch_side(
+    module: torch.nn.Module, stages: Stages, loss: Loss, name: str = "torch"
+) -> Side:
+    """A side that runs copies of the module, in evaluation mode, on the device it is on.
+
+    Args:
+        module: never changed.
+        stages: runs the module and names what it computes on the way.
+        loss: what gradients and training descend, of the last stage and the input `target`.
+        name: what reports call this side.
+    """
+
+    def build(parameters: Arrays, dtype: str) -> torch.nn.Module:
+        model = copy.deepcopy(module).to(getattr(torch, dtype)).eval()
+        values = cast(parameters, dtype)
+        model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in values.items()})
+        return model
+
+    def tensors(arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        values = cast(arrays, dtype)
+        return {n: torch.from_numpy(a.copy()).to(device) for n, a in values.items()}
+
+    def loss_of(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        *_, output = stages(model, inputs).values()
+        value: torch.Tensor = loss.torch(output, inputs[TARGET])
+        return value
+
+    def forward(parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        with torch.no_grad():
+            values = stages(build(parameters, dtype), tensors(inputs, dtype))
+        return {n: _array(value) for n, value in values.items()}
+
+    def gradients(parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
+        model, given = build(parameters, dtype), tensors(inputs, dtype)
+        sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
+        loss_of(model, given).backward()
+        backward = [*reversed(list(model.named_parameters())), *sources.items()]
+        return {n: None if t.grad is None else _array(t.grad) for n, t in backward}
+
+    def train(
+        parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        model = build(parameters, dtype)
+        updates = optimizer.torch(model.parameters())
+        for batch in batches:
+            updates.zero_grad()
+            value = loss_of(model, tensors(batch, dtype))
+            value.backward()
+            updates.step()
+            moments: dict[str, np.ndarray | None] = {}
+            for n, parameter in model.named_parameters():
+                held = updates.state.get(parameter, {})
+                for moment in optimizer.moments:
+                    tensor = held.get(moment)
+                    moments[f"{n}.{moment}"] = None if tensor is None else _array(tensor)
+            yield Step(_array(value), _state(model), moments)
+
+    return Side(name, _state(module), forward, gradients, train)
+
+
+def _state(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().copy()
