@@ -11,7 +11,7 @@ from jaxtyping import Float
 from parity import bilstm
 from parity.harness import Progress, compare
 from parity.optimizers import OPTIMIZERS, Optimizer
-from parity.port import TARGET, Arrays, Port
+from parity.port import TARGET, Port, floating
 from parity.report import Report
 from parity.tolerances import TRUTH
 
@@ -71,7 +71,7 @@ def check_port(
 ) -> Report:
     """`check` for a port at hand, whose compiled functions are then used again."""
     x = np.asarray(x)
-    if not np.issubdtype(x.dtype, np.floating):
+    if not floating(x):
         raise ValueError(f"x: expected floating numbers, got {x.dtype}; cast it first")
     rng = np.random.default_rng(seed)
     *_, output = port.reference.forward(port.reference.parameters, {"x": x}, TRUTH).values()
@@ -82,7 +82,7 @@ def check_port(
     def like_x() -> np.ndarray:
         return x.mean() + x.std() * rng.standard_normal(x.shape)
 
-    given: Arrays = batch(x)
+    given = batch(x)
     batches = [batch(like_x()) for _ in range(training_steps)]
     facts: dict[str, Any] = {"seed": seed, "parameters": _count(port)}
     return compare(

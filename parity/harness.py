@@ -1,7 +1,6 @@
 """The check itself: parameters, inputs, forward, gradients and training of a port, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from parity.comparison import Value, identical, judge
 from parity.environment import describe_environment, pinned_precision
 from parity import optimizers as twins
 from parity.optimizers import Optimizer
-from parity.port import Arrays, Port, Side, cast
+from parity.port import Arrays, Port, cast
 from parity.report import Report, Row
 from parity.tolerances import TOLERANCES, TRUTH, nudged, nudged_inputs
 
@@ -57,7 +56,8 @@ def compare(
     facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     with pinned_precision():
         rows = list(_given(port, inputs, case))
-        port = Port(*(_rounded(side, narrowest) for side in (port.reference, port.candidate)))
+        held = (cast(side.parameters, narrowest) for side in (port.reference, port.candidate))
+        port = port.holding(*held)
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
         for dtype in dtypes:
@@ -171,6 +171,3 @@ def _names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[s
     """All names, in the reference's order, then what the candidate has besides."""
     return list(dict.fromkeys([*reference, *candidate]))
 
-
-def _rounded(side: Side, dtype: str) -> Side:
-    return replace(side, parameters=cast(side.parameters, dtype))

@@ -102,7 +102,8 @@ def nnx_side(
 
     @nnx.jit
     def update(updates: nnx.Optimizer, model: nnx.Module, gradient: nnx.State) -> None:
-        updates.update(model, gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever the caller set
+            updates.update(model, gradient)
 
     def named(state: Any) -> dict[str, np.ndarray | None]:
         """The leaves of a state with the module's paths under the reference's names."""

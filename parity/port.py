@@ -9,6 +9,7 @@ everything a check does is compare the arrays that the two return under the same
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
 import numpy as np
 
 from parity.optimizers import Optimizer
@@ -73,26 +74,24 @@ class Port:
     reference: Side
     candidate: Side
 
-    def holding(self, parameters: Arrays) -> "Port":
-        """The same two programs with these parameters on both sides: nothing is recompiled."""
+    def holding(self, reference: Arrays, candidate: Arrays) -> "Port":
+        """The same two programs holding other parameters: nothing is compiled again."""
         return Port(
-            replace(self.reference, parameters=parameters),
-            replace(self.candidate, parameters=parameters),
+            replace(self.reference, parameters=reference),
+            replace(self.candidate, parameters=candidate),
         )
+
+
+def floating(array: np.ndarray) -> bool:
+    """Whether the dtype is a floating one, bfloat16 among them."""
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
-    return {
-        name: array.astype(dtype) if np.issubdtype(array.dtype, np.floating) else array
-        for name, array in arrays.items()
-    }
+    return {n: a.astype(dtype) if floating(a) else a for n, a in arrays.items()}
 
 
 def differentiable(inputs: Arrays) -> list[str]:
     """The names of the inputs that have a gradient: floating, and not the target."""
-    return [
-        name
-        for name, array in inputs.items()
-        if name != TARGET and np.issubdtype(array.dtype, np.floating)
-    ]
+    return [name for name, array in inputs.items() if name != TARGET and floating(array)]

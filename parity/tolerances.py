@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.port import Arrays, cast, differentiable
+from parity.port import Arrays, cast, differentiable, floating
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def nudged(arrays: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
     """Every floating element times 1 − ε, 1 or 1 + ε at random, in the dtype; zeros stay."""
     rng = np.random.default_rng(seed)
     epsilon = np.finfo(dtype).eps
-    moved = dict(cast(arrays, dtype))
+    moved = cast(arrays, dtype)
     for name, array in moved.items():
-        if np.issubdtype(array.dtype, np.floating):
+        if floating(array):
             factors = 1 + epsilon * rng.integers(-1, 2, size=array.shape)
             moved[name] = (array * factors).astype(dtype)
     return moved

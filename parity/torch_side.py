@@ -80,4 +80,7 @@ def _state(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.bfloat16:  # which NumPy does not have
+        tensor = tensor.float()
+    return tensor.numpy().copy()

@@ -1,0 +1,170 @@
+"""Real input: scikit-learn's handwritten digits, each image an 8-step sequence of 8 pixels.
+
+1,797 images of 8 × 8 pixels (0 to 16) in 10 classes, bundled with scikit-learn:
+https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset. The reference is trained
+in PyTorch and converted; then both sides are trained from one start over the same batches.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import flax_bilstm as fb
+import numpy as np
+import torch
+import torch_ref
+from jaxtyping import Float, Int
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from parity import bilstm
+from parity.comparison import identical
+from parity.harness import Progress, compare
+from parity.losses import CROSS_ENTROPY
+from parity.optimizers import adam
+from parity.port import TARGET, Port
+from parity.report import Report, Row
+
+SEED = 0
+HIDDEN_DIM = 32
+BATCH = 64
+ADAM = adam(1e-2)
+REQUIRED_ACCURACY = 0.95
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (batch, 8, 8) in [0, 1], float32, and their classes."""
+
+    x: Float[np.ndarray, "batch 8 8"]
+    y: Int[np.ndarray, " batch"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The float32 training losses of both sides, a value per step."""
+
+    reference: Float[np.ndarray, " steps"]
+    candidate: Float[np.ndarray, " steps"]
+
+
+def load() -> tuple[Split, Split]:
+    """The training and the test images: four fifths and one fifth, classes evenly."""
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)
+    parts = train_test_split(
+        images, digits.target, test_size=0.2, random_state=SEED, stratify=digits.target
+    )
+    return Split(parts[0], parts[2]), Split(parts[1], parts[3])
+
+
+def batches(data: Split, epochs: int) -> list[dict[str, np.ndarray]]:
+    """The data in a new random order every epoch, in batches of one size; the rest is left out."""
+    rng = np.random.default_rng(SEED)
+    indices = [
+        order[start : start + BATCH]
+        for order in (rng.permutation(len(data.x)) for _ in range(epochs))
+        for start in range(0, len(data.x) - BATCH + 1, BATCH)
+    ]
+    return [{"x": data.x[index], TARGET: data.y[index]} for index in indices]
+
+
+def new_reference() -> torch_ref.BiLSTMWithAttention:
+    """An untrained network for the digits, always the same one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        return torch_ref.BiLSTMWithAttention(8, HIDDEN_DIM, 10)
+
+
+def train_reference(
+    data: Split, epochs: int, progress: Progress = lambda what: None
+) -> torch_ref.BiLSTMWithAttention:
+    """The network trained in PyTorch as PyTorch users do it."""
+    model = new_reference()
+    optimizer = ADAM.torch(model.parameters())
+    steps = batches(data, epochs)
+    for number, batch in enumerate(steps):
+        if number % 50 == 0:
+            progress(f"digits: training the reference, step {number} of {len(steps)}")
+        optimizer.zero_grad()
+        output = model(torch.from_numpy(batch["x"]))
+        torch.nn.functional.cross_entropy(output, torch.from_numpy(batch[TARGET])).backward()
+        optimizer.step()
+    return model
+
+
+def prove(
+    *, epochs: int = 40, lockstep_epochs: int = 4, progress: Progress = lambda what: None
+) -> tuple[Report, Curves]:
+    """Train, convert, compare every test image; then train both sides in lockstep.
+
+    Args:
+        epochs: for the reference to reach its accuracy.
+        lockstep_epochs: for both sides together, with Adam, compared after every step.
+        progress: told what comes next.
+    """
+    training, test = load()
+    trained = train_reference(training, epochs, progress)
+    port = _port(trained)
+    inputs = {"x": test.x, TARGET: test.y}
+    converted = compare(port, inputs, case="digits, trained", progress=progress)
+    predictions = Report(tuple(_predictions(port, test)), {})
+
+    start = _port(new_reference())
+    steps = batches(training, lockstep_epochs)
+    lockstep = compare(
+        start, steps[0], optimizers=[ADAM], batches=steps, case="digits, lockstep",
+        facts={"seed": SEED, "epochs": lockstep_epochs}, progress=progress,
+    )  # fmt: skip
+    progress("digits: loss curves")
+    curves = Curves(
+        *(
+            np.array([step.loss for step in side.train(side.parameters, steps, ADAM, "float32")])
+            for side in (start.reference, start.candidate)
+        )
+    )
+    return Report.joined([converted, predictions, lockstep]), curves
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Both loss curves in one plot, and their difference below, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    steps = np.arange(1, len(curves.reference) + 1)
+    above.plot(steps, curves.reference, label="PyTorch", linewidth=4, alpha=0.4)
+    above.plot(steps, curves.candidate, label="Flax", linewidth=1, color="black")
+    above.set_ylabel("cross entropy")
+    above.set_title("Handwritten digits: both trained from one start over the same batches")
+    above.legend()
+    below.plot(steps, curves.candidate - curves.reference, linewidth=1, color="black")
+    below.set_ylabel("Flax − PyTorch")
+    below.set_xlabel("step")
+    temporary = path.with_name(f".{path.name}.tmp")
+    FigureCanvasAgg(figure).print_png(temporary)
+    temporary.replace(path)
+
+
+def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:
+    return bilstm.port(reference, fb.from_state_dict(reference.state_dict()), CROSS_ENTROPY)
+
+
+def _predictions(port: Port, test: Split) -> list[Row]:
+    """The reference's accuracy, and that both sides give every image the same class in float32."""
+    theirs, ours = (
+        side.forward(side.parameters, {"x": test.x}, "float32")["output"].argmax(axis=-1)
+        for side in (port.reference, port.candidate)
+    )
+    accuracy = float(np.mean(theirs == test.y))
+    place = {"case": "digits, trained", "check": "predictions", "dtype": "float32"}
+    enough = accuracy >= REQUIRED_ACCURACY
+    return [
+        Row(
+            name=f"test accuracy {accuracy:.2%}",
+            passed=enough,
+            note="" if enough else f"expected at least {REQUIRED_ACCURACY:.0%}",
+            **place,
+        ),
+        identical(theirs, ours, note="an image has another class", name="classes", **place),
+    ]
