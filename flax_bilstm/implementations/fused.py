@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float
 
 from flax_bilstm.recurrence import (
@@ -156,7 +157,10 @@ def _backward(
     )
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
-        product = jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide)
+        # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
+        placed = jax.typeof(like).sharding
+        out = placed if AxisType.Explicit in placed.mesh.axis_types else None
+        product = jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide, out_sharding=out)
         return product.astype(like.dtype)
 
     carried = where_valid(valid, outputs, jnp.broadcast_to(initial.hidden[None], outputs.shape))

@@ -1,0 +1,75 @@
+"""Both cores, all GPUs, all TPU cores, all hosts: the batch split over a mesh, parameters copied.
+
+Place the model and the batch, then call or differentiate under `jax.jit` as on one device; XLA
+splits the work and sums the gradients.
+
+    jax.config.update("jax_num_cpu_devices", 2)  # on CPU, before anything else runs
+    mesh = sharding.make_mesh()
+    model = sharding.replicate(model, mesh)
+    x, target = sharding.shard_batch((x, target), mesh)
+
+On CPU this is what uses more than one core: XLA runs a loop on one core, and one loop a device.
+See https://docs.jax.dev/en/latest/notebooks/Distributed_arrays_and_automatic_parallelization.html
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+Tree = TypeVar("Tree")
+
+
+def make_mesh(
+    devices: Sequence[jax.Device] | None = None, axis_type: AxisType = AxisType.Auto
+) -> Mesh:
+    """A mesh of one axis, `batch`, over `devices` (None: all devices of all processes)."""
+    chosen = np.asarray(jax.devices() if devices is None else devices)
+    return Mesh(chosen, (AXIS,), axis_types=(axis_type,))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """A copy of a module, or of any tree of arrays, held whole by every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
+    """A tree of arrays, each (batch, ...), split along its first axis over the mesh.
+
+    With several processes each hands in its own part of the batch, all of one size.
+
+    Raises:
+        ValueError: a batch does not divide evenly; see `pad_batch`.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    local = len(sharding.addressable_devices)
+    for leaf in jax.tree.leaves(tree):
+        if leaf.ndim == 0 or leaf.shape[0] % local:
+            raise ValueError(
+                f"tree: expected arrays whose first axis, the batch, is a multiple of the mesh's "
+                f"{local} devices of this process, got shape {leaf.shape}; pad it with pad_batch."
+            )
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+
+
+def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
+    """The batch filled up to a multiple with copies of its first example, and what is real.
+
+    Returns:
+        The tree, every array (padded, ...), and a mask (padded,), 1.0 for the batch's own examples
+        and 0.0 for the filling: weigh the examples' losses with it,
+        `(losses * mask).sum() / mask.sum()`, and cut the filling off predictions.
+    """
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}
+    if len(sizes) != 1:
+        raise ValueError(f"tree: expected arrays of one batch size, got {sorted(sizes)}.")
+    (size,) = sizes
+    padded = -(-size // multiple) * multiple
+    rows = np.arange(padded) * (np.arange(padded) < size)  # 0, 1, ..., size - 1, 0, 0, ...
+    mask = (np.arange(padded) < size).astype(np.float32)
+    return jax.tree.map(lambda leaf: leaf[rows], tree), mask
