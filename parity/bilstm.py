@@ -8,13 +8,13 @@ recording what the submodules return.
 from collections.abc import Mapping
 from typing import Any
 
-import flax_bilstm as fb
 import jax
 import jax.numpy as jnp
 import torch
-from flax_bilstm.state_dict import table
 from torch.overrides import TorchFunctionMode
 
+import flax_bilstm as fb
+from flax_bilstm.state_dict_table import table
 from parity.losses import MEAN_SQUARED_ERROR, Loss
 from parity.nnx_side import nnx_side, recording
 from parity.port import Port
@@ -38,7 +38,7 @@ def port(
         TypeError: flax_model is none of these, or torch_model is not its counterpart.
     """
     if isinstance(flax_model, fb.LSTM):
-        stages = torch_lstm, flax_lstm
+        stages: tuple[Any, Any] = torch_lstm, flax_lstm
         fits = isinstance(torch_model, torch.nn.LSTM)
         expected = "a torch.nn.LSTM"
     elif isinstance(flax_model, fb.BiLSTMWithAttention):
@@ -100,9 +100,7 @@ def flax_network(
     }
 
 
-def torch_lstm(
-    model: torch.nn.LSTM, inputs: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def torch_lstm(model: torch.nn.LSTM, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The stages of a plain LSTM; the loss descends outputs and final states together."""
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
     y, (h_n, c_n) = model(inputs["x"], state)
@@ -140,9 +138,7 @@ class _WatchSoftmax(TorchFunctionMode):
         super().__init__()
         self.weights: list[torch.Tensor] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") == "softmax":
             self.weights.append(result)

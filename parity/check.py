@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax_bilstm as fb
 import numpy as np
 import torch
 from jaxtyping import Float
 
+import flax_bilstm as fb
 from parity import bilstm
 from parity.harness import Progress, compare
 from parity.optimizers import OPTIMIZERS, Optimizer

@@ -71,7 +71,6 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
         passed=equal,
         distance=distance,
         scale=scale,
-        epsilon=float(np.finfo(np.float64).eps),
         where=where,
         note="" if equal else f"{note}: {distance:.3g} at {list(where)}",
         **place,

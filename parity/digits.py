@@ -7,15 +7,16 @@ in PyTorch and converted; then both sides are trained from one start over the sa
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import flax_bilstm as fb
 import numpy as np
 import torch
-import torch_ref
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+import flax_bilstm as fb
+import torch_ref
 from parity import bilstm
 from parity.comparison import identical
 from parity.harness import Progress, compare
@@ -45,6 +46,26 @@ class Curves:
 
     reference: Float[np.ndarray, " steps"]
     candidate: Float[np.ndarray, " steps"]
+
+    def draw(self, path: Path) -> None:
+        """Both loss curves in one plot, and their difference below, as a PNG."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        steps = np.arange(1, len(self.reference) + 1)
+        above.plot(steps, self.reference, label="PyTorch", linewidth=4, alpha=0.4)
+        above.plot(steps, self.candidate, label="Flax", linewidth=1, color="black")
+        above.set_ylabel("cross entropy")
+        above.set_title("Handwritten digits: both trained from one start over the same batches")
+        above.legend()
+        below.plot(steps, self.candidate - self.reference, linewidth=1, color="black")
+        below.set_ylabel("Flax − PyTorch")
+        below.set_xlabel("step")
+        temporary = path.with_name(f".{path.name}.tmp")
+        FigureCanvasAgg(figure).print_png(temporary)
+        temporary.replace(path)
 
 
 def load() -> tuple[Split, Split]:
@@ -106,13 +127,13 @@ def prove(
     trained = train_reference(training, epochs, progress)
     port = _port(trained)
     inputs = {"x": test.x, TARGET: test.y}
-    converted = compare(port, inputs, case="digits, trained", progress=progress)
+    converted = compare(port, inputs, case="digits: trained", progress=progress)
     predictions = Report(tuple(_predictions(port, test)), {})
 
     start = _port(new_reference())
     steps = batches(training, lockstep_epochs)
     lockstep = compare(
-        start, steps[0], optimizers=[ADAM], batches=steps, case="digits, lockstep",
+        start, steps[0], optimizers=[ADAM], batches=steps, case="digits: lockstep",
         facts={"seed": SEED, "epochs": lockstep_epochs}, progress=progress,
     )  # fmt: skip
     progress("digits: loss curves")
@@ -123,27 +144,6 @@ def prove(
         )
     )
     return Report.joined([converted, predictions, lockstep]), curves
-
-
-def draw(curves: Curves, path: Path) -> None:
-    """Both loss curves in one plot, and their difference below, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    steps = np.arange(1, len(curves.reference) + 1)
-    above.plot(steps, curves.reference, label="PyTorch", linewidth=4, alpha=0.4)
-    above.plot(steps, curves.candidate, label="Flax", linewidth=1, color="black")
-    above.set_ylabel("cross entropy")
-    above.set_title("Handwritten digits: both trained from one start over the same batches")
-    above.legend()
-    below.plot(steps, curves.candidate - curves.reference, linewidth=1, color="black")
-    below.set_ylabel("Flax − PyTorch")
-    below.set_xlabel("step")
-    temporary = path.with_name(f".{path.name}.tmp")
-    FigureCanvasAgg(figure).print_png(temporary)
-    temporary.replace(path)
 
 
 def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:
@@ -157,7 +157,7 @@ def _predictions(port: Port, test: Split) -> list[Row]:
         for side in (port.reference, port.candidate)
     )
     accuracy = float(np.mean(theirs == test.y))
-    place = {"case": "digits, trained", "check": "predictions", "dtype": "float32"}
+    place: dict[str, Any] = {"case": "digits: trained", "check": "predictions", "dtype": "float32"}
     enough = accuracy >= REQUIRED_ACCURACY
     return [
         Row(

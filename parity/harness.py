@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from parity import optimizers as twins
 from parity.comparison import Value, identical, judge
 from parity.environment import describe_environment, pinned_precision
-from parity import optimizers as twins
 from parity.optimizers import Optimizer
 from parity.port import Arrays, Port, cast
 from parity.report import Report, Row
@@ -170,4 +170,3 @@ def _judged(
 def _names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:
     """All names, in the reference's order, then what the candidate has besides."""
     return list(dict.fromkeys([*reference, *candidate]))
-

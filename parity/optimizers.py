@@ -54,7 +54,6 @@ _ADAM_MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
 _ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
 
 
-
 def adam(learning_rate: float) -> Optimizer:
     """Adam at a learning rate of one's own."""
     return Optimizer(

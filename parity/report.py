@@ -1,6 +1,5 @@
 """The outcome of a check: rows in order of computation, and what they add up to."""
 
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,11 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 SCHEMA_VERSION = 1
-_SHOWN_FAILURES = 20
 _NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale")
 
 
@@ -21,7 +16,7 @@ class Row:
     """One named array of the candidate against the truth (the reference in float64).
 
     Attributes:
-        case: which inputs and sizes.
+        case: which inputs and sizes; `what: which` sums up with the others of the same `what`.
         check: "parameters", "inputs", "forward", "gradients" or "training, <optimizer>".
         dtype: what both sides computed in.
         name: the stage, parameter or moment.
@@ -32,7 +27,8 @@ class Row:
             which the bound is made from (`parity.tolerances`).
         bound: the largest distance that passes.
         scale: max |truth|.
-        epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale.
+        epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0
+            where equality to the last bit is asked.
         step: in training, the first step that fails, or the one nearest to its bound; from 1.
         where: the index of the worst element.
         note: for a failure, what is wrong, in words.
@@ -52,6 +48,11 @@ class Row:
     step: int | None = None
     where: tuple[int, ...] | None = None
     note: str = ""
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Which check the row belongs to: case, check and dtype."""
+        return self.case, self.check, self.dtype
 
     def ulp(self, distance: float) -> float:
         """A distance in ULP of the array's scale; 0 for a distance of 0."""
@@ -85,7 +86,7 @@ class Report:
     @property
     def first_divergence(self) -> Row | None:
         """The failing row that is computed first; in training, the earliest step goes first."""
-        for _, group in groupby(self.rows, key=_group):
+        for _, group in groupby(self.rows, key=lambda row: row.group):
             failing = [row for row in group if not row.passed]
             if failing:
                 return min(failing, key=lambda row: row.step or 0)
@@ -106,50 +107,10 @@ class Report:
             environment = {**environment, **report.environment, "cases": cases}
         return cls(tuple(row for report in reports for row in report.rows), environment)
 
-    def verdict(self) -> str:
-        """One line: what passed, or where it first went wrong."""
-        failing = sum(not row.passed for row in self.rows)
-        if self.passed:
-            return f"PASSED: {len(self.rows)} comparisons, every one within its bound"
-        first = self.first_divergence
-        if first is None:
-            return "FAILED: nothing was compared"
-        return f"FAILED: {failing} of {len(self.rows)} comparisons; first {describe(first)}"
-
     def __str__(self) -> str:
-        text = io.StringIO()
-        console = Console(file=text, width=130, force_terminal=False, color_system=None)
-        self.print_to(console)
-        return text.getvalue().rstrip()
+        from parity import rendering
 
-    def print_to(self, console: Console) -> None:
-        """The verdict, one line per check with its worst array, the failures, the environment."""
-        console.print(self.verdict(), markup=False, highlight=False, soft_wrap=True)
-        if self.rows:
-            console.print(_summary(self.rows))
-        failing = [row for row in self.rows if not row.passed]
-        for row in failing[:_SHOWN_FAILURES]:
-            console.print(f"  {describe(row)}", markup=False, highlight=False, soft_wrap=True)
-        if len(failing) > _SHOWN_FAILURES:
-            console.print(f"  … and {len(failing) - _SHOWN_FAILURES} more: see the rows")
-        for name, value in self.environment.items():
-            if name != "cases":
-                console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
-
-    def markdown(self) -> str:
-        """The report with every row, as Markdown."""
-        lines = ["# Parity report", "", f"**{self.verdict()}**", "", "## Environment", ""]
-        lines += [f"- {name}: {value}" for name, value in self.environment.items() if name != "cases"]
-        lines += [f"- case “{case}”: {facts}" for case, facts in self._cases().items()]
-        columns = "name | verdict | step | distance | ULP | reference | ULP | spread | bound | ULP"
-        for (case, check, dtype), group in groupby(self.rows, key=_group):
-            title = ", ".join(part for part in (case, check, dtype) if part)
-            lines += ["", f"## {title}", "", f"| {columns} |", "|---" * 10 + "|"]
-            lines += [f"| {' | '.join(_cells(row))} |" for row in group]
-        return "\n".join(lines) + "\n"
-
-    def _cases(self) -> Mapping[str, Any]:
-        return self.environment.get("cases", {})
+        return rendering.text(self)
 
     def to_json(self) -> str:
         """JSON: schema_version, passed, first_divergence, environment, rows.
@@ -180,63 +141,15 @@ class Report:
 
     def write(self, directory: str | Path) -> None:
         """Write report.json and report.md into the directory, which is made if need be."""
+        from parity import rendering
+
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name, text in (("report.json", self.to_json()), ("report.md", self.markdown())):
+        contents = {"report.json": self.to_json(), "report.md": rendering.markdown(self)}
+        for name, text in contents.items():
             temporary = directory / f".{name}.tmp"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(directory / name)
-
-
-def describe(row: Row) -> str:
-    """A row in one line of words, for verdicts and failure texts."""
-    place = ", ".join(part for part in (row.case, row.check, row.dtype) if part)
-    step = "" if row.step is None else f", step {row.step}"
-    where = "" if row.where is None else f" at {list(row.where)}"
-    text = row.note or (
-        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP){where}, allowed "
-        f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g}"
-    )
-    return f"{row.name} ({place}{step}): {text}"
-
-
-def _group(row: Row) -> tuple[str, str, str]:
-    return row.case, row.check, row.dtype
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        row.name,
-        "ok" if row.passed else f"FAILED {row.note}".strip(),
-        "" if row.step is None else str(row.step),
-        f"{row.distance:.2e}",
-        f"{row.ulp(row.distance):.3g}",
-        f"{row.reference_distance:.2e}",
-        f"{row.ulp(row.reference_distance):.3g}",
-        f"{row.spread:.2e}",
-        f"{row.bound:.2e}",
-        f"{row.ulp(row.bound):.3g}",
-    ]
-
-
-def _summary(rows: Iterable[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("case", "check", "dtype"):
-        table.add_column(heading)
-    table.add_column("arrays", justify="right")
-    table.add_column("nearest to its bound", overflow="fold")
-    for heading in ("distance", "ULP", "reference ULP", "bound ULP", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for (case, check, dtype), grouped in groupby(rows, key=_group):
-        group = list(grouped)
-        worst = min(group, key=lambda row: (row.passed, -row.tightness))
-        step = "" if worst.step is None else f" (step {worst.step})"
-        table.add_row(
-            case, check, dtype, str(len(group)), f"{worst.name}{step}", f"{worst.distance:.2e}",
-            f"{worst.ulp(worst.distance):.3g}", f"{worst.ulp(worst.reference_distance):.3g}",
-            f"{worst.ulp(worst.bound):.3g}", "ok" if worst.passed else "FAILED",
-        )  # fmt: skip
-    return table
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:

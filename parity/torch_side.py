@@ -14,9 +14,7 @@ Stages = Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, to
 """(module, inputs) → every stage by name in order of computation, the last one the output."""
 
 
-def torch_side(
-    module: torch.nn.Module, stages: Stages, loss: Loss, name: str = "torch"
-) -> Side:
+def torch_side(module: torch.nn.Module, stages: Stages, loss: Loss, name: str = "torch") -> Side:
     """A side that runs copies of the module, in evaluation mode, on the device it is on.
 
     Args:
