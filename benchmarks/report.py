@@ -1,0 +1,121 @@
+"""The run's JSON as tables: for the terminal, for the README (between two marks), and as a plot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import OURS, PEERS
+
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+
+def best_of_ours(cell: dict[str, Any]) -> str:
+    """The fastest of this library's implementations in a cell."""
+    return min((n for n in cell["seconds"] if n in OURS), key=lambda n: _median(cell, n))
+
+
+def ratio(cell: dict[str, Any], peer: str) -> float:
+    """How many times faster than the peer this library is in a cell."""
+    return _median(cell, peer) / _median(cell, best_of_ours(cell))
+
+
+def geometric_mean(ratios: list[float]) -> float:
+    """The mean that suits ratios."""
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """Geometric means of the ratios, a line for each mode."""
+    lines = []
+    for mode in dict.fromkeys(cell["mode"] for cell in results["cells"]):
+        cells = [cell for cell in results["cells"] if cell["mode"] == mode]
+        means = {peer: geometric_mean([ratio(cell, peer) for cell in cells]) for peer in PEERS}
+        slowest = {peer: min(ratio(cell, peer) for cell in cells) for peer in PEERS}
+        parts = [f"{means[p]:.2f}× {p} (least {slowest[p]:.2f}×)" for p in PEERS]
+        lines.append(f"{mode}, geometric mean over {len(cells)} cells: {', '.join(parts)}")
+    return lines
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: milliseconds (medians) of everyone, and the ratios to the best of ours."""
+    names = [*PEERS, *OURS]
+    head = ["mode", "hidden", "batch × time", *names, *(f"vs {peer}" for peer in PEERS)]
+    lines = [_row(head), _row(["---"] * 3 + ["---:"] * (len(head) - 3))]
+    for cell in results["cells"]:
+        best = best_of_ours(cell)
+        times = []
+        for name in names:
+            text = f"{1e3 * _median(cell, name):.3g}" if name in cell["seconds"] else "–"
+            times.append(f"**{text}**" if name == best else text)
+        ratios = [f"{ratio(cell, peer):.2f}×" for peer in PEERS]
+        size = f"{cell['batch']} × {cell['time']}"
+        lines.append(_row([cell["mode"], str(cell["hidden_dim"]), size, *times, *ratios]))
+    return "\n".join(lines)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table with where it was measured and what else was."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"Milliseconds, medians of {results['rounds']} interleaved rounds, float32, "
+        f"{machine['cores']} CPU cores ({machine['processor']}), {versions}.",
+        "",
+        table(results),
+        "",
+        *(f"- {line}." for line in summary(results)),
+        *(f"- {line}." for line in results["notes"]),
+    ]
+    return "\n".join(lines)
+
+
+def write_readme(results: dict[str, Any], readme: Path) -> None:
+    """Put the table between the README's two marks."""
+    text = readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{readme}: expected one line {BEGIN} and one line {END}.")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{after}")
+
+
+def write_plot(results: dict[str, Any], path: Path) -> None:
+    """Ratios to PyTorch, a bar for each cell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharex=True, layout="constrained")
+    for panel, mode in zip(panels, ("inference", "training"), strict=True):
+        cells = [cell for cell in results["cells"] if cell["mode"] == mode]
+        labels = [f"{c['batch']}×{c['time']}, h{c['hidden_dim']}" for c in cells]
+        position = np.arange(len(cells))
+        for offset, (peer, colour) in enumerate(
+            zip(PEERS, ("tab:blue", "tab:orange"), strict=True)
+        ):
+            values = [ratio(cell, peer) for cell in cells]
+            panel.barh(position + 0.4 * offset, values, 0.4, label=f"over {peer}", color=colour)
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.set_yticks(position + 0.2, labels)
+        panel.invert_yaxis()
+        panel.set_xlabel("times faster")
+        panel.set_title(mode)
+        panel.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A run's JSON."""
+    return json.loads(path.read_text())
+
+
+def _median(cell: dict[str, Any], name: str) -> float:
+    return cell["seconds"][name]["median"]
+
+
+def _row(entries: list[str]) -> str:
+    return f"| {' | '.join(entries)} |"
