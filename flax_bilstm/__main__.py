@@ -1,0 +1,17 @@
+"""`python -m flax_bilstm` is `flax-bilstm`."""
+
+import sys
+
+import jax
+
+from flax_bilstm.cli import main
+
+
+def run() -> None:
+    """Run the command line on the CPU, so that it waits for no accelerator and takes none."""
+    jax.config.update("jax_platforms", "cpu")
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

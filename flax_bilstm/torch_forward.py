@@ -1,0 +1,49 @@
+"""A state dict's forward pass in PyTorch's own modules: what a conversion is judged by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from flax_bilstm.lstm import LSTM
+from flax_bilstm.state_dict import read_sizes
+
+
+def torch_forward(
+    arrays: Mapping[str, np.ndarray], x: Float64[np.ndarray, "batch time features"]
+) -> Float64[np.ndarray, "batch ..."]:
+    """What PyTorch computes from x with these weights, all in float64 on the CPU.
+
+    An `nn.LSTM`'s output (batch, time, directions·out), or the network's (batch, output_dim):
+    nn.LSTM, softmax(y yᵀ) y and the dense head on the last step.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    import torch
+
+    kind, sizes = read_sizes(arrays)
+    weights = {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
+    prefix = "" if kind is LSTM else "lstm."
+    recurrent: dict[str, Any] = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(f"{prefix}weight_") or name.startswith(f"{prefix}bias_")
+    }
+    if kind is not LSTM:
+        sizes = {
+            "input_size": sizes["input_dim"],
+            "hidden_size": sizes["hidden_dim"],
+            "bidirectional": True,
+        }
+    lstm = torch.nn.LSTM(**sizes, batch_first=True, dtype=torch.float64)
+    lstm.load_state_dict(recurrent, strict=True)
+    with torch.no_grad():
+        y, _ = lstm(torch.from_numpy(x))  # (batch, time, directions·out)
+        if kind is LSTM:
+            return y.numpy()
+        attention = torch.softmax(torch.bmm(y, y.transpose(1, 2)), dim=-1)
+        context = torch.bmm(attention, y)
+        head = torch.nn.functional.linear(context, weights["fc.weight"], weights["fc.bias"])
+        return head[:, -1].numpy()

@@ -1,0 +1,86 @@
+"""What a conversion must satisfy: the same tensors, bit for bit, and the same forward pass.
+
+Forward passes are compared in float64, to which every weight is raised exactly: there a right
+conversion agrees to rounding and a wrong one does not.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+
+from flax_bilstm.state_dict import from_state_dict, read_sizes
+from flax_bilstm.torch_forward import torch_forward
+
+BATCH, TIME, SEED = 4, 16, 0
+TOLERANCE = 1e-12
+"""For |JAX − PyTorch| in float64, where outputs are of order 1; measured: below 1e-14."""
+
+
+class Verification(NamedTuple):
+    """What was found. Differences are the largest absolute ones of any output."""
+
+    differing: tuple[str, ...]
+    from_source: float
+    from_torch: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no bit was lost, and PyTorch, if it is installed, computes the same."""
+        return not self.differing and (self.from_torch is None or self.from_torch <= TOLERANCE)
+
+
+def verify(
+    source: Mapping[str, np.ndarray],
+    written: Mapping[str, np.ndarray],
+    back: Mapping[str, np.ndarray],
+) -> Verification:
+    """Compare `back`, read from a new file, with what was `written` to it and with its `source`.
+
+    Raises:
+        ValueError: `back` is no state dict that fits a model.
+    """
+    differing = tuple(
+        name
+        for name in {**written, **back}
+        if name not in written or name not in back or not _identical(written[name], back[name])
+    )
+    x = example(back)
+    outputs = forward(back, x)
+    has_torch = importlib.util.find_spec("torch") is not None
+    return Verification(
+        differing=differing,
+        from_source=_largest(outputs, forward(source, x)),
+        from_torch=_largest(outputs, torch_forward(back, x)) if has_torch else None,
+    )
+
+
+def example(arrays: Mapping[str, np.ndarray]) -> Float64[np.ndarray, "batch time features"]:
+    """An input for the model that the state dict describes: standard normal, always the same."""
+    _, sizes = read_sizes(arrays)
+    features = sizes.get("input_dim") or sizes["input_size"]
+    return np.random.default_rng(SEED).standard_normal((BATCH, TIME, features))
+
+
+def forward(
+    arrays: Mapping[str, np.ndarray], x: Float64[np.ndarray, "batch time features"]
+) -> Float64[np.ndarray, "batch ..."]:
+    """What the Flax model computes from x with these weights, in float64 on the CPU."""
+    cpu = jax.devices("cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
+        module = from_state_dict(arrays, param_dtype=jnp.float64)
+        outputs = module(x)
+        return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+
+
+def _identical(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference; NaN, which passes no comparison, if there is one."""
+    return float(np.abs(a - b).max())

@@ -1,0 +1,218 @@
+"""Files: what goes in comes out bit for bit, is there whole or not at all, and executes nothing."""
+
+import os
+import pickle
+import stat
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_bilstm as fb
+from flax_bilstm import checkpoints
+
+FORMATS = tuple(checkpoints.FORMATS)
+DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32)
+
+
+def needs(suffix: str) -> None:
+    if suffix != ".safetensors":
+        pytest.importorskip("torch")
+
+
+def network(dtype: Any = jnp.float32) -> fb.BiLSTMWithAttention:
+    return fb.BiLSTMWithAttention(3, 4, 2, param_dtype=dtype, rngs=nnx.Rngs(0))
+
+
+def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape)
+        assert a[name].tobytes() == b[name].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_save_and_load_keep_every_bit(suffix: str, dtype: Any, tmp_path: Path) -> None:
+    needs(suffix)
+    model = network(dtype)
+    fb.save(model, tmp_path / f"model{suffix}")
+    assert_identical(fb.state_dict(fb.load(tmp_path / f"model{suffix}")), fb.state_dict(model))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_float64(suffix: str, tmp_path: Path, x64: None) -> None:
+    needs(suffix)
+    model = network(jnp.float64)
+    fb.save(model, tmp_path / f"model{suffix}")
+    assert_identical(fb.state_dict(fb.load(tmp_path / f"model{suffix}")), fb.state_dict(model))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_torch_reads_what_is_written(dtype: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    expected = fb.state_dict(network(dtype))
+    for name, read in {"m.pt": torch.load, "m.safetensors": safetensors.load_file}.items():
+        fb.save(network(dtype), tmp_path / name)
+        got = read(tmp_path / name)
+        assert set(got) == set(expected)
+        for key, tensor in got.items():
+            assert str(tensor.dtype) == f"torch.{jnp.dtype(dtype).name}"
+            np.testing.assert_array_equal(
+                tensor.double().numpy(), expected[key].astype(np.float64), strict=True
+            )
+
+
+def test_safetensors_of_a_transposed_array(tmp_path: Path) -> None:
+    matrix = np.arange(6.0).reshape(2, 3).T
+    path = tmp_path / "m.safetensors"
+    checkpoints.FORMATS[".safetensors"].write({"matrix": matrix}, path)
+    np.testing.assert_array_equal(checkpoints.read(path)["matrix"], matrix, strict=True)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_existing_file_is_replaced_and_readable_by_others(suffix: str, tmp_path: Path) -> None:
+    needs(suffix)
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"before")
+    old = os.umask(0o022)
+    try:
+        fb.save(network(), path)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+    fb.load(path)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"before")
+
+    def fail(arrays: dict[str, np.ndarray], temporary: Path) -> None:
+        temporary.write_bytes(b"half of")
+        raise OSError("disk full")
+
+    monkeypatch.setitem(
+        checkpoints.FORMATS,
+        ".safetensors",
+        checkpoints.FORMATS[".safetensors"]._replace(write=fail),
+    )
+    with pytest.raises(OSError, match="disk full"):
+        fb.save(network(), path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("missing/model.safetensors", FileNotFoundError, "expected the folder .* to exist"),
+        ("model.onnx", ValueError, r"\.pt, \.pth, .*\.safetensors, got \.onnx"),
+        ("model", ValueError, "got no ending"),
+        ("folder.safetensors", IsADirectoryError, "found a folder"),
+    ],
+)
+def test_where_nothing_can_be_saved(
+    name: str, error: type[Exception], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(error, match=says):
+        fb.save(network(), tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder.safetensors"]
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a file, found nothing"):
+        fb.load(tmp_path / "model.safetensors")
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(FileNotFoundError, match="found a folder"):
+        fb.load(tmp_path / "folder.pt")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_truncated_file_is_refused(suffix: str, keep: int, tmp_path: Path) -> None:
+    needs(suffix)
+    path = tmp_path / f"model{suffix}"
+    fb.save(network(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="damaged"):
+        fb.load(path)
+
+
+class Malicious:
+    """Unpickled, it creates the file `trace`."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_checkpoint_is_executed(zipped: bool, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, trace = tmp_path / "model.pt", tmp_path / "trace"
+    torch.save({"fc.bias": Malicious(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"holds posix.mkdir.*nothing in it was executed") as info:
+        fb.load(path)
+    assert not trace.exists()
+    assert "torch.save(model.state_dict(), path)" in str(info.value)
+    torch.load(path, weights_only=False)
+    assert trace.exists()  # it would have run
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_bare_pickle_is_not_executed(protocol: int, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path, trace = tmp_path / "model.pt", tmp_path / "trace"
+    path.write_bytes(pickle.dumps(Malicious(trace), protocol))
+    with pytest.raises(ValueError, match="expected a"):
+        fb.load(path)
+    assert not trace.exists()
+
+
+def test_a_pickled_model_is_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.LSTM(2, 3), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"LSTM.*torch\.save\(model\.state_dict\(\), path\)"):
+        fb.load(tmp_path / "model.pt")
+
+
+def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="holds TorchScript"):
+        fb.load(tmp_path / "model.pt")
+
+
+def test_tensors_that_numpy_cannot_hold(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"weight_ih_l0": torch.eye(3).to_sparse()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"dense tensors.*Sparse"):
+        fb.load(tmp_path / "model.pt")
+
+
+def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save([torch.zeros(2)], tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="got a list"):
+        fb.load(tmp_path / "model.pt")
+
+
+def test_without_torch_its_files_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ImportError, match=r"flax-bilstm\[torch\]"):
+        fb.load(tmp_path / "model.pt")
