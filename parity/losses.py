@@ -31,7 +31,7 @@ def _torch(name: str) -> Callable[[Any, Any], Any]:
 def _mean_squared_error(
     output: Float[jax.Array, "..."], target: Float[jax.Array, "..."]
 ) -> Shaped[Scalar, ""]:
-    return jnp.mean(jnp.square(output - target))
+    return jnp.mean(jnp.square(output.astype(target.dtype) - target))
 
 
 def _cross_entropy(

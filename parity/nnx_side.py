@@ -106,13 +106,12 @@ def nnx_side(
             updates.update(model, gradient)
 
     def named(state: Any) -> dict[str, np.ndarray | None]:
-        """The leaves of a state with the module's paths under the reference's names."""
-        leaves = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+        """The leaves of a state with the module's paths, under the reference's names."""
+        leaves = dict(nnx.to_flat_state(state))
+        found = [(row, leaves.get(tuple(row.path))) for row in table]
         return {
-            row.torch_name: row.to_torch(leaves[tuple(row.path)])
-            if tuple(row.path) in leaves
-            else None
-            for row in table
+            row.torch_name: None if leaf is None else row.to_torch(np.asarray(leaf[...]))
+            for row, leaf in found
         }
 
     def forward(parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from parity.report import Report, Row
 
@@ -122,7 +123,8 @@ def _summary(rows: Iterable[Row]) -> Table:
         worst = min(members, key=lambda row: (row.passed, -row.tightness))
         counts = len({row.case for row in members}), len(members)
         verdict = "ok" if worst.passed else "FAILED"
-        table.add_row(*group, *map(str, counts), *_nearest(worst), verdict)
+        cells = (*group, *map(str, counts), *_nearest(worst), verdict)
+        table.add_row(*map(Text, cells))  # Text: a name in brackets is no markup
     return table
 
 

@@ -1,0 +1,97 @@
+"""Two ports to plant faults in: a linear layer in NumPy alone, and the network, small."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import flax_bilstm as fb  # noqa: E402
+import torch_ref  # noqa: E402
+from parity import Port, Side, bilstm  # noqa: E402
+from parity.port import Step, cast  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Linear:
+    """output = x weightᵀ + bias, trained by descending its mean squared error at rate 0.1.
+
+    `spare` is never used. Each attribute is a hook through which a test can plant a fault.
+    """
+
+    name: str
+    stage: Callable[[str, np.ndarray], np.ndarray] = lambda name, value: value
+    gradient: Callable[[str, np.ndarray | None], np.ndarray | None] = lambda name, value: value
+    update: Callable[[int, str, np.ndarray], np.ndarray] = lambda step, name, value: value
+
+    def forward(self, parameters, inputs, dtype):
+        p, i = cast(parameters, dtype), cast(inputs, dtype)
+        product = self.stage("product", i["x"] @ p["weight"].T)
+        return {"product": product, "output": self.stage("output", product + p["bias"])}
+
+    def gradients(self, parameters, inputs, dtype):
+        p, i = cast(parameters, dtype), cast(inputs, dtype)
+        output = self.forward(parameters, inputs, dtype)["output"]
+        cotangent = 2 * (output - i["target"]) / output.size
+        found = {
+            "spare": None,
+            "bias": cotangent.sum(axis=0),
+            "weight": cotangent.T @ i["x"],
+            "x": cotangent @ p["weight"],
+        }
+        return {name: self.gradient(name, value) for name, value in found.items()}
+
+    def train(self, parameters, batches: Sequence, optimizer, dtype) -> Iterator[Step]:
+        held = cast(parameters, dtype)
+        for number, batch in enumerate(batches, start=1):
+            output = self.forward(held, batch, dtype)["output"]
+            loss = np.mean(np.square(output - cast(batch, dtype)["target"]))
+            gradients = self.gradients(held, batch, dtype)
+            for name in held:
+                if gradients[name] is not None:
+                    held[name] = held[name] - held[name].dtype.type(0.1) * gradients[name]
+                held[name] = self.update(number, name, held[name])
+            yield Step(np.asarray(loss), dict(held), {})
+
+    def side(self, parameters) -> Side:
+        return Side(self.name, parameters, self.forward, self.gradients, self.train)
+
+
+@pytest.fixture
+def linear():
+    """A function of the candidate's hooks → the port; and inputs and batches for it."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    parameters = {"weight": draw(3, 4), "bias": draw(3), "spare": draw(2)}
+
+    def port(**faults) -> Port:
+        held = faults.pop("parameters", parameters)
+        return Port(Linear("a").side(parameters), Linear("b", **faults).side(held))
+
+    batches = [{"x": draw(5, 4), "target": draw(5, 3)} for _ in range(4)]
+    return SimpleNamespace(port=port, parameters=parameters, inputs=batches[0], batches=batches)
+
+
+@pytest.fixture(scope="session")
+def network():
+    """The reference network and its conversion, small but with no two sizes alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = torch_ref.BiLSTMWithAttention(5, 4, 3)
+    candidate = fb.from_state_dict(reference.state_dict())
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 5), dtype=np.float32)
+    target = rng.standard_normal((2, 3), dtype=np.float32)
+    return SimpleNamespace(
+        reference=reference,
+        candidate=candidate,
+        port=bilstm.port(reference, candidate),
+        x=x,
+        inputs={"x": x, "target": target},
+    )

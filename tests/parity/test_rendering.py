@@ -1,0 +1,45 @@
+from parity import Report, Row, rendering
+
+ROWS = tuple(
+    Row(f"c: {i}", "forward", "float64", f"stage{i}", i != 1, i * 1e-15, 0, 0, 3e-15, 1.0, 2**-52)
+    for i in range(3)
+)
+
+
+def test_the_summary_counts_cases_and_shows_a_failure_before_all_else():
+    text = rendering.text(Report(ROWS, {"matmul_precision": "highest", "cases": {}}))
+    line = next(line for line in text.splitlines() if line.startswith("c  "))
+    assert "stage1" in line
+    assert line.rstrip().endswith("FAILED")
+    assert line.split()[3:5] == ["3", "3"]
+    assert "matmul_precision: highest" in text
+
+
+def test_the_summary_shows_what_is_nearest_to_its_bound():
+    passing = (ROWS[0], ROWS[2])
+    text = rendering.text(Report(passing, {}))
+    assert "stage2" in text
+    assert "stage0" not in text
+
+
+def test_long_lists_of_failures_are_cut_short_and_say_so():
+    many = tuple(
+        Row("c", "forward", "float64", f"s{i}", False, 1.0, 0, 0, 0.5, 1.0, 2**-52)
+        for i in range(25)
+    )
+    assert "… and 5 more" in rendering.text(Report(many, {}))
+
+
+def test_markdown_has_every_row():
+    text = rendering.markdown(Report(ROWS, {"cases": {"c: 0": {"seed": 7}}}))
+    assert all(f"| stage{i} |" in text for i in range(3))
+    assert "seed 7" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_names_with_square_brackets_are_not_taken_for_markup():
+    row = Row("c", "forward", "float64", "layers[bold]", False, note="the truth has [bold]")
+    text = rendering.text(Report((row,), {}))
+    assert "the truth has [bold]" in text
+    assert "layers[bold]" in text.splitlines()[2]

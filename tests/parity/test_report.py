@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from parity import Report, Row
+
+GOOD = Row("c: 1", "forward", "float64", "output", True, 1e-16, 0.0, 1e-16, 1e-14, 1.0, 2**-52)
+BAD = Row(
+    "c: 1",
+    "forward",
+    "float32",
+    "lstm.h_n",
+    False,
+    0.5,
+    1e-7,
+    2e-7,
+    1e-6,
+    2.0,
+    2**-23,
+    None,
+    (1, 2),
+)
+NAN = Row("c: 1", "forward", "float32", "x", False, float("nan"), note="the candidate has NaN")
+FACTS = {"versions": {"jax": "1"}, "cases": {"c: 1": {"seed": 3}}}
+
+
+def test_passed_needs_rows():
+    assert Report((GOOD,), {}).passed
+    assert not Report((), {}).passed
+    assert not Report((GOOD, BAD), {}).passed
+
+
+def test_assert_passed_raises_the_report_as_its_text():
+    Report((GOOD,), {}).assert_passed()
+    with pytest.raises(AssertionError) as caught:
+        Report((GOOD, BAD), FACTS).assert_passed()
+    text = str(caught.value)
+    assert text == str(Report((GOOD, BAD), FACTS))
+    assert "FAILED: 1 of 2 comparisons; first lstm.h_n" in text
+    assert "at [1, 2]" in text
+
+
+def test_ulp_are_of_the_array_scale():
+    assert BAD.ulp(BAD.distance) == 0.5 / 2 / 2**-23
+
+
+@pytest.mark.parametrize("rows", [(GOOD,), (GOOD, BAD), (BAD, NAN), ()])
+def test_json_round_trip(rows):
+    report = Report(rows, FACTS)
+    text = report.to_json()
+    back = Report.from_json(text)
+    assert back.to_json() == text
+    assert back.passed == report.passed
+    assert [row.name for row in back.rows] == [row.name for row in rows]
+    if NAN not in rows:
+        assert back == report
+
+
+def test_json_is_standard_and_versioned():
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads(Report((GOOD, NAN), FACTS).to_json(), parse_constant=refuse)
+    assert content["schema_version"] == 1
+    assert content["passed"] is False
+    assert content["first_divergence"]["name"] == "x"
+    assert content["environment"]["cases"] == {"c: 1": {"seed": 3}}
+
+
+def test_another_schema_version_is_refused():
+    text = Report((GOOD,), {}).to_json().replace('"schema_version": 1', '"schema_version": 2')
+    with pytest.raises(ValueError, match="expected 1, got 2"):
+        Report.from_json(text)
+
+
+def test_joined_keeps_all_rows_and_cases():
+    other = {"versions": {"jax": "1"}, "cases": {"c: 2": {"seed": 4}}}
+    joined = Report.joined([Report((GOOD,), FACTS), Report((BAD,), other)])
+    assert joined.rows == (GOOD, BAD)
+    assert set(joined.environment["cases"]) == {"c: 1", "c: 2"}
+    assert joined.environment["versions"] == {"jax": "1"}
+
+
+def test_write_makes_the_directory_and_leaves_nothing_temporary(tmp_path):
+    report = Report((GOOD, BAD), FACTS)
+    report.write(tmp_path / "a" / "b")
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["report.json", "report.md"]
+    assert Report.from_json((tmp_path / "a" / "b" / "report.json").read_text()) == report
