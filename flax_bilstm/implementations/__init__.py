@@ -6,6 +6,7 @@ transformations they take. `implementation=` names one; None picks the platform'
 
 from typing import Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array, Bool, Float
 
 from flax_bilstm.implementations import fused, scan
@@ -36,9 +37,11 @@ class Implementation(Protocol):
         ...
 
 
+# Compiled, so that a model called outside of jit keeps its loops from one call to the next: a bare
+# `lax.scan` there is traced and compiled again at every call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "scan": scan.run_direction,
-    "fused": fused.run_direction,
+    "scan": jax.jit(scan.run_direction, static_argnames="reverse"),
+    "fused": jax.jit(fused.run_direction, static_argnames="reverse"),
 }
 DEFAULT = "fused"
 
