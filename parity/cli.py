@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = rendering.WIDTH
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
+        if options.output.exists() and not options.output.is_dir():
+            raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
         with _progress(errors) as progress:
             if options.checkpoint is None:
                 report, curves = proof.whole(options.seeds, options.steps, progress)

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import parity  # noqa: E402
+from parity.check import check_port  # noqa: E402
+from parity.optimizers import SGD  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def report(network):
+    return parity.check(network.reference, network.candidate, network.x, training_steps=2)
+
+
+def test_what_is_claimed_to_be_compared_is(report):
+    report.assert_passed()
+    checks = {(row.check, row.dtype) for row in report.rows}
+    names = ["sgd", "sgd with momentum", "adam", "adamw"]
+    per_dtype = ["forward", "gradients", *(f"training, {name}" for name in names)]
+    expected = {(check, dtype) for check in per_dtype for dtype in ("float64", "float32")}
+    assert checks == expected | {("parameters", ""), ("inputs", "")}
+
+
+def test_float64_agrees_to_far_better_than_1e_10(report):
+    rows = [row for row in report.rows if row.dtype == "float64" and row.scale]
+    assert max(row.distance / row.scale for row in rows) < 1e-12
+
+
+def test_the_report_says_how_it_was_made(report):
+    facts = report.environment
+    assert facts["dtypes"] == ["float64", "float32"]
+    assert facts["matmul_precision"] == "highest"
+    (case,) = facts["cases"].values()
+    assert case["seed"] == 0
+    assert case["training_steps"] == 2
+    assert case["inputs"] == {"x": [2, 6, 5], "target": [2, 3]}
+    assert case["parameters"] == sum(p.numel() for p in _parameters())
+
+
+def _parameters():
+    import torch_ref
+
+    return torch_ref.BiLSTMWithAttention(5, 4, 3).parameters()
+
+
+def test_the_report_survives_json(report):
+    assert parity.Report.from_json(report.to_json()) == report
+
+
+def test_a_candidate_with_another_parameter_fails(network):
+    from flax import nnx
+
+    other = nnx.clone(network.candidate)
+    other.fc.bias[...] = other.fc.bias[...] + 1e-6
+    report = parity.check(network.reference, other, network.x, dtypes=["float64"], training_steps=0)
+    with pytest.raises(AssertionError, match=r"first fc\.bias"):
+        report.assert_passed()
+
+
+def check(network, **options):
+    """`check` on functions that are compiled already."""
+    return check_port(network.port, network.x, dtypes=["float64"], optimizers=[SGD], **options)
+
+
+def test_zero_training_steps_leave_training_out(network):
+    assert not any("training" in row.check for row in check(network, training_steps=0).rows)
+    assert any("training" in row.check for row in check(network, training_steps=1).rows)
+
+
+def test_targets_and_batches_come_from_the_seed(network):
+    def losses(seed):
+        report = check(network, training_steps=1, seed=seed)
+        return [row.scale for row in report.rows if row.name in ("loss", "target")]
+
+    assert losses(1) == losses(1)
+    assert not set(losses(1)) & set(losses(2))
+
+
+def test_an_integer_x_is_refused(network):
+    with pytest.raises(ValueError, match="x: expected floating numbers, got int64"):
+        parity.check(network.reference, network.candidate, np.zeros((2, 6, 5), np.int64))

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from parity import digits, proof  # noqa: E402
+from parity.report import Report, Row  # noqa: E402
+
+
+def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):
+    """What is asked for; how it is checked, test_check and test_harness see."""
+    asked = []
+
+    def check_port(port, x, *, case, training_steps, **_):
+        asked.append((port, x, case, training_steps))
+        return Report((Row(case, "forward", "float64", "output", True),), {})
+
+    real = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
+    monkeypatch.setattr(proof, "check_port", check_port)
+    monkeypatch.setattr(digits, "prove", lambda progress: (real, "curves"))
+    report, curves = proof.whole(seeds=2, steps=3, progress=lambda what: None)
+
+    assert curves == "curves"
+    assert [row.case for row in report.rows] == [
+        *(case for _, _, case, _ in asked),
+        real.rows[0].case,
+    ]
+    shapes = [(4, 12), (1, 12), (4, 1), (1, 1), (8, 50)]
+    assert [x.shape for _, x, _, _ in asked] == [(*s, 128) for s in shapes for _ in range(2)]
+    assert [steps for _, _, _, steps in asked] == [3] + [0] * 9
+    assert asked[3][2] == "published size: batch 1, time 12, seed 1"
+    weights = {}
+    for port, _, case, _ in asked:
+        theirs, ours = port.reference.parameters, port.candidate.parameters
+        assert theirs["lstm.weight_ih_l0"].shape == (4 * 64, 128)
+        assert theirs["fc.weight"].shape == (1, 2 * 64)
+        assert list(theirs) == list(ours)
+        assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
+        assert not any(np.shares_memory(theirs[name], ours[name]) for name in theirs)
+        weights.setdefault(case[-1], theirs["fc.bias"])
+    assert not np.array_equal(weights["0"], weights["1"])
