@@ -13,9 +13,10 @@ See https://docs.jax.dev/en/latest/notebooks/Distributed_arrays_and_automatic_pa
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -32,8 +33,20 @@ def make_mesh(
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """A copy of a module, or of any tree of arrays, held whole by every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """A copy of a module, or of any tree of arrays, held whole by every device of the mesh.
+
+    With several processes each hands in the same numbers; JAX raises an error where they differ.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def put(leaf: Any) -> jax.Array:
+        if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            return jax.device_put(leaf, sharding)
+        # device_put takes no PRNG keys (dropout's) to the devices of other processes.
+        data = jax.device_put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def shard_batch(tree: Tree, mesh: Mesh) -> Tree:

@@ -18,6 +18,7 @@ jaxtyping.install_import_hook("flax_bilstm", "beartype.beartype")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs on the first
 
 hypothesis.settings.register_profile(
     "project",
