@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from parity.report import Row
-from parity.tolerances import bound
+from parity.tolerances import bound, undetermined
 
 Value = np.ndarray | None
 
@@ -18,6 +18,7 @@ def judge(
     *,
     dtype: str,
     spread: float = 0.0,
+    largest: float = 0.0,
     **place: Any,
 ) -> Row:
     """The candidate against the truth, by the rule of `parity.tolerances`.
@@ -28,6 +29,7 @@ def judge(
         own: the reference in `dtype`: its plain run first, then its nudged ones.
         dtype: what the candidate and `own` were computed in.
         spread: what the reference's runs have strayed by already, in training for instance.
+        largest: the largest element of all arrays of the check, for what is cancellation alone.
         **place: the row's case, check, name and step.
     """
     place["dtype"] = dtype
@@ -39,7 +41,9 @@ def judge(
     distance, where = _distance(candidate, truth)
     strayed = [_distance(run, truth)[0] for run in own if run is not None]
     spread = max([spread, *strayed])
-    scale = float(np.max(np.abs(truth), initial=0.0))
+    scale = magnitude(truth)
+    if undetermined(dtype, spread, scale):
+        scale = max(scale, largest)
     limit = bound(dtype, spread, scale)
     return Row(
         passed=distance <= limit,
@@ -65,7 +69,7 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     if reference is None or candidate is None:
         return Row(passed=True, **place)
     distance, where = _distance(candidate, np.asarray(reference, dtype=np.float64))
-    scale = float(np.max(np.abs(reference), initial=0.0))
+    scale = magnitude(reference)
     equal = distance == 0
     return Row(
         passed=equal,
@@ -75,6 +79,11 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
         note="" if equal else f"{note}: {distance:.3g} at {list(where)}",
         **place,
     )
+
+
+def magnitude(array: Value) -> float:
+    """The largest absolute element; 0 where there is none."""
+    return 0.0 if array is None else float(np.max(np.abs(array), initial=0.0))
 
 
 def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from parity import optimizers as twins
-from parity.comparison import Value, identical, judge
+from parity.comparison import Value, identical, judge, magnitude
 from parity.environment import describe_environment, pinned_precision
 from parity.optimizers import Optimizer
 from parity.port import Arrays, Port, cast
@@ -83,22 +83,25 @@ def _given(port: Port, inputs: Arrays, case: str) -> Iterator[Row]:
 
 
 def _functions(port: Port, inputs: Arrays, dtype: str, case: str) -> Iterator[Row]:
-    """Every stage of the forward pass, then every gradient in backward order."""
-    reference, candidate = port.reference, port.candidate
-    functions = {
-        "forward": (reference.forward, candidate.forward),
-        "gradients": (reference.gradients, candidate.gradients),
-    }
-    for check, (expected, claimed) in functions.items():
-        truth = expected(reference.parameters, inputs, TRUTH)
-        own = [expected(reference.parameters, inputs, dtype)]
+    """Every stage alone, every stage of the forward pass, every gradient in backward order."""
+    ours, theirs = port.candidate, port.reference
+    stages = theirs.forward(theirs.parameters, inputs, TRUTH)
+
+    def rows(check: str, expected: Any, claimed: Any, truth: Any, *data: Arrays) -> Iterator[Row]:
+        own = [expected(theirs.parameters, *data, dtype)]
         for seed in range(TOLERANCES[dtype].nudges):
-            parameters = nudged(reference.parameters, dtype, seed)
-            own.append(expected(parameters, nudged_inputs(inputs, dtype, seed), dtype))
-        given = claimed(candidate.parameters, inputs, dtype)
+            near = (nudged_inputs(arrays, dtype, seed) for arrays in data)
+            own.append(expected(nudged(theirs.parameters, dtype, seed), *near, dtype))
+        given = claimed(ours.parameters, *data, dtype)
         for name in _names(truth, given):
             place = {"case": case, "check": check, "dtype": dtype, "name": name}
             yield _judged(truth, given, own, 0.0, place)
+
+    if theirs.local and ours.local:
+        yield from rows("local", theirs.local, ours.local, stages, inputs, stages)
+    yield from rows("forward", theirs.forward, ours.forward, stages, inputs)
+    gradients = theirs.gradients(theirs.parameters, inputs, TRUTH)
+    yield from rows("gradients", theirs.gradients, ours.gradients, gradients, inputs)
 
 
 def _training(
@@ -164,7 +167,8 @@ def _judged(
             note = f"{side} has nothing of this name"
             return Row(passed=False, distance=float("nan"), note=note, **place)
     others = [run.get(name) for run in own]
-    return judge(truth[name], given[name], others, spread=spread, **place)
+    largest = max(map(magnitude, truth.values()))
+    return judge(truth[name], given[name], others, spread=spread, largest=largest, **place)
 
 
 def _names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,9 @@ from parity.port import TARGET, Arrays, Gradients, Side, Step, cast, differentia
 Stages = Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]
 """(module, inputs) → every stage by name in order of computation, the last one the output."""
 
+Local = Callable[[Any, Mapping[str, jax.Array], Mapping[str, jax.Array]], Mapping[str, jax.Array]]
+"""(module, inputs, given) → the same stages, each computed from the given ones before it."""
+
 
 class ParameterRow(Protocol):
     """Where one of the reference's tensors lies in the module, and how it is laid out there."""
@@ -43,6 +46,7 @@ def nnx_side(
     stages: Stages,
     loss: Loss,
     name: str = "flax",
+    local: Local | None = None,
 ) -> Side:
     """A side that runs copies of the module, jitted, in evaluation mode.
 
@@ -55,6 +59,7 @@ def nnx_side(
         stages: runs the module and names what it computes on the way; it is traced.
         loss: what gradients and training descend, of the last stage and the input `target`.
         name: what reports call this side.
+        local: runs every stage from given values, where the side can be run so; it is traced.
     """
     module = nnx.clone(module)
     module.eval()
@@ -82,6 +87,13 @@ def nnx_side(
     def run(model: nnx.Module, inputs: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         # jit sorts the keys of a dict, and keeps the order of an OrderedDict.
         return OrderedDict(stages(model, inputs))
+
+    @nnx.jit
+    def run_local(
+        model: nnx.Module, inputs: Mapping[str, jax.Array], given: Mapping[str, jax.Array]
+    ) -> Mapping[str, jax.Array]:
+        assert local is not None
+        return OrderedDict(local(model, inputs, given))
 
     @nnx.jit
     def differentiate_jitted(
@@ -119,6 +131,12 @@ def nnx_side(
             values = run(build(parameters, dtype), _device(inputs, dtype))
             return {n: np.asarray(value) for n, value in values.items()}
 
+    def each_alone(parameters: Arrays, inputs: Arrays, given: Arrays, dtype: str) -> Arrays:
+        with _precision(dtype):
+            held = build(parameters, dtype)
+            values = run_local(held, _device(inputs, dtype), _device(given, dtype))
+            return {n: np.asarray(value) for n, value in values.items()}
+
     def gradients(parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         with _precision(dtype):
             _, (by_parameter, by_input) = differentiate(build(parameters, dtype), inputs, dtype)
@@ -151,7 +169,8 @@ def nnx_side(
                 )
             yield step
 
-    return Side(name, _complete(named(template)), forward, gradients, train)
+    alone = None if local is None else each_alone
+    return Side(name, _complete(named(template)), forward, gradients, train, alone)
 
 
 @contextmanager

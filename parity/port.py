@@ -20,6 +20,9 @@ Arrays = Mapping[str, np.ndarray]
 Gradients = Mapping[str, np.ndarray | None]
 """Gradients by name; None for a parameter that the computation never used."""
 
+Local = Callable[[Arrays, Arrays, Arrays, str], Arrays]
+"""(parameters, inputs, given, dtype) → stages: see `Side.local`."""
+
 TARGET = "target"
 """The name, among the inputs, of what the loss compares the output with."""
 
@@ -58,6 +61,9 @@ class Side:
         gradients: (parameters, inputs, dtype) → the loss's gradient for every parameter and
             every floating input but the target, in backward order.
         train: (parameters, batches, optimizer, dtype) → one `Step` per batch.
+        local: (parameters, inputs, given, dtype) → the same stages as `forward`, but each computed
+            from the given values of those before it, so that no error is inherited. None where
+            the side cannot be run so.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Side:
     forward: Callable[[Arrays, Arrays, str], Arrays]
     gradients: Callable[[Arrays, Arrays, str], Gradients]
     train: Callable[[Arrays, Sequence[Arrays], Optimizer, str], Iterator[Step]]
+    local: Local | None = None
 
 
 @dataclass(frozen=True)

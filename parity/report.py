@@ -17,7 +17,8 @@ class Row:
 
     Attributes:
         case: which inputs and sizes; `what: which` sums up with the others of the same `what`.
-        check: "parameters", "inputs", "forward", "gradients" or "training, <optimizer>".
+        check: "parameters", "inputs", "local" (every stage computed from the reference's values),
+            "forward", "gradients" or "training, <optimizer>".
         dtype: what both sides computed in.
         name: the stage, parameter or moment.
         passed: whether the distance is within the bound, and everything finite.
@@ -26,7 +27,7 @@ class Row:
         spread: the largest reference_distance when weights and inputs move by up to one ULP,
             which the bound is made from (`parity.tolerances`).
         bound: the largest distance that passes.
-        scale: max |truth|.
+        scale: max |truth|, or what stands for it where the truth is cancellation alone.
         epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0
             where equality to the last bit is asked.
         step: in training, the first step that fails, or the one nearest to its bound; from 1.

@@ -2,24 +2,25 @@
 
 A stage is a submodule's output under its path, `blocks.0.norm`, or what it was called with,
 `blocks.0.norm.input`. When a submodule is called again its name is followed by the number of the
-call, `norm[1]`; arrays in tuples and dicts by where they lie there, `gru.0`.
+call, `norm[1]`; arrays in tuples and dicts by where they lie there, `gru.0`. Arguments given by
+name are not tapped.
 
-With `given` values, every tapped submodule computes from the given input, and what surrounds it goes
-on with the given output, so that nothing is inherited: an output that still differs is that
+With `given` values, every tapped submodule computes from the given input, and what surrounds it
+goes on with the given output, so that nothing is inherited: an output that still differs is that
 submodule's own error, and an input that differs is an error of the code around it.
+
+PyTorch's forward hooks do both. Flax's `nnx.capture` keeps outputs only, without their order, and
+cannot put others in their places; so a tapped NNX module has its class's `__call__` wrapped.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
-
-OUTPUT = "output"
-"""The stage that the whole model returns: always the last, and always one array."""
 
 
 class Taps:
-    """Gathers the stages of one run.
+    """Gathers the stages of one run, in order of computation, as `stages`.
 
     Args:
         given: stages to compute from, in place of what the run itself computed before; empty for a
@@ -30,16 +31,19 @@ class Taps:
         self.given = given
         self.stages: dict[str, Any] = {}
         self._calls: Counter[str] = Counter()
+        self._running: list[str] = []
 
-    def call(self, path: str, function: Callable[..., Any], args: tuple, options: dict) -> Any:
-        """What the surrounding code is to get for `function(*args, **options)`."""
+    def enter(self, path: str, args: tuple) -> tuple:
+        """Notes that a submodule is called with these; what it is to compute from."""
         count = self._calls[path]
         self._calls[path] += 1
-        name = f"{path}[{count}]" if count else path
-        inputs = args[0] if len(args) == 1 else args
-        inputs = self._keep(f"{name}.input", inputs)
-        args = (inputs,) if len(args) == 1 else inputs
-        return self._keep(name, function(*args, **options))
+        self._running.append(f"{path}[{count}]" if count else path)
+        name = f"{self._running[-1]}.input"
+        return (self._keep(name, args[0]),) if len(args) == 1 else self._keep(name, args)
+
+    def leave(self, result: Any) -> Any:
+        """Notes what the submodule entered last returns; what its caller is to get."""
+        return self._keep(self._running.pop(), result)
 
     def _keep(self, name: str, value: Any) -> Any:
         """Notes every array in the value; the value with the given arrays in their places."""
@@ -56,37 +60,49 @@ class Taps:
 
 
 @contextmanager
-def tapped(modules: Mapping[str, Any], method: str, taps: Taps) -> Iterator[None]:
-    """While it lasts, every call of these modules goes through the taps.
+def tapped_torch(modules: Mapping[str, Any], taps: Taps) -> Iterator[None]:
+    """While it lasts, every call of these torch modules, by path, goes through the taps."""
 
-    The method is replaced on the modules' classes and acts for these very objects alone: those that
-    a transformation inside the model makes of them, under a `jax.lax.scan` say, are not tapped.
+    def hooks(path: str) -> tuple[Any, Any]:
+        return (
+            lambda module, args: taps.enter(path, args),
+            lambda module, args, result: taps.leave(result),
+        )
 
-    Args:
-        modules: by path.
-        method: what a call ends in: "forward" in torch, "__call__" in Flax.
-        taps: what gathers.
+    with ExitStack() as undo:
+        for path, module in modules.items():
+            before, after = hooks(path)
+            undo.callback(module.register_forward_pre_hook(before).remove)
+            undo.callback(module.register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
+def tapped_nnx(modules: Mapping[str, Any], taps: Taps) -> Iterator[None]:
+    """While it lasts, every call of these NNX modules, by path, goes through the taps.
+
+    It acts for these very objects: copies that a transformation inside the model makes of them,
+    `nnx.scan` say, are not tapped.
     """
     paths = {id(module): path for path, module in modules.items()}
-    kinds = {type(module) for module in modules.values()}
-    own = {kind: vars(kind).get(method) for kind in kinds}
-    for kind in kinds:
-        setattr(kind, method, _through(kind, getattr(kind, method), paths, taps))
-    try:
+
+    def wrapped(kind: Any) -> Any:
+        function = kind.__call__
+
+        def __call__(self: Any, *args: Any, **options: Any) -> Any:  # noqa: N807
+            if type(self) is not kind or id(self) not in paths:  # a subclass calling up, or another
+                return function(self, *args, **options)
+            return taps.leave(function(self, *taps.enter(paths[id(self)], args), **options))
+
+        return __call__
+
+    with ExitStack() as undo:
+        for kind in {type(module) for module in modules.values()}:
+            own = vars(kind).get("__call__")
+            restore = (
+                (delattr, kind, "__call__") if own is None else (setattr, kind, "__call__", own)
+            )
+            call = wrapped(kind)
+            kind.__call__ = call
+            undo.callback(*restore)
         yield
-    finally:
-        for kind, function in own.items():
-            if function is None:  # inherited
-                delattr(kind, method)
-            else:
-                setattr(kind, method, function)
-
-
-def _through(kind: type, function: Any, paths: Mapping[int, str], taps: Taps) -> Any:
-    def call(self: Any, *args: Any, **options: Any) -> Any:
-        path = paths.get(id(self)) if type(self) is kind else None  # not where a subclass calls up
-        if path is None:
-            return function(self, *args, **options)
-        return taps.call(path, lambda *a, **o: function(self, *a, **o), args, options)
-
-    return call

@@ -15,6 +15,10 @@ section 1.5). The extra runs carry the problem's conditioning into the bound —
 small output, saturated softmaxes, Adam's division by a root near zero, long training — and they
 make it steady: one run alone may be right by luck, and a lucky reference would accuse everyone.
 
+An array can be cancellation alone: the gradient of an attention's key bias is zero, and what any
+program computes for it is rounding. Where the reference's own distance is above the ceiling, such
+an array has no scale of its own, and the largest element of all arrays of the check stands for it.
+
 Both sides sum the same products in another order, so that k need not be large; it stays below
 the 2¹² ULP or more by which lowered precision (TF32, bfloat16) or wrong semantics move a result.
 """
@@ -82,3 +86,8 @@ def bound(dtype: str, own: float, scale: float) -> float:
     row = TOLERANCES[dtype]
     epsilon = float(np.finfo(dtype).eps)
     return min(row.k * own + row.floor * epsilon * scale, row.ceiling * scale)
+
+
+def undetermined(dtype: str, own: float, scale: float) -> bool:
+    """Whether the reference itself does not know the array: its own runs differ by too much."""
+    return own > TOLERANCES[dtype].ceiling * scale

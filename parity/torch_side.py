@@ -13,8 +13,20 @@ from parity.port import TARGET, Arrays, Gradients, Side, Step, cast, differentia
 Stages = Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(module, inputs) → every stage by name in order of computation, the last one the output."""
 
+Local = Callable[
+    [torch.nn.Module, Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
+    Mapping[str, torch.Tensor],
+]
+"""(module, inputs, given) → the same stages, each computed from the given ones before it."""
 
-def torch_side(module: torch.nn.Module, stages: Stages, loss: Loss, name: str = "torch") -> Side:
+
+def torch_side(
+    module: torch.nn.Module,
+    stages: Stages,
+    loss: Loss,
+    name: str = "torch",
+    local: Local | None = None,
+) -> Side:
     """A side that runs copies of the module, in evaluation mode, on the device it is on.
 
     Args:
@@ -22,6 +34,7 @@ def torch_side(module: torch.nn.Module, stages: Stages, loss: Loss, name: str = 
         stages: runs the module and names what it computes on the way.
         loss: what gradients and training descend, of the last stage and the input `target`.
         name: what reports call this side.
+        local: runs every stage from given values, where the side can be run so.
     """
 
     def build(parameters: Arrays, dtype: str) -> torch.nn.Module:
@@ -43,6 +56,13 @@ def torch_side(module: torch.nn.Module, stages: Stages, loss: Loss, name: str = 
     def forward(parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         with torch.no_grad():
             values = stages(build(parameters, dtype), tensors(inputs, dtype))
+        return {n: _array(value) for n, value in values.items()}
+
+    def each_alone(parameters: Arrays, inputs: Arrays, given: Arrays, dtype: str) -> Arrays:
+        assert local is not None
+        with torch.no_grad():
+            model = build(parameters, dtype)
+            values = local(model, tensors(inputs, dtype), tensors(given, dtype))
         return {n: _array(value) for n, value in values.items()}
 
     def gradients(parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -70,7 +90,8 @@ def torch_side(module: torch.nn.Module, stages: Stages, loss: Loss, name: str = 
                     moments[f"{n}.{moment}"] = None if tensor is None else _array(tensor)
             yield Step(_array(value), _state(model), moments)
 
-    return Side(name, _state(module), forward, gradients, train)
+    alone = None if local is None else each_alone
+    return Side(name, _state(module), forward, gradients, train, alone)
 
 
 def _state(module: torch.nn.Module) -> dict[str, np.ndarray]:
