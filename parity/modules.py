@@ -123,6 +123,25 @@ def port(
     )
 
 
+def load(
+    torch_module: torch.nn.Module,
+    flax_module: nnx.Module,
+    parameters: Sequence[tuple[str, str, Transform]] = (),
+) -> None:
+    """Give flax_module the weights of torch_module, where a port has no conversion of its own.
+
+    Dtypes become torch's. Arguments and errors as of `port`; after an error nothing has changed.
+    """
+    tensors = torch_module.state_dict()
+    leaves = {row.path: row for row in parameter_table(torch_module, flax_module, parameters)}
+    state = nnx.state(flax_module)
+    for path, leaf in nnx.to_flat_state(state):
+        if path in leaves:
+            row = leaves[path]  # type: ignore[index]
+            leaf.set_value(jnp.asarray(row.from_torch(tensors[row.torch_name].cpu().numpy())))
+    nnx.update(flax_module, state)
+
+
 def parameter_table(
     torch_module: torch.nn.Module,
     flax_module: nnx.Module,

@@ -1,0 +1,229 @@
+"""Ports that have nothing to do with LSTMs: the documented one, and one with planted faults."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+torch = pytest.importorskip("torch")
+
+import parity  # noqa: E402
+from parity import modules  # noqa: E402
+from parity.taps import Taps, tapped_nnx, tapped_torch  # noqa: E402
+
+GUIDE = Path(__file__).parents[2] / "docs" / "port-your-own.md"
+
+
+@pytest.fixture
+def lenient():
+    """Promotion as users have it, not as this suite asks of the library."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("lenient")
+def test_the_guide_runs_and_prints_what_it_says(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    user_code = [line for line in "".join(blocks[:2]).splitlines() if line.strip()]
+    assert len(user_code) < 40
+    namespace: dict = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{GUIDE.name}, block {number}", "exec"), namespace)
+    said = re.findall(r"# (norm1)\n|# (\[.*\])\n", "".join(blocks))
+    assert capsys.readouterr().out.split("\n")[:-1] == ["".join(words) for words in said]
+
+
+class TorchGRU(torch.nn.Module):
+    """The published equations, torch.nn.GRU's order: the reset gate acts after the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(7, 3)
+        self.gru = torch.nn.GRU(3, 4, batch_first=True)
+        self.norm = torch.nn.LayerNorm(4)
+
+    def forward(self, tokens, h_0):
+        y, h_n = self.gru(self.embed(tokens), h_0)
+        return self.norm(self.norm(y)), h_n
+
+
+class FlaxGRUCell(nnx.Module):
+    """torch's names and layout, kept as they are."""
+
+    def __init__(self, rngs, fault):
+        self.weight_ih_l0 = nnx.Param(jnp.zeros((12, 3)))
+        self.weight_hh_l0 = nnx.Param(jnp.zeros((12, 4)))
+        self.bias_ih_l0, self.bias_hh_l0 = nnx.Param(jnp.zeros(12)), nnx.Param(jnp.zeros(12))
+        self.fault = fault
+
+    def __call__(self, x, h_0):
+        def step(h, x_t):
+            from_x = x_t @ self.weight_ih_l0.T + self.bias_ih_l0
+            from_h = h @ self.weight_hh_l0.T + self.bias_hh_l0
+            (r, z, n), (r_h, z_h, n_h) = jnp.split(from_x, 3, -1), jnp.split(from_h, 3, -1)
+            r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
+            if self.fault == "reset gate before the product":
+                n_h = (r * h) @ self.weight_hh_l0[8:].T + self.bias_hh_l0[8:]
+                n = jnp.tanh(n + n_h)
+            else:
+                n = jnp.tanh(n + r * n_h)
+            h = (1 - z) * n + z * h
+            return h, h
+
+        h_n, y = jax.lax.scan(step, h_0[0], jnp.swapaxes(x, 0, 1))
+        return jnp.swapaxes(y, 0, 1), h_n[None]
+
+
+class FlaxGRU(nnx.Module):
+    def __init__(self, rngs, fault=None):
+        self.embed = nnx.Embed(7, 3, rngs=rngs)
+        self.embed.dtype = None  # it would compute in float32 for ever
+        self.gru = FlaxGRUCell(rngs, fault)
+        self.norm = nnx.LayerNorm(4, epsilon=1e-5, rngs=rngs)
+        self.fault = fault
+
+    def __call__(self, tokens, h_0):
+        x = self.embed(tokens)
+        if self.fault == "embedding scaled":
+            x = x * 3**0.5
+        y, h_n = self.gru(x, h_0)
+        y = self.norm(y)
+        if self.fault == "second norm halved":
+            y = y / 2
+        y = self.norm(y)
+        return y, (h_n * 2 if self.fault == "final state doubled" else h_n)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TorchGRU()
+
+
+TOKENS = np.random.default_rng(0).integers(0, 7, (2, 5))
+H_0 = np.random.default_rng(1).standard_normal((1, 2, 4), dtype=np.float32)
+
+
+def check(reference, fault=None, **options):
+    candidate = FlaxGRU(nnx.Rngs(0), fault)
+    modules.load(reference, candidate)
+    options = {"training_steps": 0, "dtypes": ["float64"], **options}
+    return parity.check(reference, candidate, (TOKENS, H_0), **options)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_right_port_passes_and_has_all_its_stages(reference):
+    report = check(reference, dtypes=["float64", "float32"])
+    report.assert_passed()
+    stages = [row.name for row in report.rows if row.group == ("", "local", "float64")]
+    assert stages == [
+        "embed.input", "embed",
+        "gru.input.0", "gru.input.1", "gru.0", "gru.1",
+        "norm.input", "norm", "norm[1].input", "norm[1]",
+        "output.0", "output.1", "outputs",
+    ]  # fmt: skip
+    assert [row.name for row in report.rows if row.group == ("", "forward", "float64")] == stages
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong", "inheriting"),
+    [
+        ("reset gate before the product", ["gru.0", "gru.1"], "norm.input"),
+        ("embedding scaled", ["gru.input.0"], "gru.0"),
+        ("second norm halved", ["norm[1].input"], "norm[1]"),
+        ("final state doubled", ["output.1", "outputs"], None),
+    ],
+)
+@pytest.mark.usefixtures("lenient")
+def test_a_fault_is_told_from_what_inherits_it(reference, fault, wrong, inheriting):
+    report = check(reference, fault)
+    assert report.first_divergence.name == wrong[0]
+    failing = {row.group[1:]: [] for row in report.rows}
+    for row in report.rows:
+        if not row.passed:
+            failing[row.group[1:]].append(row.name)
+    assert failing["local", "float64"] == wrong
+    assert inheriting is None or inheriting in failing["forward", "float64"]
+
+
+class Attention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return torch.softmax(self.query(x) @ self.key(x).mT, -1) @ x
+
+
+class FlaxAttention(nnx.Module):
+    leak = 0.0
+
+    def __init__(self):
+        self.query, self.key = (nnx.Linear(3, 3, rngs=nnx.Rngs(0)) for _ in range(2))
+
+    def __call__(self, x):
+        scores = self.query(x) @ jnp.swapaxes(self.key(x), 1, 2)
+        return jax.nn.softmax(scores) @ x + self.leak * self.key.bias
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("leak", [0.0, 1e-8])
+def test_a_gradient_that_is_rounding_alone_is_judged_at_the_scale_of_the_others(leak, monkeypatch):
+    """The key's bias shifts all scores of a query alike: its gradient is zero but for rounding."""
+    torch.manual_seed(0)
+    theirs, ours = Attention(), FlaxAttention()
+    modules.load(theirs, ours)
+    monkeypatch.setattr(FlaxAttention, "leak", leak)
+    x = np.random.default_rng(0).standard_normal((2, 4, 3), dtype=np.float32)
+    report = parity.check(theirs, ours, x, training_steps=0, dtypes=["float64"])
+    (row,) = (row for row in report.rows if row.name == "key.bias" and row.check == "gradients")
+    assert row.passed == (leak == 0), row
+    assert row.scale > 1e-3
+
+
+def test_tensors_without_a_twin_are_all_named(reference):
+    candidate = FlaxGRU(nnx.Rngs(0))
+    candidate.extra = nnx.Param(jnp.zeros(2))
+    candidate.norm = nnx.LayerNorm(5, rngs=nnx.Rngs(0))
+    rows = [("gru.bias_ih_l0", "gru.bias", "identity"), ("gone", "norm.bias", "identity")]
+    with pytest.raises(ValueError, match="every tensor of both") as caught:
+        modules.parameter_table(reference, candidate, rows)
+    text = str(caught.value)
+    assert "torch's gru.bias_ih_l0 (12,): flax_module has no gru.bias left for it" in text
+    assert "torch's norm.weight (4,): becomes (4,), but norm.scale is (5,)" in text
+    assert "Flax's extra (2,): no tensor is for it" in text
+    assert "Flax's gru.bias_ih_l0 (12,): no tensor is for it" in text
+    assert "the row for gone: torch_module has no such tensor" in text
+    with pytest.raises(ValueError, match="every tensor of both"):
+        modules.load(reference, candidate, rows)
+
+
+def test_stages_that_a_model_does_not_have_are_refused(reference):
+    with pytest.raises(ValueError, match=r"flax_module has no \['head'\]; expected any of"):
+        modules.port(reference, FlaxGRU(nnx.Rngs(0)), stages={"norm": "head"})
+
+
+def test_a_module_of_another_kind_is_refused(reference):
+    with pytest.raises(TypeError, match="flax_module: expected Module, got TorchGRU"):
+        modules.port(reference, reference)
+
+
+def test_taps_are_gone_afterwards(reference):
+    ours = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    call = nnx.Linear.__call__
+    taps = Taps({})
+    with tapped_nnx({"linear": ours}, taps), tapped_torch({"norm": reference.norm}, taps):
+        ours(jnp.zeros((1, 2)))
+        reference.norm(torch.zeros(4))
+    assert list(taps.stages) == ["linear.input", "linear", "norm.input", "norm"]
+    ours(jnp.zeros((1, 2)))
+    reference.norm(torch.zeros(4))
+    assert len(taps.stages) == 4
+    assert nnx.Linear.__call__ is call
+    assert not reference.norm._forward_hooks
+    assert not reference.norm._forward_pre_hooks
