@@ -4,15 +4,17 @@
 PYTHON ?= python3
 VENV := .venv
 BARE := .venv-without-torch
+COMPILERS := .venv-accelerators
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help parity test test-without-torch
+.PHONY: help parity test test-without-torch accelerators
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
 	@echo "make test                lint, type-check and test"
 	@echo "make test-without-torch  test in an environment that has no torch"
+	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
 
 parity: $(VENV)/.ready
@@ -32,9 +34,15 @@ test-without-torch: $(BARE)/.ready
 	           if importlib.util.find_spec("torch") else 0)'
 	$(BARE)/bin/pytest -n 2
 
+# The compilers have an environment of their own: with them installed, JAX looks for their hardware.
+accelerators: $(COMPILERS)/.ready
+	$(COMPILERS)/bin/python -m accelerators
+
 $(VENV)/.ready: INSTALL := --editable '.[dev]'
 $(BARE)/.ready: INSTALL := '.[test]'
-$(VENV)/.ready $(BARE)/.ready: pyproject.toml constraints.txt
+$(COMPILERS)/.ready: INSTALL := --requirement accelerators/requirements.txt --editable .
+$(COMPILERS)/.ready: accelerators/requirements.txt
+$(VENV)/.ready $(BARE)/.ready $(COMPILERS)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. \
 	Name another: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(@D) with $(PYTHON): this takes minutes, and only the first time."
