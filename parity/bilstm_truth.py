@@ -1,0 +1,116 @@
+"""What the network, or a plain LSTM, computes in float64 on the way, from its equations unrolled.
+
+The values that `parity.bilstm_stages` reads; `cell` stands for lstm.layer<k>.<direction>:
+
+    "x", "target", "lengths", "h_0", "c_0"      the inputs
+    cell ".input_gate" …, ".cell", ".hidden"    (batch, time, ·), as in `torch_ref.unrolled`
+    cell ".before.hidden", ".before.cell"       the state that each step starts from
+    cell ".valid"                               (batch, time, 1), False in the padding
+    cell ".step"                                cell and hidden side by side
+    cell ".final_state"                         cell and hidden after the direction's last step
+    "lstm.layer<k>.output"                      (batch, time, directions·state)
+    "lstm.h_n", "lstm.c_n"
+    "attention.weights"                         (batch, time), of the step that the head reads
+    "attention.all"                             (batch, time, features), of every step
+    "attention.context", "output", "loss"
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.losses import Loss
+from parity.port import TARGET, Arrays
+from parity.stages import Truth
+from torch_ref import unrolled
+from torch_ref.inputs import valid_steps
+
+QUANTITIES = ("input_gate", "forget_gate", "cell_gate", "output_gate", "cell", "hidden")
+
+
+def truth(parameters: Arrays, inputs: Arrays, loss: Loss) -> Truth:
+    """Every value above, and the loss's gradient at it, in float64.
+
+    Args:
+        parameters: a state dict of the reference network or of an nn.LSTM, batch first.
+        inputs: x and target; lengths, h_0 and c_0 where there are.
+        loss: of the output; of outputs and final states together for an LSTM.
+
+    Raises:
+        ValueError: the parameters are not one of theirs, or x does not fit them.
+    """
+    given = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+    held = {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
+    weights = unrolled.leaves(held, torch.float64)
+    x, lengths = given["x"].double(), given.get("lengths")
+    if "fc.weight" in weights:
+        trace = unrolled.network(weights, x, lengths=lengths)
+        output = trace["output"]
+    else:
+        state = (given["h_0"].double(), given["c_0"].double()) if "h_0" in given else None
+        trace = unrolled.lstm(weights, x, initial_state=state, lengths=lengths)
+        parts = (trace[f"lstm.{name}"] for name in ("output", "h_n", "c_n"))
+        output = torch.cat([part.flatten() for part in parts])
+    goal = given[TARGET].double() if given[TARGET].is_floating_point() else given[TARGET]
+    value = loss.torch(output, goal)
+    slopes = unrolled.gradients({**trace, "output": output}, value)
+    gradients = {
+        name: torch.zeros_like(trace.get(name, output)) if slope is None else slope
+        for name, slope in slopes.items()
+    }
+    valid = valid_steps(x, lengths)  # (batch, time)
+    values = {
+        **_named(trace, valid), **_before(trace, valid), "loss": value, "output": output, "everything": output,
+    }  # fmt: skip
+    cotangents = {**_named(gradients, valid), "loss": torch.ones_like(value)}
+    return Truth(
+        {**inputs, **{name: tensor.detach().numpy() for name, tensor in values.items()}},
+        {name: tensor.detach().numpy() for name, tensor in cotangents.items()},
+    )
+
+
+def cells(trace: Mapping[str, Tensor] | Arrays) -> list[str]:
+    """The names of layers and directions, in PyTorch's order."""
+    return list(dict.fromkeys(n.partition(".t0.")[0] for n in trace if ".t0." in n))
+
+
+def in_pytorch_order(trace: Mapping[str, Tensor]) -> Iterator[tuple[int, str]]:
+    """Number and name of every layer's directions."""
+    return enumerate(cells(trace))
+
+
+def _named(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+    """The steps of a trace, or of its gradients, stacked; the last query taken out of attention."""
+    found = {name: tensor for name, tensor in trace.items() if ".t" not in name}
+    for number, cell in in_pytorch_order(trace):
+        for quantity in QUANTITIES:
+            found[f"{cell}.{quantity}"] = unrolled.steps(trace, cell, quantity)
+        found[f"{cell}.step"] = torch.cat([found[f"{cell}.cell"], found[f"{cell}.hidden"]], -1)
+        finals = trace["lstm.c_n"][number], trace["lstm.h_n"][number]
+        found[f"{cell}.final_state"] = torch.cat(finals, dim=-1)
+    if "attention.weights" in trace:
+        rows, last = torch.arange(len(valid)), valid.sum(dim=1) - 1
+        found["attention.weights"] = trace["attention.weights"][rows, last]
+        found["attention.all"] = trace["attention.context"]
+        found["attention.context"] = trace["fc.input"]
+    return found
+
+
+def _before(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+    """The state each step of each direction starts from, and which steps are the sequence's own."""
+    found = {}
+    for number, cell in in_pytorch_order(trace):
+        found[f"{cell}.valid"] = valid[..., None]
+        for quantity, first in (("hidden", "lstm.h_0"), ("cell", "lstm.c_0")):
+            after = unrolled.steps(trace, cell, quantity)  # (batch, time, ·)
+            start = trace[first][number][:, None].expand(-1, after.shape[1], -1)
+            if cell.endswith("reverse"):
+                shifted = torch.cat([after[:, 1:], start[:, :1]], dim=1)
+                own = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], dim=1)
+            else:
+                shifted = torch.cat([start[:, :1], after[:, :-1]], dim=1)
+                own = torch.cat([torch.zeros_like(valid[:, :1]), valid[:, :-1]], dim=1)
+            found[f"{cell}.before.{quantity}"] = torch.where(own[..., None], shifted, start)
+    return found
