@@ -10,7 +10,7 @@ import torch
 import flax_bilstm as fb
 import torch_ref
 from parity import bilstm, digits
-from parity.check import check_port
+from parity.checking import check_port
 from parity.harness import Progress
 from parity.optimizers import OPTIMIZERS
 from parity.port import Arrays

@@ -4,7 +4,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import parity  # noqa: E402
-from parity.check import check_port  # noqa: E402
+from parity.checking import check_port  # noqa: E402
 from parity.optimizers import SGD  # noqa: E402
 
 
