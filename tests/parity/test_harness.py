@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 
 import numpy as np
@@ -158,8 +159,27 @@ def test_another_shape_fails(linear):
 
 
 def test_both_sides_compute_on_numbers_that_every_dtype_holds(linear):
-    double = {n: a.astype(np.float64) / 3 for n, a in linear.inputs.items()}
-    assert harness.compare(linear.port(), double).passed
+    def thirds(arrays):
+        return {name: array.astype(np.float64) / 3 for name, array in arrays.items()}
+
+    def spied(side):
+        def forward(parameters, inputs, dtype):
+            given[side.name, dtype].append({**parameters, **inputs})
+            return side.forward(parameters, inputs, dtype)
+
+        return dataclasses.replace(side, forward=forward)
+
+    given = collections.defaultdict(list)
+    port = linear.port().holding(thirds(linear.parameters), thirds(linear.parameters))
+    port = dataclasses.replace(
+        port, reference=spied(port.reference), candidate=spied(port.candidate)
+    )
+    assert harness.compare(port, thirds(linear.inputs)).passed
+    assert set(given) == {(side, dtype) for side in "ab" for dtype in ("float64", "float32")}
+    for (side, dtype), calls in given.items():
+        plain = calls[0]  # the others are nudged
+        for name, array in plain.items():
+            np.testing.assert_array_equal(array, array.astype(np.float32), f"{side} {dtype} {name}")
 
 
 def test_float32_arithmetic_of_lower_precision_fails_in_float32_only(linear):
