@@ -7,7 +7,7 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-HEAVY = ("jax", "flax", "torch", "numpy", "flax_bilstm", "parity.checking")
+HEAVY = ("jax", "flax", "torch", "optax", "flax_bilstm", "parity.checking")
 MODELS = """
     import numpy as np
     import torch
