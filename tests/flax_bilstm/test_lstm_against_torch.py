@@ -156,14 +156,17 @@ def make_flax(lstm, options, time_major, implementation):
     return module
 
 
+# The derivative of "scan" is JAX's own, and slow op by op: the compiled sample judges it, as it
+# judges every implementation.
+WHOLE_PRODUCT = {"fused": run_flax, "scan": run_flax_forward}
+
+
 @pytest.mark.usefixtures("x64", "unchecked")  # the compiled sample has its annotations checked
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "run"), WHOLE_PRODUCT.items())
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o)))
-def test_the_whole_product(assert_close, under_torch_names, options, implementation):
+def test_the_whole_product(assert_close, under_torch_names, options, implementation, run):
     lstm = make_torch(options, inputs=HIDDEN)
     modules = {major: make_flax(lstm, options, major, implementation) for major in (False, True)}
-    # The derivative of "scan" is JAX's own, and slow op by op: the sample below judges it.
-    run = run_flax_forward if implementation == "scan" else run_flax
     for call in CALLS:
         arrays = make_arrays(lstm, call, time=2)
         expected = run_torch(lstm, call.time_major, *arrays)

@@ -1,0 +1,95 @@
+"""What is let in at the door, and what each refusal says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_bilstm import arguments
+
+LAYOUTS = ("(batch, time, features)", "(time, features)")
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (5, 3), (0, 5, 3), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_sequences_come_back_as_they_are(shape, dtype):
+    x = arguments.sequence("x", jnp.ones(shape, dtype), LAYOUTS, 3, 1)
+    assert (x.shape, x.dtype) == (shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("x", "time_axis", "message"),
+    [
+        (np.ones(3, "f4"), 1, r"x: expected \(batch, time, features\) or \(time, features\), got "
+         r"shape \(3,\) of rank 1\."),
+        (np.ones((2, 5, 7), "f4"), 1, r"x: expected 3 features on the last axis, .* \(2, 5, 7\)\."),
+        (np.ones((2, 5, 3), "i4"), 1, r"x: expected a floating dtype, got int32; convert it with "
+         r"x\.astype"),
+        (np.ones((2, 5, 3), bool), 1, r"x: expected a floating dtype, got bool"),
+        (np.ones((2, 0, 3), "f4"), 1, r"x: .* 1 time step on axis 1, got shape \(2, 0, 3\)"),
+        (np.ones((0, 2, 3), "f4"), 0, r"x: .* 1 time step on axis 0, got shape \(0, 2, 3\)"),
+        (np.ones((0, 3), "f4"), 1, r"x: .* 1 time step on axis 0, got shape \(0, 3\)"),
+    ],
+)  # fmt: skip
+def test_other_sequences_are_refused(x, time_axis, message):
+    with pytest.raises(ValueError, match=message):
+        arguments.sequence("x", x, LAYOUTS, 3, time_axis)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_lengths_of_any_integer_dtype_become_int32(dtype):
+    lengths = arguments.lengths(np.array([1, 5], dtype), 2, 5)
+    assert lengths.dtype == jnp.int32
+    assert lengths.tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, 6], r"lengths: expected values from 1 to 5 .* got lengths\[1\] = 6 \(1 of 2 are out"),
+        ([0, -1], r"lengths: expected values from 1 to 5 .* got lengths\[0\] = 0 \(2 of 2 are out"),
+        ([1.0, 2.0], r"lengths: expected 2 integers, .*, shape \(2,\), got .* dtype float32"),
+        ([1, 2, 3], r"lengths: expected 2 integers, .*, shape \(2,\), got shape \(3,\)"),
+    ],
+)
+def test_other_lengths_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        arguments.lengths(jnp.array(value), 2, 5)
+
+
+def test_lengths_of_unknown_value_pass_and_those_of_known_shape_do_not():
+    traced = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 5))
+    assert traced(jnp.array([0, 99])).tolist() == [0, 99]
+    with pytest.raises(ValueError, match="lengths: expected 2 integers"):
+        traced(jnp.array([1, 2, 3]))
+
+
+def test_states():
+    value = np.ones((1, 2, 4), np.float32)
+    assert arguments.state("h_0", value, (1, 2, 4), "(cells, batch, out)").shape == (1, 2, 4)
+    message = r"h_0: expected \(cells, batch, out\) = \(1, 3, 4\), floating, got shape \(1, 2, 4\)"
+    with pytest.raises(ValueError, match=message):
+        arguments.state("h_0", value, (1, 3, 4), "(cells, batch, out)")
+    with pytest.raises(ValueError, match=r"h_0: expected .* dtype int32"):
+        arguments.state("h_0", value.astype(np.int32), (1, 2, 4), "(cells, batch, out)")
+
+
+def test_positive():
+    assert type(arguments.positive("n", np.int64(3))) is int
+    for wrong in (0, -1, 2.0, True, "3", None):
+        with pytest.raises(
+            ValueError, match=f"n: expected an integer of at least 1, got {wrong!r}"
+        ):
+            arguments.positive("n", wrong)
+
+
+def test_compute_dtype_is_the_one_named_or_what_both_promote_to():
+    half, single = jnp.ones(1, jnp.bfloat16), jnp.ones(1, jnp.float32)
+    assert arguments.compute_dtype(None, half, single) == jnp.float32
+    assert arguments.compute_dtype(None, half, half) == jnp.bfloat16
+    assert arguments.compute_dtype(None, jnp.ones(1, jnp.float16), half) == jnp.float32
+    assert arguments.compute_dtype(jnp.float16, half, single) == jnp.float16
+    with pytest.raises(ValueError, match="dtype: expected a floating dtype or None, got int32"):
+        arguments.compute_dtype("int32", half, single)
