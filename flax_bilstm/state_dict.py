@@ -54,12 +54,12 @@ def load_state_dict(module: Module, state_dict: Mapping[str, Any]) -> None:
             # A copy: JAX may use NumPy's memory as it stands, which here can be PyTorch's own, whose
             # next in-place step would then move this module too.
             row.from_torch(arrays[row.torch_name]).copy(),
-            parameters[row.path][...].sharding,
+            parameters[row.path].get_value().sharding,
         )
         for row in rows
     }
     for path, array in loaded.items():
-        parameters[path][...] = array
+        parameters[path].set_value(array)
 
 
 def from_state_dict(
@@ -99,7 +99,11 @@ def from_state_dict(
         )
     if not jnp.issubdtype(param_dtype, jnp.floating):
         raise ValueError(f"state_dict: expected floating tensors, got {np.dtype(param_dtype)}.")
-    module = kind(**sizes, **options, param_dtype=param_dtype, rngs=rngs or nnx.Rngs(0))
+    module = nnx.eval_shape(  # nothing is drawn only to be overwritten
+        lambda: kind(**sizes, **options, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+    )
+    if isinstance(module, LSTM) and isinstance(module.dropout, nnx.Dropout):
+        module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))
     load_state_dict(module, arrays)
     return module
 

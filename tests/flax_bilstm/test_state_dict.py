@@ -1,0 +1,277 @@
+"""The conversion: bit-exact, strict, and never the wrong way round."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flax_bilstm as fb
+from flax_bilstm import state_dict_table
+from flax_bilstm.state_dict_table import table
+
+NETWORK = {"input_dim": 5, "hidden_dim": 3, "output_dim": 2}
+LSTMS = [
+    {"num_layers": n, "bias": bias, "bidirectional": both, "proj_size": proj}
+    for n, bias, both, proj in itertools.product((1, 2), (True, False), (True, False), (0, 2))
+]
+DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32]
+
+
+def network(**options):
+    return fb.BiLSTMWithAttention(**NETWORK, rngs=nnx.Rngs(0), **options)
+
+
+def numbered(module, dtype=np.float32):
+    """A state dict for module in which no two numbers are equal."""
+    count = itertools.count(1)
+    return {
+        name: np.array([next(count) / 512 for _ in range(value.size)], dtype).reshape(value.shape)
+        for name, value in fb.state_dict(module).items()
+    }
+
+
+def assert_same_bits(actual, expected):
+    assert list(actual) == list(expected)
+    for name in expected:
+        assert actual[name].dtype == expected[name].dtype, name
+        assert actual[name].shape == expected[name].shape, name
+        assert actual[name].tobytes() == expected[name].tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_network_round_trip_is_bit_exact(dtype):
+    arrays = numbered(network(), dtype)
+    model = fb.from_state_dict(arrays)
+    assert isinstance(model, fb.BiLSTMWithAttention)
+    assert (model.lstm.input_size, model.lstm.hidden_size, model.fc.out_features) == (5, 3, 2)
+    assert_same_bits(fb.state_dict(model), arrays)
+
+
+@pytest.mark.parametrize("options", LSTMS, ids=str)
+def test_lstm_round_trip_is_bit_exact_and_options_are_read_off(options):
+    arrays = numbered(fb.LSTM(5, 4, **options, rngs=nnx.Rngs(0)))
+    lstm = fb.from_state_dict(arrays)
+    assert isinstance(lstm, fb.LSTM)
+    assert (lstm.input_size, lstm.hidden_size) == (5, 4)
+    assert {name: getattr(lstm, name) for name in options} == options
+    assert_same_bits(fb.state_dict(lstm), arrays)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_round_trip():
+    arrays = numbered(network(), np.float64)
+    assert_same_bits(fb.state_dict(fb.from_state_dict(arrays)), arrays)
+
+
+def test_float64_is_never_rounded_unasked():
+    arrays = numbered(network(), np.float64)
+    with pytest.raises(ValueError, match=r"jax_enable_x64.*param_dtype"):
+        fb.from_state_dict(arrays)
+    model = fb.from_state_dict(arrays, param_dtype=jnp.float32)
+    assert_same_bits(fb.state_dict(model), {n: a.astype("f4") for n, a in arrays.items()})
+
+
+@settings(max_examples=6)  # each compiles the drawing of new shapes
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+def test_sizes_are_read_off_any_network(input_dim, hidden_dim, output_dim):
+    abstract = nnx.eval_shape(
+        lambda: fb.BiLSTMWithAttention(input_dim, hidden_dim, output_dim, rngs=nnx.Rngs(0))
+    )
+    arrays = {
+        row.torch_name: row.to_torch(np.zeros(leaf.shape, "f4"))
+        for row in table(abstract)
+        for leaf in [state_dict_table.leaves(abstract)[row.path]]
+    }
+    model = fb.from_state_dict(arrays)
+    assert model.lstm.input_size == input_dim
+    assert model.lstm.hidden_size == hidden_dim
+    assert model.fc.out_features == output_dim
+
+
+SQUARE = [
+    # (sizes, the torch names that are square matrices then)
+    ({"input_dim": 12, "hidden_dim": 3, "output_dim": 6}, "lstm.weight_ih_l0"),
+    ({"input_dim": 12, "hidden_dim": 3, "output_dim": 6}, "attention.attn.weight"),
+    ({"input_dim": 12, "hidden_dim": 3, "output_dim": 6}, "fc.weight"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "name"), SQUARE)
+def test_a_square_matrix_is_transposed_like_any_other(sizes, name):
+    arrays = numbered(fb.BiLSTMWithAttention(**sizes, rngs=nnx.Rngs(0)))
+    assert arrays[name].shape[0] == arrays[name].shape[1]
+    model = fb.from_state_dict(arrays)
+    (row,) = [row for row in table(model) if row.torch_name == name]
+    leaf = state_dict_table.leaves(model)[row.path][...]
+    np.testing.assert_array_equal(leaf, arrays[name].T)
+    assert not np.array_equal(leaf, arrays[name])
+
+
+def leaf_of(module, torch_name):
+    """The leaf that a torch name means, spelled out a second time, not read from the table."""
+    *owners, name = torch_name.split(".")
+    if owners in ([], ["lstm"]):
+        lstm = module.lstm if owners else module
+        kind, layer, reverse = re.fullmatch(r"(\w+?_\w\w)_l(\d)(_reverse)?", name).groups()
+        cell = getattr(lstm.layers[int(layer)], "reverse" if reverse else "forward")
+        return getattr(cell, kind.replace("weight", "kernel"))
+    for owner in owners:
+        module = getattr(module, owner)
+    return module.kernel if name == "weight" else module.bias
+
+
+def assert_each_lands_in_its_own_leaf(module, arrays):
+    fb.load_state_dict(module, arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(
+            leaf_of(module, name)[...], array.T if array.ndim == 2 else array, err_msg=name
+        )
+
+
+MODULES = {
+    fb.BiLSTMWithAttention: network,
+    fb.LSTM: lambda: fb.LSTM(4, 2, proj_size=1, num_layers=2, rngs=nnx.Rngs(0)),
+}
+BROKEN = [
+    pytest.param(kind, i, broken, id=f"{kind.__name__} {name} {broken}")
+    for kind, rows in state_dict_table.TABLES.items()
+    for i, (name, _, transform) in enumerate(rows)
+    for broken in ("left out", "sent elsewhere", "turned round")
+    if kind is fb.LSTM or "_hr_" not in name  # the network has no projection
+    if broken != "turned round" or transform == "transpose"  # vectors have no other way round
+]
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_each_tensor_lands_in_its_own_leaf_the_right_way_round(kind):
+    module = MODULES[kind]()
+    assert_each_lands_in_its_own_leaf(module, numbered(module))
+
+
+@pytest.mark.parametrize(("kind", "index", "broken"), BROKEN)
+def test_a_broken_row_does_not_go_unnoticed(kind, index, broken, monkeypatch):
+    module = MODULES[kind]()
+    rows = list(state_dict_table.TABLES[kind])
+    name, path, transform = rows[index]
+    if broken == "left out":
+        del rows[index]
+    elif broken == "sent elsewhere":
+        other = next(i for i, row in enumerate(rows) if i != index and row[2] == transform)
+        rows[index] = (name, rows[other][1], transform)
+        rows[other] = (rows[other][0], path, transform)
+    else:
+        rows[index] = (name, path, "identity")
+    arrays = numbered(module)
+    monkeypatch.setitem(state_dict_table.TABLES, kind, tuple(rows))
+    with pytest.raises((TypeError, ValueError, AssertionError)):
+        assert_each_lands_in_its_own_leaf(module, arrays)
+
+
+def test_all_problems_come_in_one_error_and_nothing_is_loaded():
+    model = network()
+    before = fb.state_dict(model)
+    arrays = numbered(model)
+    del arrays["lstm.bias_ih_l0"]
+    arrays["surplus"] = np.zeros(3, "f4")
+    arrays["fc.weight"] = arrays["fc.weight"].T
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.float16)
+    arrays["lstm.weight_hh_l0"][2, 1] = np.nan
+    arrays["attention.attn.bias"][0] = np.inf
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - matched below, line by line
+        fb.load_state_dict(model, arrays)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert sorted(lines) == sorted(
+        [
+            "missing: lstm.bias_ih_l0, expected shape (12,)",
+            "unexpected: surplus, shape (3,)",
+            "shape: fc.weight, expected (2, 6), got (6, 2)",
+            "dtype: fc.bias, expected float32, got float16",
+            "not finite: lstm.weight_hh_l0, 1 of 36 values, the first at (2, 1)",
+            "not finite: attention.attn.bias, 1 of 6 values, the first at (0,)",
+        ]
+    )
+    assert "nothing was loaded" in str(caught.value)
+    assert_same_bits(fb.state_dict(model), before)
+
+
+def test_mixed_dtypes_are_refused():
+    arrays = numbered(network())
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.float16)
+    with pytest.raises(ValueError, match=r"dtype: fc\.bias, expected float32, got float16"):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.parametrize("missing", ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc.weight"])
+def test_a_missing_tensor_that_tells_the_sizes(missing):
+    arrays = numbered(network())
+    del arrays[missing]
+    arrays["fc.bias"][0] = np.nan
+    with pytest.raises(ValueError, match=rf"(?s){missing}.*not finite: fc\.bias"):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "expected the names of an nn.LSTM"),
+        ({"conv.weight": np.zeros(3, "f4")}, r"conv\.weight"),
+        ({"module.lstm.weight_ih_l0": np.zeros((4, 1), "f4")}, "strip prefixes"),
+        ({"weight_ih_l0": object()}, "expected a tensor or array, got object"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="expected a mapping from names to tensors, got list"):
+        fb.from_state_dict([("a", 1)])
+
+
+def test_integers_are_refused():
+    arrays = {name: a.astype(np.int32) for name, a in numbered(network()).items()}
+    with pytest.raises(ValueError, match=r"floating.*int32"):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_foreign_or_altered_module_is_refused():
+    with pytest.raises(TypeError, match="expected LSTM or BiLSTMWithAttention, got Linear"):
+        fb.state_dict(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    model = network()
+    model.extra = nnx.Param(jnp.zeros(3))
+    with pytest.raises(TypeError, match="extra"):
+        fb.state_dict(model)
+
+
+def test_dropout_state_is_no_tensor_of_the_state_dict():
+    lstm = fb.LSTM(5, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    arrays = fb.state_dict(lstm)
+    assert len(arrays) == 8
+    assert fb.from_state_dict(arrays, dropout=0.5, rngs=nnx.Rngs(1)).dropout.rate == 0.5
+
+
+def test_loading_keeps_each_leaf_where_it_is():
+    device = jax.devices()[0]
+    model = jax.device_put(network(), device)
+    fb.load_state_dict(model, numbered(model))
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert all(leaf.sharding.device_set == {device} for leaf in leaves)
+
+
+def test_the_loaded_module_owns_its_memory():
+    arrays = numbered(network())
+    model = fb.from_state_dict(arrays)
+    before = fb.state_dict(model)
+    for array in arrays.values():
+        array += 1
+    assert_same_bits(fb.state_dict(model), before)
