@@ -161,6 +161,7 @@ def test_train_and_eval_switch_dropout_and_streams_are_apart(
     )
     first, second = model(X)[0], model(X)[0]  # a new mask each time
     assert not np.array_equal(first, second)
+    assert (first != 0).all()  # the last layer's output is not dropped
     assert not np.array_equal(first, twin(X)[0])
     assert_identical(make(params=0, dropout=1)(X)[0], first)
     for lstm in (model, twin):
