@@ -6,6 +6,7 @@ recording what the submodules return.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
 from flax_bilstm.state_dict_table import table
+from parity.bilstm_stages import anatomy
 from parity.losses import MEAN_SQUARED_ERROR, Loss
 from parity.nnx_side import nnx_side, recording
 from parity.port import Port
@@ -56,13 +58,39 @@ def port(
     return Port(
         torch_side(torch_model, stages[0], loss),
         nnx_side(flax_model, table(flax_model), stages[1], loss),
+        partial(anatomy, torch_model, flax_model, loss),
     )
 
 
 def torch_network(
     model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The stages of the reference network, x (batch, time, input_dim)."""
+    """The stages of the reference network, x (batch, time, input_dim).
+
+    With lengths (batch,) every sequence is run alone, unpadded; its stages are padded with zeros.
+    """
+    if "lengths" not in inputs:
+        return _torch_network(model, inputs["x"])
+    x = inputs["x"]
+    alone = [
+        _torch_network(model, x[i : i + 1, : int(length)])
+        for i, length in enumerate(inputs["lengths"])
+    ]
+    return {name: _together([one[name] for one in alone], name, x.shape[1]) for name in alone[0]}
+
+
+def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
+    """One stage of sequences that were run one by one, as a batch."""
+    if name in ("lstm.h_n", "lstm.c_n"):
+        return torch.cat(values, dim=1)
+    if name.startswith("lstm.output.") or name == "attention.weights":
+        rest = [0, 0] * (values[0].ndim - 2)
+        pad = torch.nn.functional.pad
+        values = [pad(value, (*rest, 0, time - value.shape[1])) for value in values]
+    return torch.cat(values)
+
+
+def _torch_network(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     seen: dict[str, Any] = {}
     lstm, fc = model.get_submodule("lstm"), model.get_submodule("fc")
     hooks = [
@@ -71,7 +99,7 @@ def torch_network(
     ]
     try:
         with _WatchSoftmax() as softmax:
-            output = model(inputs["x"])
+            output = model(x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -87,7 +115,7 @@ def flax_network(
 ) -> dict[str, jax.Array]:
     """The same stages of the Flax network."""
     with recording(model.lstm, model.attention) as (lstm, attention):
-        output = model(inputs["x"])
+        output = model(inputs["x"], lengths=inputs.get("lengths"))
     ((y, (h_n, c_n)),) = lstm
     ((context, weights),) = attention
     return {

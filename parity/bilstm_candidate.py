@@ -4,16 +4,15 @@ Each function takes the Flax model and the values that the stage reads, forces t
 values into the places before the stage, and returns the stage's value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_bilstm import implementations
-from flax_bilstm.recurrence import State, accumulation_dtype
+from flax_bilstm.recurrence import State
 from parity import gates
 from parity.bilstm_reference import Cell
 from parity.forcing import forced, forced_recurrence

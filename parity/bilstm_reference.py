@@ -5,7 +5,7 @@ returns the stage's value. The keywords are where `parity.mistakes` puts its mis
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,9 +111,7 @@ def direction(
     return torch.stack([outputs[t] for t in order], dim=1).masked_fill(~own, 0)
 
 
-def initial(
-    inputs: Inputs, cell: Cell, weights: CellWeights, x: Tensor
-) -> tuple[Tensor, Tensor]:
+def initial(inputs: Inputs, cell: Cell, weights: CellWeights, x: Tensor) -> tuple[Tensor, Tensor]:
     """The cell's (h_0, c_0); 0 where none are given."""
     if "h_0" in inputs:
         return inputs["h_0"][cell.number], inputs["c_0"][cell.number]
@@ -156,5 +154,5 @@ def attention_context(
 
 def head(model: torch.nn.Module, inputs: Inputs) -> Tensor:
     """fc of the context of the last step, (batch, outputs)."""
-    fc = model.get_submodule("fc")
+    fc: Any = model.get_submodule("fc")
     return linear(inputs["context"], fc.weight, fc.bias)

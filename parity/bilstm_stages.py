@@ -20,7 +20,7 @@ from parity.bilstm_truth import QUANTITIES, truth
 from parity.losses import Loss
 from parity.nnx_side import nnx_side
 from parity.port import Side
-from parity.stages import INNER_PRODUCT, Anatomy, Stage
+from parity.stages import INNER_PRODUCT, Anatomy, Mistake, Stage
 from parity.torch_side import torch_side
 
 OPTIONAL = {"lengths": "lengths", "h_0": "h_0", "c_0": "c_0"}
@@ -46,12 +46,14 @@ def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatom
 
     def stage(
         name: str, words: str, reads: Mapping[str, str], expected: Any, claimed: Any,
-        known: Callable[[], Iterator[tuple[str, Any]]] = lambda: iter(()), **options: Any,
+        known: Callable[[], Iterator[tuple[Any, ...]]] = lambda: iter(()), **options: Any,
     ) -> Stage:  # fmt: skip
         candidate = nnx_side(flax_model, rows, lambda m, i: {name: claimed(m, i)}, INNER_PRODUCT)
         return Stage(
             name, words, {**reads, **OPTIONAL}, reference(name, expected), candidate,
-            mistakes=lambda: ((what, reference(name, mistaken)) for what, mistaken in known()),
+            mistakes=lambda: (
+                Mistake(what, reference(name, mistaken), *part) for what, mistaken, *part in known()
+            ),
             **options,
         )  # fmt: skip
 
@@ -146,7 +148,7 @@ def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatom
         stage(
             "loss", f"loss ({loss.name})", {"output": "output", "goal": "target"},
             lambda model, i: loss.torch(i["output"], i["goal"]),
-            lambda model, i: loss.jax(i["output"], i["goal"]), mistakes.of_loss,
+            lambda model, i: loss.jax(i["output"], i["goal"]),
         )
     )  # fmt: skip
     return Anatomy("output" if network else "everything", partial(truth, loss=loss), tuple(found))

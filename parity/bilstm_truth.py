@@ -13,6 +13,7 @@ The values that `parity.bilstm_stages` reads; `cell` stands for lstm.layer<k>.<d
     "attention.weights"                         (batch, time), of the step that the head reads
     "attention.all"                             (batch, time, features), of every step
     "attention.context", "output", "loss"
+    "everything"                                what the loss of a plain LSTM descends
 """
 
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,8 @@ def truth(parameters: Arrays, inputs: Arrays, loss: Loss) -> Truth:
     }
     valid = valid_steps(x, lengths)  # (batch, time)
     values = {
-        **_named(trace, valid), **_before(trace, valid), "loss": value, "output": output, "everything": output,
+        **_named(trace, valid), **_before(trace, valid), "loss": value,
+        "output": output, "everything": output,
     }  # fmt: skip
     cotangents = {**_named(gradients, valid), "loss": torch.ones_like(value)}
     return Truth(

@@ -113,7 +113,7 @@ def nnx_side(
         return differentiate_jitted(model, sources, rest)
 
     @nnx.jit
-    def update(updates: nnx.Optimizer, model: nnx.Module, gradient: nnx.State) -> None:
+    def step(updates: nnx.Optimizer, model: nnx.Module, gradient: nnx.State) -> None:
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever the caller set
             updates.update(model, gradient)
 
@@ -153,24 +153,50 @@ def nnx_side(
             # Not around the yield: what runs between two steps has its own precision.
             with _precision(dtype):
                 value, (gradient, _) = differentiate(model, batch, dtype)
-                update(updates, model, gradient)
-                moments = {
-                    theirs: named(optax.tree_utils.tree_get(updates.opt_state, ours))
-                    for theirs, ours in optimizer.moments.items()
-                }
-                step = Step(
-                    np.asarray(value),
-                    _complete(named(nnx.state(model))),
-                    {
-                        f"{row.torch_name}.{moment}": of[row.torch_name]
-                        for row in table
-                        for moment, of in moments.items()
-                    },
-                )
-            yield step
+                step(updates, model, gradient)
+                left = left_behind(value, model, updates, optimizer)
+            yield left
+
+    def update(
+        parameters: Arrays, slopes: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        with _precision(dtype):
+            model = build(parameters, dtype)
+            updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
+        rows: dict[Any, ParameterRow] = {tuple(row.path): row for row in table}
+        for given in slopes:
+            with _precision(dtype):
+                gradient = nnx.clone(nnx.state(model, nnx.Param))
+                for path, leaf in nnx.to_flat_state(gradient):
+                    slope = given[rows[path].torch_name]
+                    leaf.set_value(
+                        jnp.zeros_like(leaf[...])
+                        if slope is None
+                        else jnp.asarray(rows[path].from_torch(slope), dtype)
+                    )
+                step(updates, model, gradient)
+                left = left_behind(jnp.zeros(()), model, updates, optimizer)
+            yield left
+
+    def left_behind(
+        value: jax.Array, model: nnx.Module, updates: nnx.Optimizer, optimizer: Optimizer
+    ) -> Step:
+        moments = {
+            theirs: named(optax.tree_utils.tree_get(updates.opt_state, ours))
+            for theirs, ours in optimizer.moments.items()
+        }
+        return Step(
+            np.asarray(value),
+            _complete(named(nnx.state(model))),
+            {
+                f"{row.torch_name}.{moment}": of[row.torch_name]
+                for row in table
+                for moment, of in moments.items()
+            },
+        )
 
     alone = None if local is None else each_alone
-    return Side(name, _complete(named(template)), forward, gradients, train, alone)
+    return Side(name, _complete(named(template)), forward, gradients, train, alone, update)
 
 
 @contextmanager

@@ -8,11 +8,15 @@ everything a check does is compare the arrays that the two return under the same
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
 from parity.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from parity.stages import Anatomy
 
 Arrays = Mapping[str, np.ndarray]
 """Arrays by name; where it matters, in the order in which they are computed."""
@@ -64,6 +68,8 @@ class Side:
         local: (parameters, inputs, given, dtype) → the same stages as `forward`, but each computed
             from the given values of those before it, so that no error is inherited. None where
             the side cannot be run so.
+        update: (parameters, one step's gradients each, optimizer, dtype) → one `Step` per
+            gradients: training on given gradients, without a loss. None where it cannot be.
     """
 
     name: str
@@ -72,20 +78,29 @@ class Side:
     gradients: Callable[[Arrays, Arrays, str], Gradients]
     train: Callable[[Arrays, Sequence[Arrays], Optimizer, str], Iterator[Step]]
     local: Local | None = None
+    update: Callable[[Arrays, Sequence[Gradients], Optimizer, str], Iterator[Step]] | None = None
 
 
 @dataclass(frozen=True)
 class Port:
-    """A reference, and the candidate that claims to compute the same."""
+    """A reference, and the candidate that claims to compute the same.
+
+    Attributes:
+        reference: the side to be matched.
+        candidate: the side that is judged.
+        anatomy: makes the stages by which a fault is found; called when a check has failed.
+    """
 
     reference: Side
     candidate: Side
+    anatomy: "Callable[[], Anatomy | None]" = lambda: None
 
     def holding(self, reference: Arrays, candidate: Arrays) -> "Port":
         """The same two programs holding other parameters: nothing is compiled again."""
-        return Port(
-            replace(self.reference, parameters=reference),
-            replace(self.candidate, parameters=candidate),
+        return replace(
+            self,
+            reference=replace(self.reference, parameters=reference),
+            candidate=replace(self.candidate, parameters=candidate),
         )
 
 

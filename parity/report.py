@@ -17,7 +17,8 @@ class Row:
 
     Attributes:
         case: which inputs and sizes; `what: which` sums up with the others of the same `what`.
-        check: "parameters", "inputs", "local" (every stage computed from the reference's values),
+        check: "parameters", "inputs", "first wrong stage, …" (of a failed check, what explains it),
+            "local" (every stage computed from the reference's values),
             "forward", "gradients" or "training, <optimizer>".
         dtype: what both sides computed in.
         name: the stage, parameter or moment.
@@ -87,11 +88,7 @@ class Report:
     @property
     def first_divergence(self) -> Row | None:
         """The failing row that is computed first; in training, the earliest step goes first."""
-        for _, group in groupby(self.rows, key=lambda row: row.group):
-            failing = [row for row in group if not row.passed]
-            if failing:
-                return min(failing, key=lambda row: row.step or 0)
-        return None
+        return first_failing(self.rows)
 
     def assert_passed(self) -> None:
         """Raise AssertionError, with the report as its text, unless everything passed."""
@@ -151,6 +148,15 @@ class Report:
             temporary = directory / f".{name}.tmp"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(directory / name)
+
+
+def first_failing(rows: Iterable[Row]) -> Row | None:
+    """The failing row that is computed first, of rows in order of computation."""
+    for _, group in groupby(rows, key=lambda row: row.group):
+        failing = [row for row in group if not row.passed]
+        if failing:
+            return min(failing, key=lambda row: row.step or 0)
+    return None
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:

@@ -33,7 +33,16 @@ class Truth:
     cotangents: Arrays
 
 
-def _none() -> Iterator[tuple[str, Side]]:
+@dataclass(frozen=True)
+class Mistake:
+    """A known mistake: what is wrong in words, the reference with it, and the part it lies in."""
+
+    words: str
+    side: Side
+    part: str = ""
+
+
+def _none() -> Iterator[Mistake]:
     return iter(())
 
 
@@ -51,7 +60,7 @@ class Stage:
         over_time: those of `reads`, and the stage's name, whose axis 1 is time.
         backwards: time runs from the last step to the first.
         parts: stages within this one, which say where in it a fault lies.
-        mistakes: known mistakes, as (what is wrong in words, the reference with that mistake).
+        mistakes: known mistakes, of this stage's reference.
     """
 
     name: str
@@ -62,7 +71,7 @@ class Stage:
     over_time: tuple[str, ...] = ()
     backwards: bool = False
     parts: "tuple[Stage, ...]" = ()
-    mistakes: Callable[[], Iterator[tuple[str, Side]]] = _none
+    mistakes: Callable[[], Iterator[Mistake]] = _none
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ def alone(
         note = f"raises {type(error).__name__}: {error}"
         row = Row(name=stage.name, passed=False, distance=float("nan"), note=note, **place)
         return Alone(stage, check, dtype, parameters, inputs, expected, {}, (row,))
+    expected, given, *own = _complete(expected, given, *own)
     largest = max(map(magnitude, expected.values()))
     rows = [
         judge(
@@ -148,6 +158,15 @@ def alone(
         for name, value in expected.items()
     ]  # fmt: skip
     return Alone(stage, check, dtype, parameters, inputs, expected, given, tuple(rows))
+
+
+def _complete(*runs: Gradients) -> list[Gradients]:
+    """The runs with zeros for None where another run has an array."""
+    shapes = {n: a.shape for made in runs for n, a in made.items() if a is not None}
+    return [
+        {n: np.zeros(shapes[n]) if a is None and n in shapes else a for n, a in made.items()}
+        for made in runs
+    ]
 
 
 def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -163,7 +182,12 @@ def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) 
 
 
 def first_wrong(
-    stages: tuple[Stage, ...], check: str, truth: Truth, parameters: Arrays, dtype: str, **place: Any
+    stages: tuple[Stage, ...],
+    check: str,
+    truth: Truth,
+    parameters: Arrays,
+    dtype: str,
+    **place: Any,
 ) -> list[Alone]:
     """The first stage that is wrong of itself, then its first wrong part, and so on inwards.
 

@@ -82,16 +82,36 @@ def torch_side(
             value = loss_of(model, tensors(batch, dtype))
             value.backward()
             updates.step()
-            moments: dict[str, np.ndarray | None] = {}
+            yield left_behind(value, model, updates, optimizer)
+
+    def update(
+        parameters: Arrays, slopes: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        model = build(parameters, dtype)
+        updates = optimizer.torch(model.parameters())
+        for given in slopes:
+            slope = tensors({n: a for n, a in given.items() if a is not None}, dtype)
             for n, parameter in model.named_parameters():
-                held = updates.state.get(parameter, {})
-                for moment in optimizer.moments:
-                    tensor = held.get(moment)
-                    moments[f"{n}.{moment}"] = None if tensor is None else _array(tensor)
-            yield Step(_array(value), _state(model), moments)
+                parameter.grad = slope.get(n)
+            updates.step()
+            yield left_behind(torch.zeros(()), model, updates, optimizer)
+
+    def left_behind(
+        value: torch.Tensor,
+        model: torch.nn.Module,
+        updates: torch.optim.Optimizer,
+        optimizer: Optimizer,
+    ) -> Step:
+        moments: dict[str, np.ndarray | None] = {}
+        for n, parameter in model.named_parameters():
+            held = updates.state.get(parameter, {})
+            for moment in optimizer.moments:
+                tensor = held.get(moment)
+                moments[f"{n}.{moment}"] = None if tensor is None else _array(tensor)
+        return Step(_array(value), _state(model), moments)
 
     alone = None if local is None else each_alone
-    return Side(name, _state(module), forward, gradients, train, alone)
+    return Side(name, _state(module), forward, gradients, train, alone, update)
 
 
 def _state(module: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -1,0 +1,114 @@
+"""Runs in lockstep: several sides that train together, compared after every step."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from parity import optimizers as twins
+from parity.comparison import Value, identical, judge, magnitude
+from parity.optimizers import Optimizer
+from parity.port import Arrays, Gradients, Port, Step
+from parity.report import Row
+from parity.tolerances import TOLERANCES, TRUTH, nudged
+
+
+def train(
+    port: Port, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
+) -> list[Row]:
+    """Both sides trained from the same start over the same batches, compared after every step."""
+    reference, candidate = port.reference, port.candidate
+    start = reference.parameters
+    unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
+    truth = reference.train(start, batches, optimizer, TRUTH)
+    given = candidate.train(candidate.parameters, batches, optimizer, dtype)
+    own = [reference.train(start, batches, optimizer, dtype)]
+    for seed in range(TOLERANCES[dtype].nudges):
+        near = twins.nudged(optimizer, dtype, seed)
+        own.append(reference.train(nudged(start, dtype, seed), batches, near, dtype))
+    place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
+    return compare_steps(truth, given, own, start, unused, place)
+
+
+def update(
+    port: Port, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
+) -> list[Row]:
+    """Both sides' optimizers alone: from the reference's parameters, on the same gradients."""
+    reference, candidate = port.reference, port.candidate
+    if reference.update is None or candidate.update is None:
+        return []
+    start = reference.parameters
+    unused = {n for n, g in gradients[0].items() if g is None}
+    truth = reference.update(start, gradients, optimizer, TRUTH)
+    given = candidate.update(start, gradients, optimizer, dtype)
+    own = [reference.update(start, gradients, optimizer, dtype)]
+    for seed in range(TOLERANCES[dtype].nudges):
+        near = twins.nudged(optimizer, dtype, seed)
+        own.append(reference.update(nudged(start, dtype, seed), gradients, near, dtype))
+    place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
+    return compare_steps(truth, given, own, start, unused, place)
+
+
+def compare_steps(
+    truth: Iterator[Step],
+    given: Iterator[Step],
+    own: Sequence[Iterator[Step]],
+    start: Arrays,
+    unused: set[str],
+    place: Mapping[str, Any],
+) -> list[Row]:
+    """A row per quantity: its first failing step, or else the step nearest to its bound.
+
+    An error made in one step stays in the state, so the reference's spread only grows from step to
+    step.
+    """
+    rows: dict[str, Row] = {}
+    spreads: dict[str, float] = {}
+    for step, runs in enumerate(zip(truth, given, *own, strict=True), start=1):
+        expected, claimed, *others = (run.named() for run in runs)
+        for name in names(expected, claimed):
+            here = {**place, "name": name, "step": step}
+            if name in unused:
+                row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
+            else:
+                row = judged(expected, claimed, others, spreads.get(name, 0.0), here)
+                spreads[name] = row.spread
+            before = rows.get(name)
+            if before is None or (before.passed and _worse(row, before)):
+                rows[name] = row
+    return list(rows.values())
+
+
+def _worse(row: Row, than: Row) -> bool:
+    return not row.passed or row.tightness > than.tightness
+
+
+def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str, Any]) -> Row:
+    """A parameter that the forward pass never uses must stay what it was, on both sides."""
+    sides = {"the candidate": candidate, "the reference": reference}
+    rows = [
+        identical(start, held, note=f"never used, yet {side} moved it", **place)
+        for side, held in sides.items()
+    ]
+    return min(rows, key=lambda row: row.passed)
+
+
+def judged(
+    truth: Mapping[str, Value],
+    given: Mapping[str, Value],
+    own: Sequence[Mapping[str, Value]],
+    spread: float,
+    place: dict[str, Any],
+) -> Row:
+    """One name of each mapping against the others; a name that one side lacks fails."""
+    name = place["name"]
+    for side, arrays in (("the reference", truth), ("the candidate", given)):
+        if name not in arrays:
+            note = f"{side} has nothing of this name"
+            return Row(passed=False, distance=float("nan"), note=note, **place)
+    others = [run.get(name) for run in own]
+    largest = max(map(magnitude, truth.values()))
+    return judge(truth[name], given[name], others, spread=spread, largest=largest, **place)
+
+
+def names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:
+    """All names, in the reference's order, then what the candidate has besides."""
+    return list(dict.fromkeys([*reference, *candidate]))

@@ -1,0 +1,111 @@
+"""Mistakes of optimizers: other defaults, and other formulas under the same name.
+
+Each is the reference's own optimizer with the mistake in it, to be run on the same gradients.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+Make = Callable[[Iterable[Any]], torch.optim.Optimizer]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "the weight decay is 1e-4, optax's default": {"weight_decay": 1e-4},
+    "the weight decay is 1e-2, PyTorch's default for AdamW": {"weight_decay": 1e-2},
+    "there is no weight decay": {"weight_decay": 0.0},
+    "the weight decay is added to the gradient (Adam with L2), not to the step (AdamW)": {
+        "decoupled_weight_decay": False
+    },
+    "eps is 1e-7, Keras's default": {"eps": 1e-7},
+    "eps is 1e-6": {"eps": 1e-6},
+    "eps is 0": {"eps": 0.0},
+    "beta 2 is 0.99": {"betas": (0.9, 0.99)},
+    "beta 2 is 0.95": {"betas": (0.9, 0.95)},
+    "beta 1 is 0": {"betas": (0.0, 0.999)},
+    "the betas are exchanged": {"betas": (0.999, 0.9)},
+    "the largest second moment is kept (AMSGrad)": {"amsgrad": True},
+    "the momentum is Nesterov's": {"nesterov": True},
+    "there is no momentum": {"momentum": 0.0},
+    "the momentum is 0.99": {"momentum": 0.99},
+    "the gradient enters the momentum dampened, times 1 − momentum": {"dampening": 0.9},
+    "the gradients are ascended": {"maximize": True},
+}
+
+
+class _Adam(torch.optim.Optimizer):
+    """Adam as the paper has it (Kingma and Ba 2015, algorithm 1), with places to go wrong in."""
+
+    def __init__(self, groups: Any, *, root: bool = False, corrected: bool = True, first: int = 1):
+        super().__init__(groups, {})
+        self.root, self.corrected, self.first = root, corrected, first
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of every parameter that has a gradient."""
+        for group in self.param_groups:
+            (b1, b2), eps, rate = group["betas"], group["eps"], group["lr"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state |= {"n": self.first - 1, "exp_avg": 0 * p, "exp_avg_sq": 0 * p}
+                state["n"] += 1
+                state["exp_avg"] = b1 * state["exp_avg"] + (1 - b1) * p.grad
+                state["exp_avg_sq"] = b2 * state["exp_avg_sq"] + (1 - b2) * p.grad**2
+                by1, by2 = (1 - b ** state["n"] if self.corrected else 1.0 for b in (b1, b2))
+                square = state["exp_avg_sq"] / by2
+                below = (square + eps).sqrt() if self.root else square.sqrt() + eps
+                p -= rate * group["weight_decay"] * p
+                p -= rate * (state["exp_avg"] / by1) / below
+
+
+FORMULAS: dict[str, dict[str, Any]] = {
+    "eps is inside the square root": {"root": True},
+    "the moments' bias is not corrected": {"corrected": False},
+    "the count of steps is one ahead": {"first": 2},
+}
+
+
+def of_update(optimizer: Make) -> Iterator[tuple[str, Make]]:
+    """(words, the optimizer with that mistake); `ValueError` where it has no such option."""
+    for words, options in OPTIONS.items():
+        yield words, _with(optimizer, partial(_given, options))
+    for factor in (0.1, 0.5, 2.0, 10.0):
+        words = f"the learning rate is {factor:g} times what it should be"
+        yield words, _with(optimizer, partial(_faster, factor))
+    for words, places in FORMULAS.items():
+        yield words, _as_adam(optimizer, places)
+
+
+def _given(options: dict[str, Any], group: dict[str, Any]) -> dict[str, Any]:
+    return options
+
+
+def _faster(factor: float, group: dict[str, Any]) -> dict[str, Any]:
+    return {"lr": factor * group["lr"]}
+
+
+def _with(optimizer: Make, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Make:
+    def make(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        made = optimizer(parameters)
+        for group in made.param_groups:
+            changes = change(group)
+            if not changes.keys() <= group.keys() or all(
+                group[name] == value for name, value in changes.items()
+            ):
+                raise ValueError(f"{type(made).__name__} has none of {list(changes)} to change")
+            group.update(changes)
+        return made
+
+    return make
+
+
+def _as_adam(optimizer: Make, places: dict[str, Any]) -> Make:
+    def make(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        made = optimizer(parameters)
+        if not isinstance(made, torch.optim.Adam):  # AdamW is one
+            raise ValueError(f"{type(made).__name__} is no Adam")
+        return _Adam(made.param_groups, **places)
+
+    return make
