@@ -114,7 +114,7 @@ def train_reference(
 
 
 def prove(
-    *, epochs: int = 40, lockstep_epochs: int = 4, progress: Progress = lambda what: None
+    *, epochs: int = 40, lockstep_epochs: int = 3, progress: Progress = lambda what: None
 ) -> tuple[Report, Curves]:
     """Train, convert, compare every test image; then train both sides in lockstep.
 
