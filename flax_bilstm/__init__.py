@@ -2,8 +2,10 @@
 
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save
+from flax_bilstm.export import export
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Attention, BiLSTMWithAttention, Unused
+from flax_bilstm.optimizer_state import optimizer_from_torch
 from flax_bilstm.state_dict import from_state_dict, load_state_dict, state_dict
 
 __all__ = [
@@ -12,9 +14,11 @@ __all__ = [
     "BiLSTMWithAttention",
     "LSTMCell",
     "Unused",
+    "export",
     "from_state_dict",
     "load",
     "load_state_dict",
+    "optimizer_from_torch",
     "save",
     "state_dict",
 ]

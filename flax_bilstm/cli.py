@@ -1,94 +1,131 @@
 """`flax-bilstm`: the library from the shell. Exit codes: 0 good, 1 differs, 2 bad input."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
-from flax_bilstm import checkpoints, verification
+from flax_bilstm import checkpoints, conversion, inspection
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.state_dict import from_state_dict, state_dict
+from flax_bilstm.conversion import Conversion, DifferenceError
+from flax_bilstm.export import PLATFORMS, export, largest_difference
 
 GOOD, DIFFERS, BAD_INPUT = 0, 1, 2
-
-
-class DifferenceError(Exception):
-    """What was written does not give what was read."""
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; bad input is one message on stderr."""
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        options.command(options)
+        code = command(**options)
     except DifferenceError as error:
         print(f"flax-bilstm: {error}", file=sys.stderr)
         return DIFFERS
     except (ValueError, OSError, ImportError) as error:
         print(f"flax-bilstm: {error}", file=sys.stderr)
         return BAD_INPUT
-    return GOOD
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-bilstm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    endings = (
+        "Formats by name: .pt .pth .ckpt .bin are PyTorch's, .safetensors; .orbax or no ending is "
+        "an Orbax checkpoint directory."
+    )
+
     convert = commands.add_parser(
         "convert",
         help="a checkpoint into another format, verified",
         description="Convert a checkpoint of an nn.LSTM or of the BiLSTM with attention. What was "
-        "written is read back and compared before it takes its name.",
+        f"written is read back and compared before it takes its name. {endings}",
     )
-    endings = ", ".join(checkpoints.FORMATS)
-    convert.add_argument("source", metavar="SRC", type=Path, help=f"what to read ({endings})")
-    convert.add_argument("target", metavar="DST", type=Path, help=f"what to write ({endings})")
-    convert.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    convert.add_argument("source", metavar="SRC", type=Path, help="the checkpoint to read")
+    convert.add_argument("target", metavar="DST", type=Path, help="the checkpoint to write")
+    _reading(convert)
+    convert.add_argument("--dtype", choices=DTYPES, help="cast the tensors (default: keep theirs)")
+    convert.add_argument(
+        "--no-optimizer",
+        dest="optimizer",
+        action="store_false",
+        help="leave the optimizer's state out of an Orbax directory",
+    )
+    convert.add_argument("--dry-run", action="store_true", help="do all of it but keep nothing")
+    _writing(convert)
     convert.set_defaults(command=_convert)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a checkpoint holds, and what would not load",
+        description=f"Show a checkpoint. Exit code 1: it would not load. {endings}",
+    )
+    inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
+    _reading(inspect)
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    inspect.set_defaults(command=_inspect)
+
+    export = commands.add_parser(
+        "export",
+        help="a checkpoint as one file that JAX alone runs",
+        description="Export the model with jax.export, for any batch size and length, for "
+        f"{', '.join(PLATFORMS)}, with the weights inside and products in full precision.",
+    )
+    export.add_argument("source", metavar="CHECKPOINT", type=Path, help="the checkpoint to read")
+    export.add_argument("target", metavar="DST", type=Path, help="the file to write")
+    _reading(export)
+    _writing(export)
+    export.set_defaults(command=_export)
     return parser
 
 
-def _convert(options: argparse.Namespace) -> None:
-    source, target = options.source, options.target
-    writer = checkpoints.format_of(target).write
-    _check_target(source, target, options.overwrite)
-    with replacing(target) as temporary:
+def _reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", help="take only the names with this prefix, a submodule's")
+
+
+def _writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+
+
+def _convert(**options: object) -> int:
+    print(conversion.convert(Conversion(**options), _say))  # type: ignore[arg-type]
+    return GOOD
+
+
+def _inspect(path: Path, prefix: str | None, json: bool) -> int:
+    found = inspection.inspect(path, prefix)
+    print(inspection.to_json(found) if json else inspection.render(found))
+    return GOOD if found["loads"] else DIFFERS
+
+
+def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> int:
+    conversion.check_target(source, target, overwrite)
+    precise = jax.default_matmul_precision("highest")
+    with replacing(target) as temporary, jax.enable_x64(True), precise:
         _say(f"Reading {source}")
-        arrays = checkpoints.read(source)
-        with jax.enable_x64(True):  # float64 tensors stay float64
-            written = state_dict(from_state_dict(arrays))
-        _say(f"Writing {target}")
-        writer(written, temporary)
-        _say("Reading it back and comparing")
-        found = verification.verify(arrays, written, checkpoints.read(temporary))
-        _report(found)
-    print(f"{target}: written")
-
-
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Refuse a target that would cost the user a file."""
-    if target.exists() and source.exists() and os.path.samefile(source, target):
-        raise ValueError(f"DST: expected another file than SRC, got {target} for both.")
-    if target.exists() and not overwrite:
-        raise ValueError(f"DST: {target} is there already; pass --overwrite to replace it.")
-
-
-def _report(found: verification.Verification) -> None:
-    """Print the comparison; DifferenceError if it failed."""
-    print(f"largest forward difference, DST against SRC:     {found.from_source:.3g}  (float64)")
-    if found.from_torch is None:
-        print("largest forward difference, DST against PyTorch: PyTorch is not installed")
-    else:
-        print(f"largest forward difference, DST against PyTorch: {found.from_torch:.3g}  (float64)")
-    if not found.passed:
-        differing = ", ".join(found.differing) or "none"
-        raise DifferenceError(
-            "what was written differs from what was read, so it was not kept. Tensors that "
-            f"changed: {differing}. Largest difference from PyTorch: {found.from_torch}, expected "
-            f"at most {verification.TOLERANCE}."
-        )
+        model = checkpoints.load(source, prefix=prefix)
+        _say("Exporting")
+        exported = export(model)
+        temporary.write_bytes(exported.serialize())
+        _say("Comparing it with the model")
+        artifact = temporary.read_bytes()
+        difference = largest_difference(model, artifact)
+        dtype = exported.in_avals[0].dtype
+        tolerance = 16 * float(jnp.finfo(dtype).eps)
+        if not difference <= tolerance:
+            raise DifferenceError(
+                f"the artifact differs from the model by {difference}, expected at most "
+                f"{tolerance}, so it was not kept."
+            )
+    print(f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}")
+    print(f"largest difference, DST against the model: {difference:.3g}  ({dtype})")
+    print(f"{target}: written, {len(artifact):,} bytes")
+    return GOOD
 
 
 def _say(progress: str) -> None:

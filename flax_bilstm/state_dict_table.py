@@ -62,7 +62,8 @@ def table(module: Module) -> tuple[Row, ...]:
     Every parameter of the module is in exactly one row, also its `Unused` ones.
     """
     paths = set(leaves(module))
-    rows = tuple(row for row in _expand(module) if row.path in paths)
+    lstm = module if isinstance(module, LSTM) else module.lstm
+    rows = tuple(row for row in expand(type(module), lstm.num_layers) if row.path in paths)
     left_over = paths - {row.path for row in rows}
     if left_over:
         raise TypeError(
@@ -84,15 +85,15 @@ def leaves(module: Module) -> dict[Path, Any]:
     }
 
 
-def _expand(module: Module) -> Iterator[Row]:
-    lstm = module if isinstance(module, LSTM) else module.lstm
-    recurrent = [row for row in TABLES[type(module)] if "{k}" in row[0]]
-    for k in range(lstm.num_layers):
+def expand(kind: type[Module], num_layers: int) -> Iterator[Row]:
+    """Every row that a module of this kind and depth can have, in PyTorch's order."""
+    recurrent = [row for row in TABLES[kind] if "{k}" in row[0]]
+    for k in range(num_layers):
         for suffix, direction in DIRECTIONS:
             for name, path, transform in recurrent:
                 slots = {"k": k, "suffix": suffix, "direction": direction}
                 yield Row(name.format(**slots), _path(path.format(**slots)), transform)
-    for name, path, transform in TABLES[type(module)]:
+    for name, path, transform in TABLES[kind]:
         if "{k}" not in name:
             yield Row(name, _path(path), transform)
 

@@ -1,55 +1,77 @@
-"""State dicts in files: PyTorch's `.pt` and `.pth`, `.safetensors`; the ending names the format.
+"""State dicts in files and folders, in a format that the name's ending tells.
 
-Nothing that a checkpoint contains is ever executed, and a file is there whole or not at all.
+`.pt`, `.pth`, `.ckpt` and `.bin` are PyTorch's; `.safetensors`; `.orbax`, or no ending at all, is
+an Orbax checkpoint directory. Nothing that a checkpoint contains is ever executed, and what is
+written is there whole or not at all.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_bilstm.checkpoints import safetensors_file, torch_file
+from flax_bilstm.checkpoints import orbax_folder, safetensors_file, torch_file
 from flax_bilstm.checkpoints.replacing import kind_of, replacing
+from flax_bilstm.checkpoints.unwrap import Checkpoint, unwrap
 from flax_bilstm.state_dict import from_state_dict, state_dict
 from flax_bilstm.state_dict_table import Module
 
 
 class Format(NamedTuple):
-    """How one kind of file is read into a state dict and written from one."""
+    """How one kind of checkpoint is read, wrappings and all, and written from a state dict."""
 
-    read: Callable[[Path], dict[str, np.ndarray]]
-    write: Callable[[dict[str, np.ndarray], Path], None]
+    title: str
+    read: Callable[[Path], Mapping[Any, Any]]
+    write: Callable[[Mapping[str, np.ndarray], Path], None]
 
 
+TORCH = Format("PyTorch", torch_file.read, torch_file.write)
+SAFETENSORS = Format("safetensors", safetensors_file.read, safetensors_file.write)
+ORBAX = Format("Orbax", orbax_folder.read, orbax_folder.write)
 FORMATS = {
-    ".pt": Format(torch_file.read, torch_file.write),
-    ".pth": Format(torch_file.read, torch_file.write),
-    ".safetensors": Format(safetensors_file.read, safetensors_file.write),
+    ".pt": TORCH,
+    ".pth": TORCH,
+    ".ckpt": TORCH,
+    ".bin": TORCH,
+    ".safetensors": SAFETENSORS,
+    ".orbax": ORBAX,
+    "": ORBAX,
 }
 
 
-def load(path: str | os.PathLike[str], **options: Any) -> Any:
-    """The module whose state dict is in the file `path`; see `from_state_dict` for the options.
+def load(path: str | os.PathLike[str], *, prefix: str | None = None, **options: Any) -> Any:
+    """The module whose state dict is in the checkpoint `path`.
+
+    The state dict may lie in a training checkpoint, under "state_dict", "model_state_dict" or
+    "model", and its names may begin with "module.", "_orig_mod." and "model.".
+
+    Args:
+        path: the file, or an Orbax checkpoint directory.
+        prefix: takes only the names that begin with it, as those of one submodule do.
+        **options: see `from_state_dict`.
 
     Raises:
-        ValueError: the name's ending is unknown, the file holds no state dict, or it does not fit.
+        ValueError: the name's ending is unknown, it holds no state dict, or that does not fit.
         FileNotFoundError: there is no such file.
-        ImportError: a `.pt` or `.pth` file, and PyTorch is not installed.
+        ImportError: it is a PyTorch file, and PyTorch is not installed.
     """
-    return from_state_dict(read(path), **options)
+    tensors = read(path, prefix).tensors
+    with naming(path):
+        return from_state_dict(tensors, **options)
 
 
 def save(module: Module, path: str | os.PathLike[str]) -> None:
-    """Write `module`'s state dict, under torch's names, to `path`, whose ending names the format.
+    """Write `module`'s state dict to `path`, whose ending names the format.
 
-    An existing file is replaced, at once and whole.
+    An existing checkpoint is replaced, at once and whole.
 
     Raises:
-        ValueError: the name's ending is unknown.
+        ValueError: the name's ending is unknown, or `path` is a folder that is no checkpoint.
         FileNotFoundError: the folder that `path` is to be in does not exist.
-        ImportError: a `.pt` or `.pth` file, and PyTorch is not installed.
+        ImportError: it is a PyTorch file, and PyTorch is not installed.
     """
     arrays = state_dict(module)
     writer = format_of(path).write
@@ -57,21 +79,39 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
         writer(arrays, temporary)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The state dict in the file `path`, as NumPy arrays under torch's names."""
+def read(path: str | os.PathLike[str], prefix: str | None = None) -> Checkpoint:
+    """What the checkpoint `path` holds for one model, as NumPy arrays under torch's names."""
     path = Path(path)
-    reader = format_of(path).read
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file, found {kind_of(path)}.")
-    return reader(path)
+    form = format_of(path)
+    expected, there = ("a folder", path.is_dir) if form is ORBAX else ("a file", path.is_file)
+    if not there():
+        raise FileNotFoundError(
+            f"{path}: expected {expected}, {form.title} by its name, found {kind_of(path)}."
+        )
+    content = form.read(path)
+    with naming(path):
+        return unwrap(content, prefix)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the file's name before what its content is refused for."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
-    """The format that a file's ending names."""
+    """The format that a name's ending tells.
+
+    Raises:
+        ValueError: the ending is unknown.
+    """
     suffix = Path(path).suffix
     if suffix not in FORMATS:
         raise ValueError(
-            f"{path}: expected a name ending in one of {', '.join(FORMATS)}, got "
-            f"{suffix or 'no ending'}."
+            f"{path}: expected a name ending in one of {', '.join(filter(None, FORMATS))}, or in "
+            f"none for an Orbax checkpoint directory, got {suffix}."
         )
     return FORMATS[suffix]

@@ -10,16 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bilstm.state_dict import to_numpy
-
 _SAVE_A_STATE_DICT = (
     "In the PyTorch program that can open it, run torch.save(model.state_dict(), path), and "
     "convert that file."
 )
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in the file.
+def read(path: Path) -> dict[Any, Any]:
+    """What the file holds: a state dict, or a training checkpoint with one in it.
 
     Raises:
         ValueError: the file holds anything but tensors and plain containers, or is damaged.
@@ -36,13 +34,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path}: expected a state dict (a mapping from names to tensors), got a "
             f"{type(content).__name__}. {_SAVE_A_STATE_DICT}"
         )
-    try:
-        return to_numpy(content)
-    except (TypeError, RuntimeError) as error:  # a sparse tensor, a dtype that NumPy lacks, ...
-        raise ValueError(
-            f"{path}: expected dense tensors of a dtype that NumPy has too, got one that is not: "
-            f"{_first_sentence(error)}"
-        ) from error
+    return dict(content)
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:

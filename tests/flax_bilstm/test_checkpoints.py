@@ -15,11 +15,12 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 
 FORMATS = tuple(checkpoints.FORMATS)
+FILES = tuple(suffix for suffix in FORMATS if suffix not in ("", ".orbax"))
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32)
 
 
 def needs(suffix: str) -> None:
-    if suffix != ".safetensors":
+    if checkpoints.FORMATS[suffix] is checkpoints.TORCH:
         pytest.importorskip("torch")
 
 
@@ -71,10 +72,10 @@ def test_safetensors_of_a_transposed_array(tmp_path: Path) -> None:
     matrix = np.arange(6.0).reshape(2, 3).T
     path = tmp_path / "m.safetensors"
     checkpoints.FORMATS[".safetensors"].write({"matrix": matrix}, path)
-    np.testing.assert_array_equal(checkpoints.read(path)["matrix"], matrix, strict=True)
+    np.testing.assert_array_equal(checkpoints.read(path).tensors["matrix"], matrix, strict=True)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", FILES)
 def test_an_existing_file_is_replaced_and_readable_by_others(suffix: str, tmp_path: Path) -> None:
     needs(suffix)
     path = tmp_path / f"model{suffix}"
@@ -114,30 +115,41 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     ("name", "error", "says"),
     [
         ("missing/model.safetensors", FileNotFoundError, "expected the folder .* to exist"),
-        ("model.onnx", ValueError, r"\.pt, \.pth, .*\.safetensors, got \.onnx"),
-        ("model", ValueError, "got no ending"),
-        ("folder.safetensors", IsADirectoryError, "found a folder"),
+        ("model.onnx", ValueError, r"\.pt, \.pth, .*\.safetensors, .*got \.onnx"),
+        ("folder.safetensors", ValueError, "found a folder"),
+        ("folder.orbax", ValueError, "found a folder of other things"),
+        ("file.orbax", ValueError, "expected a folder or nothing there, found a file"),
     ],
 )
 def test_where_nothing_can_be_saved(
     name: str, error: type[Exception], says: str, tmp_path: Path
 ) -> None:
     (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "folder.orbax").mkdir()
+    (tmp_path / "folder.orbax" / "precious.txt").touch()
+    (tmp_path / "file.orbax").touch()
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error, match=says):
         fb.save(network(), tmp_path / name)
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder.safetensors"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a file, found nothing"):
+    with pytest.raises(FileNotFoundError, match=r"expected a file, .* found nothing"):
         fb.load(tmp_path / "model.safetensors")
     (tmp_path / "folder.pt").mkdir()
     with pytest.raises(FileNotFoundError, match="found a folder"):
         fb.load(tmp_path / "folder.pt")
+    (tmp_path / "run").touch()
+    with pytest.raises(FileNotFoundError, match="expected a folder, Orbax by its name"):
+        fb.load(tmp_path / "run")
+    (tmp_path / "run.orbax" / "100").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"with 100 in it.*such as 100/default"):
+        fb.load(tmp_path / "run.orbax")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_truncated_file_is_refused(suffix: str, keep: int, tmp_path: Path) -> None:
     needs(suffix)
     path = tmp_path / f"model{suffix}"
@@ -145,6 +157,61 @@ def test_a_truncated_file_is_refused(suffix: str, keep: int, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="damaged"):
         fb.load(path)
+
+
+def test_an_orbax_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    fb.save(fb.LSTM(2, 3, num_layers=2, rngs=nnx.Rngs(0)), path)
+    fb.save(network(), path)
+    assert_identical(fb.state_dict(fb.load(path)), fb.state_dict(network()))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_orbax_checkpoint_is_the_state_that_a_training_loop_restores(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    model = fb.LSTM(2, 3, num_layers=11, bidirectional=True, proj_size=2, rngs=nnx.Rngs(0))
+    other = fb.LSTM(2, 3, num_layers=11, bidirectional=True, proj_size=2, rngs=nnx.Rngs(1))
+    fb.save(model, tmp_path / "run")
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "run", {"model": nnx.state(other)})
+    nnx.update(other, restored["model"])
+    assert_identical(fb.state_dict(other), fb.state_dict(model))
+
+
+@pytest.mark.parametrize("layout", ["state", "wrapped", "pure dict"])
+def test_orbax_checkpoints_of_training_loops_are_read(layout: str, tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    model = fb.LSTM(2, 3, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    state = nnx.state(model, nnx.Param)
+    trees = {
+        "state": state,
+        "wrapped": {"model": nnx.state(model), "step": np.int32(7)},
+        "pure dict": nnx.to_pure_dict(state),
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", trees[layout])
+    assert_identical(fb.state_dict(fb.load(tmp_path / "run")), fb.state_dict(model))
+
+
+def test_an_orbax_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", {"lstm": {"kernel": np.ones((2, 3))}})
+    with pytest.raises(
+        ValueError, match=r"expected the names of an nn\.LSTM .* got \['lstm\.kernel'\]"
+    ):
+        fb.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("gone", ["manifest.ocdbt", "_METADATA"])
+def test_a_damaged_orbax_checkpoint_is_refused(gone: str, tmp_path: Path) -> None:
+    fb.save(network(), tmp_path / "run")
+    (tmp_path / "run" / gone).write_bytes(b"not this")
+    with pytest.raises(ValueError, match="got a damaged one"):
+        fb.load(tmp_path / "run")
 
 
 class Malicious:

@@ -1,0 +1,99 @@
+"""Orbax checkpoint directories: {"model": nnx.state(model), "optimizer": nnx.state(optimizer)}.
+
+"optimizer" is there where one is carried. A training loop restores it as it restores its own:
+
+    checkpointer.restore(path, {"model": nnx.state(model), "optimizer": nnx.state(optimizer)})
+
+Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_bilstm.lstm import LSTM
+from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.state_dict import read_sizes
+from flax_bilstm.state_dict_table import expand
+
+RANDOM_STATE = "rngs"  # of dropout: no parameter
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tree's model, under torch's names and in torch's layout, in {"model": …}.
+
+    Raises:
+        ValueError: the folder is no Orbax checkpoint of one tree, or is damaged.
+    """
+    if not (path / "_METADATA").is_file():
+        inside = sorted(child.name for child in path.iterdir())[:8]
+        raise ValueError(
+            f"{path}: expected the folder of one tree that Orbax wrote, with a file _METADATA, got "
+            f"a folder with {', '.join(inside) or 'nothing'} in it. Of an ocp.CheckpointManager, "
+            "name one step's item, such as 100/default."
+        )
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            item = checkpointer.metadata(path.absolute()).item_metadata
+            # As NumPy arrays they keep 64 bits and need none of the devices they were saved from.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
+            tree = checkpointer.restore(
+                path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+    except Exception as error:  # damaged files can end in any exception at all
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path}: expected an Orbax checkpoint, got a damaged one: {first}"
+        ) from error
+    model = tree.pop("model", tree)
+    return {"model": _to_torch(dict(flatten(model))), **(tree if model is not tree else {})}
+
+
+def write(
+    arrays: Mapping[str, np.ndarray], path: Path, optimizer: Mapping[str, Any] | None = None
+) -> None:
+    """Write the state dict as a Flax model's state, and beside it the optimizer's if there is one.
+
+    `optimizer` is `nnx.state(optimizer)`.
+    """
+    import orbax.checkpoint as ocp
+
+    kind, sizes = read_sizes(arrays)
+    model: dict[str, Any] = {}
+    for row in expand(kind, sizes.get("num_layers", 1)):
+        if row.torch_name in arrays:
+            leaf = model
+            for key in row.path:
+                leaf = leaf.setdefault(str(key), {})
+            leaf["value"] = row.from_torch(arrays[row.torch_name])
+    tree = {"model": model}
+    if optimizer is not None:
+        tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), tree)
+
+
+def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path → leaf, without the "value" that an nnx.Variable ends in."""
+    if isinstance(tree, Mapping):
+        for key, branch in tree.items():
+            if key != RANDOM_STATE:
+                yield from flatten(branch, (*path, str(key)))
+    elif isinstance(tree, (list, tuple)):
+        yield from flatten(dict(enumerate(tree)), path)
+    else:
+        yield path[:-1] if path[-1:] == ("value",) else path, tree
+
+
+def _to_torch(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The leaves under torch's names, in torch's order; others under their own, to be refused."""
+    kind = BiLSTMWithAttention if any(path[:1] == ("lstm",) for path in leaves) else LSTM
+    depth = 1 + max((int(key) for path in leaves for key in path if key.isdigit()), default=0)
+    rows = {tuple(map(str, row.path)): row for row in expand(kind, depth)}
+    known = {row.torch_name: row.to_torch(leaves[p]) for p, row in rows.items() if p in leaves}
+    return known | {".".join(path): leaf for path, leaf in leaves.items() if path not in rows}

@@ -1,0 +1,128 @@
+"""`flax-bilstm inspect`: what a checkpoint holds, and what keeps it from being loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flax_bilstm import checkpoints, optimizer_state
+from flax_bilstm.checkpoints.unwrap import Checkpoint
+from flax_bilstm.network import Unused
+from flax_bilstm.state_dict import from_state_dict, read_sizes
+from flax_bilstm.state_dict_table import leaves, table
+
+
+def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
+    """What `flax-bilstm inspect --json` prints; the keys are its contract.
+
+    file, format, notes (what was unwrapped, stripped, left out), model (class and sizes, null if
+    unknown), numbers (how many, in all tensors), bytes, tensors (name, shape, dtype, norm: the
+    Euclidean one in float64, null if not finite; not_finite: how many values are; unused: whether
+    no forward pass reads it), optimizer (its equal in optax, or why there is none; null if the
+    file holds none), problems (what would not load and why), loads (whether it would).
+
+    Raises:
+        ValueError, OSError, ImportError: the file cannot be read.
+    """
+    read = checkpoints.read(path, prefix)
+    arrays = read.tensors
+    model, unused = _model(arrays)
+    problems = _problems(arrays)
+    return {
+        "file": str(path),
+        "format": checkpoints.format_of(path).title,
+        "notes": list(read.notes),
+        "model": model,
+        "numbers": sum(array.size for array in arrays.values()),
+        "bytes": sum(array.nbytes for array in arrays.values()),
+        "tensors": [
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "dtype": array.dtype.name,
+                **_norm(array),
+                "unused": name in unused,
+            }
+            for name, array in arrays.items()
+        ],
+        "optimizer": _optimizer(read),
+        "problems": problems,
+        "loads": not problems,
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """`inspect`'s result for people."""
+    lines = [f"{found['file']}: {found['format']}", *(f"  {note}" for note in found["notes"])]
+    if found["model"]:
+        sizes = ", ".join(f"{k}={v}" for k, v in found["model"].items() if k != "class")
+        lines.append(f"{found['model']['class']}({sizes})")
+    lines.append(
+        f"{len(found['tensors'])} tensors, {found['numbers']:,} numbers, {found['bytes']:,} bytes"
+    )
+    rows = [("", "shape", "dtype", "norm", "")]
+    for tensor in found["tensors"]:
+        norm = f"{tensor['not_finite']} not finite"
+        if tensor["norm"] is not None:
+            norm = f"{tensor['norm']:.6g}"
+        shape = " × ".join(map(str, tensor["shape"])) or "scalar"
+        unused = "unused by the forward pass" if tensor["unused"] else ""
+        rows.append((tensor["name"], shape, tensor["dtype"], norm, unused))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if found["optimizer"]:
+        lines.append(f"optimizer: {found['optimizer']}")
+    lines += ["loads: yes"] if found["loads"] else ["loads: no", *found["problems"]]
+    return "\n".join(lines)
+
+
+def to_json(found: dict[str, Any]) -> str:
+    """`inspect`'s result for programs."""
+    return json.dumps(found, indent=2, allow_nan=False)
+
+
+def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[str]]:
+    """The model's class and sizes, and the names of the tensors that no forward pass reads."""
+    try:
+        kind, sizes = read_sizes(arrays)
+        module = nnx.eval_shape(lambda: kind(**sizes, rngs=nnx.Rngs(0)))
+    except ValueError:  # `_problems` says why
+        return None, set()
+    variables = leaves(module)
+    unused = {row.torch_name for row in table(module) if isinstance(variables[row.path], Unused)}
+    return {"class": kind.__name__, **sizes}, unused
+
+
+def _norm(array: np.ndarray) -> dict[str, Any]:
+    """Of any dtype's values, as float64."""
+    values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
+    not_finite = int(np.count_nonzero(~np.isfinite(values)))
+    return {
+        "norm": None if not_finite else float(np.linalg.norm(values.ravel())),
+        "not_finite": not_finite,
+    }
+
+
+def _problems(arrays: dict[str, np.ndarray]) -> list[str]:
+    try:
+        with jax.enable_x64(True):
+            from_state_dict(arrays)
+    except ValueError as error:
+        first, *each = str(error).splitlines()
+        return [line.strip() for line in each] or [first]
+    return []
+
+
+def _optimizer(read: Checkpoint) -> str | None:
+    if read.optimizer is None:
+        return None
+    try:
+        return optimizer_state.describe(read.optimizer)
+    except ValueError as error:
+        return str(error)

@@ -1,0 +1,87 @@
+"""Wrappings and prefixes: what is taken, what is said about it, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flax_bilstm.checkpoints.unwrap import unwrap
+
+STATE = {"lstm.weight": np.ones(2), "fc.bias": np.zeros(3)}
+
+
+def under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.model."],
+)
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+def test_wrappers_and_prefixes(key: str | None, prefix: str) -> None:
+    content = under(prefix, STATE)
+    wrapped = content if key is None else {"epoch": 3, key: content}
+    found = unwrap(wrapped)
+    assert list(found.tensors) == list(STATE)
+    for name, array in STATE.items():
+        np.testing.assert_array_equal(found.tensors[name], array)
+    said = "\n".join(found.notes)
+    assert (f"unwrapped: {key}" in said) == (key is not None)
+    assert ("beside it: epoch" in said) == (key is not None)
+    assert ("stripped" in said) == bool(prefix)
+    assert all(part in said for part in prefix.split(".") if part)
+
+
+def test_a_submodule_compiled_on_its_own() -> None:
+    found = unwrap({"lstm._orig_mod.weight": np.ones(2), "fc.bias": np.zeros(3)})
+    assert list(found.tensors) == list(STATE)
+    assert found.notes == ("stripped: _orig_mod.",)
+
+
+@pytest.mark.parametrize("outer", ["", "module.", "model._orig_mod."])
+@pytest.mark.parametrize("prefix", ["encoder", "encoder."])
+def test_prefix_takes_one_submodule_and_names_the_rest(prefix: str, outer: str) -> None:
+    content = under(outer, {"embed.weight": np.ones(1), **under("encoder.", STATE)})
+    found = unwrap(content, prefix)
+    assert list(found.tensors) == list(STATE)
+    assert found.parameters == (None, "lstm.weight", "fc.bias")
+    assert any("left out: 1 tensors" in n and "embed.weight" in n for n in found.notes)
+
+
+def test_a_prefix_that_not_all_names_share_stays() -> None:
+    content = {"model.fc.bias": np.zeros(3), "criterion.weight": np.ones(1)}
+    assert list(unwrap(content).tensors) == list(content)
+
+
+@pytest.mark.parametrize("value", [{"param_groups": [], "state": {}}, None])
+@pytest.mark.parametrize("key", ["optimizer_state_dict", "optimizer"])
+def test_the_optimizer_is_found(key: str, value: Any) -> None:
+    found = unwrap({"model": STATE, key: value})
+    assert found.optimizer == value
+
+
+def test_lightning_keeps_a_list_of_optimizers() -> None:
+    one = {"param_groups": [], "state": {}}
+    assert unwrap({"state_dict": STATE, "optimizer_states": [one]}).optimizer == one
+    two = unwrap({"state_dict": STATE, "optimizer_states": [one, one]})
+    assert two.optimizer is None
+    assert "left out: the states of 2 optimizers; one can be read" in two.notes
+
+
+@pytest.mark.parametrize(
+    ("content", "prefix", "says"),
+    [
+        ({"net": STATE, "epoch": 1}, None, "a mapping with the keys net, epoch"),
+        ({**STATE, "epoch": 1, "name": "x"}, None, r"got also epoch \(int\), name \(str\)"),
+        (STATE, "encoder", "prefix: expected one that names begin with, got 'encoder'"),
+        (
+            {"lstm.weight": np.ones(2), "lstm._orig_mod.weight": np.ones(2)},
+            None,
+            "expected them to differ",
+        ),
+    ],
+)
+def test_what_is_refused(content: dict[str, Any], prefix: str | None, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        unwrap(content, prefix)

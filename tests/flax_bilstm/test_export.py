@@ -1,0 +1,131 @@
+"""The exported artifact: equal to the model, for every batch and time, and free of this library."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_bilstm as fb
+from flax_bilstm import cli
+from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
+
+pytest.importorskip("flatbuffers")
+
+MODELS = {
+    "network": lambda dtype: fb.BiLSTMWithAttention(3, 4, 2, param_dtype=dtype, rngs=nnx.Rngs(0)),
+    "lstm": lambda dtype: fb.LSTM(
+        3, 4, num_layers=2, dropout=0.5, bidirectional=True, param_dtype=dtype, rngs=nnx.Rngs(0)
+    ),
+    "time-major": lambda dtype: fb.LSTM(
+        3, 4, time_major=True, proj_size=2, param_dtype=dtype, rngs=nnx.Rngs(0)
+    ),
+}
+
+
+def through_bytes(model: Any) -> Any:
+    return jax.export.deserialize(bytearray(fb.export(model).serialize()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_model_in_float64(name: str, x64: None) -> None:
+    model = MODELS[name](jnp.float64)
+    loaded = through_bytes(model)
+    model.eval()
+    for batch, time in ((1, 1), (1, 6), (5, 1), (40, 3)):
+        leading = (time, batch) if name == "time-major" else (batch, time)
+        x = np.random.default_rng(0).standard_normal((*leading, 3))
+        expected, got = jax.tree.leaves(model(x)), jax.tree.leaves(loaded.call(x))
+        for a, b in zip(expected, got, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)
+
+
+def test_equals_the_model_in_float32() -> None:
+    model = MODELS["network"](jnp.float32)
+    x = np.random.default_rng(0).standard_normal((2, 7, 3), dtype=np.float32)
+    np.testing.assert_allclose(through_bytes(model).call(x), model(x), rtol=0, atol=5e-7)
+
+
+def test_one_artifact_for_every_platform_and_size() -> None:
+    loaded = through_bytes(MODELS["network"](jnp.float32))
+    assert loaded.platforms == ("cpu", "cuda", "tpu")
+    (x,), (y,) = loaded.in_avals, loaded.out_avals
+    assert (x.str_short(), y.str_short()) == ("float32[batch,time,3]", "float32[batch,2]")
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = fb.LSTM(3, 4, num_layers=2, dropout=0.5, implementation="fused", rngs=nnx.Rngs(0))
+    fb.export(model)
+    assert model.implementation == "fused"
+    assert not model.dropout.deterministic
+
+
+def test_the_weights_are_inside() -> None:
+    small = len(fb.export(fb.LSTM(3, 8, rngs=nnx.Rngs(0))).serialize())
+    large = len(fb.export(fb.LSTM(3, 128, rngs=nnx.Rngs(0))).serialize())
+    numbers = 4 * 128 * (3 + 128 + 2)
+    assert 4 * numbers < large < 4 * numbers + small
+
+
+def test_another_module_is_refused() -> None:
+    with pytest.raises(TypeError, match="LSTMCell"):
+        fb.export(fb.LSTMCell(2, 3, rngs=nnx.Rngs(0)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    fb.save(MODELS["network"](jnp.float32), path)
+    return path
+
+
+def test_the_command_and_a_loader_that_has_only_jax(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = tmp_path / "model.jax"
+    assert main(["export", str(checkpoint), str(artifact)]) == GOOD
+    printed = capsys.readouterr().out
+    assert "float32[batch,time,3]  platforms: cpu, cuda, tpu" in printed
+    assert f"{artifact.stat().st_size:,} bytes" in printed
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    program = """
+import sys
+for name in ("flax", "flax_bilstm", "torch", "orbax", "optax", "safetensors"):
+    sys.modules[name] = None
+import pathlib, jax, numpy
+artifact = jax.export.deserialize(bytearray(pathlib.Path("model.jax").read_bytes()))
+numpy.save("y.npy", artifact.call(numpy.load("x.npy")))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    expected = fb.load(checkpoint)(x)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=5e-7)
+
+
+def test_an_artifact_that_differs_is_not_kept(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def faulty(model: Any) -> Any:
+        model = nnx.clone(model)
+        model.fc.bias[...] += 1e-5
+        return fb.export(model)
+
+    monkeypatch.setattr(cli, "export", faulty)
+    assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS
+    assert "differs from the model by 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_bad_input(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path / "none.pt"), str(tmp_path / "model.jax")]) == BAD_INPUT
+    assert main(["export", str(checkpoint), str(checkpoint), "--overwrite"]) == BAD_INPUT
+    assert capsys.readouterr().err.count("flax-bilstm: ") == 2
+    assert list(tmp_path.iterdir()) == [checkpoint]
