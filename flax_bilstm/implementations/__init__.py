@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.implementations import fused, scan
+from flax_bilstm.implementations import checkpointed, fused, scan
 from flax_bilstm.recurrence import State, Weights
 
 
@@ -42,6 +42,7 @@ class Implementation(Protocol):
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "scan": jax.jit(scan.run_direction, static_argnames="reverse"),
     "fused": jax.jit(fused.run_direction, static_argnames="reverse"),
+    "checkpointed": jax.jit(checkpointed.run_direction, static_argnames="reverse"),
 }
 DEFAULT = "fused"
 
