@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"parity: {error}", markup=False, highlight=False)
         return BAD_INPUT
     rendering.print_to(report, console)
-    console.print(f"report: {options.output}/report.md, report.json", highlight=False)
+    console.print(f"report: {options.output}/report.html, report.md, report.json", highlight=False)
     return PASSED if report.passed else DIFFERS
 
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm
+from parity import bilstm, figures
 from parity.comparison import identical
 from parity.harness import Progress, compare
 from parity.losses import CROSS_ENTROPY
@@ -143,7 +143,19 @@ def prove(
             for side in (start.reference, start.candidate)
         )
     )
-    return Report.joined([converted, predictions, lockstep]), curves
+    drawn = Report(
+        (),
+        {},
+        {
+            "loss_curves": [
+                figures.loss_curves(
+                    "digits: lockstep", CROSS_ENTROPY.name, curves.reference, curves.candidate
+                )
+            ],
+            "attention": [figures.attention(port, inputs, "digits: trained")],
+        },
+    )
+    return Report.joined([converted, predictions, lockstep, drawn]), curves
 
 
 def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, digits
+from parity import bilstm, digits, figures
 from parity.checking import check_port
 from parity.harness import Progress
 from parity.optimizers import OPTIMIZERS
-from parity.port import Arrays
+from parity.port import Arrays, Port
 from parity.report import Report
 
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 128, 64, 1
@@ -41,7 +42,7 @@ def of_checkpoint(path: Path, seeds: int, steps: int, progress: Progress) -> Rep
     network = isinstance(flax_model, fb.BiLSTMWithAttention)
     features = (flax_model.lstm if network else flax_model).input_size
     port = bilstm.port(torch_model, flax_model)
-    return Report.joined(
+    reports = [
         check_port(
             port, _random_input(seed, *shape, features), case=_case(path.name, shape, seed),
             training_steps=_steps(shape, seed, steps), optimizers=OPTIMIZERS, seed=seed,
@@ -49,16 +50,18 @@ def of_checkpoint(path: Path, seeds: int, steps: int, progress: Progress) -> Rep
         )
         for shape in SHAPES
         for seed in range(seeds)
-    )  # fmt: skip
+    ]  # fmt: skip
+    progress(f"{path.name}: figures")
+    return Report.joined([*reports, _drawn(port, torch_model, flax_model, path.name, features)])
 
 
 def _published(seeds: int, steps: int, progress: Progress) -> Iterator[Report]:
     """Every shape with every seed, the weights drawn by PyTorch and converted."""
-    start = _drawn(0)
+    start = _initial(0)
     port = bilstm.port(start, fb.from_state_dict(start.state_dict()))
     for shape in SHAPES:
         for seed in range(seeds):
-            weights = _drawn(seed).state_dict()
+            weights = _initial(seed).state_dict()
             theirs: Arrays = {name: tensor.numpy() for name, tensor in weights.items()}
             ours = fb.state_dict(fb.from_state_dict(weights))
             yield check_port(
@@ -69,6 +72,19 @@ def _published(seeds: int, steps: int, progress: Progress) -> Iterator[Report]:
                 seed=seed,
                 progress=progress,
             )
+
+    progress("published size: figures")
+    yield _drawn(port, start, fb.from_state_dict(start.state_dict()), "published size", INPUT_DIM)
+
+
+def _drawn(
+    port: Port, torch_model: torch.nn.Module, flax_model: Any, what: str, features: int
+) -> Report:
+    """The figures at the longest shape, as a report without rows."""
+    shape = max(SHAPES, key=lambda shape: shape[1])
+    x = _random_input(0, *shape, features)
+    case = _case(what, shape, 0)
+    return Report((), {}, figures.of_model(port, torch_model, flax_model, x, case=case))
 
 
 def _case(what: str, shape: tuple[int, int], seed: int) -> str:
@@ -83,7 +99,7 @@ def _random_input(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def _drawn(seed: int) -> torch_ref.BiLSTMWithAttention:
+def _initial(seed: int) -> torch_ref.BiLSTMWithAttention:
     """The published network with PyTorch's own initial weights for a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """A report as text: for the terminal, for a failing assertion, and as Markdown."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from parity.report import Report, Row
 
 WIDTH = 140
 _SHOWN_FAILURES = 20
-_COLUMNS = "name | verdict | step | distance | ULP | reference | ULP | spread | bound | ULP"
+COLUMNS = "name | verdict | step | distance | ULP | reference | ULP | spread | bound | ULP"
 
 
 def text(report: Report) -> str:
@@ -38,7 +38,7 @@ def print_to(report: Report, console: Console) -> None:
         line(f"  … and {len(failing) - _SHOWN_FAILURES} more: see report.rows")
     for name, value in report.environment.items():
         if name != "cases":
-            line(f"{name}: {_plain(value)}")
+            line(f"{name}: {plain(value)}")
 
 
 def verdict(report: Report) -> str:
@@ -69,19 +69,19 @@ def markdown(report: Report) -> str:
     facts = {**report.environment}
     cases = facts.pop("cases", {})
     lines = ["# Parity report", "", f"**{verdict(report)}**", "", "## Environment", ""]
-    lines += [f"- {name}: {_plain(value)}" for name, value in facts.items()]
-    lines += [f"- case “{case}”: {_plain(value)}" for case, value in cases.items()]
+    lines += [f"- {name}: {plain(value)}" for name, value in facts.items()]
+    lines += [f"- case “{case}”: {plain(value)}" for case, value in cases.items()]
     for group, rows in groupby(report.rows, key=lambda row: row.group):
         lines += ["", f"## {', '.join(part for part in group if part)}", ""]
-        lines += [f"| {_COLUMNS} |", "|---" * len(_COLUMNS.split("|")) + "|"]
-        lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
+        lines += [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Nested facts on one line: `a 1, b 2`."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(held)}" for name, held in value.items())
+        return ", ".join(f"{name} {plain(held)}" for name, held in value.items())
     if isinstance(value, list | tuple):
         return " × ".join(map(str, value)) if _is_shape(value) else " and ".join(map(str, value))
     return str(value)
@@ -91,7 +91,8 @@ def _is_shape(value: list | tuple) -> bool:
     return all(isinstance(number, int) for number in value)
 
 
-def _cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """A row under `COLUMNS`."""
     return [
         row.name,
         "ok" if row.passed else f"FAILED {row.note}".strip(),
@@ -116,19 +117,25 @@ def _summary(rows: Iterable[Row]) -> Table:
     table.add_column("nearest to its bound", overflow="fold")
     for heading in ("distance", "ULP", "reference ULP", "bound ULP", ""):
         table.add_column(heading, justify="right", no_wrap=True)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.case.partition(":")[0], row.check, row.dtype), []).append(row)
-    for group, members in groups.items():
-        worst = min(members, key=lambda row: (row.passed, -row.tightness))
+    for group, members, worst in summarized(rows):
         counts = len({row.case for row in members}), len(members)
         verdict = "ok" if worst.passed else "FAILED"
-        cells = (*group, *map(str, counts), *_nearest(worst), verdict)
+        cells = (*group, *map(str, counts), *nearest(worst), verdict)
         table.add_row(*map(Text, cells))  # Text: a name in brackets is no markup
     return table
 
 
-def _nearest(row: Row) -> tuple[str, str, str, str, str]:
+def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list[Row], Row]]:
+    """What, check and dtype; their rows over all cases of a kind; the one nearest to its bound."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.case.partition(":")[0], row.check, row.dtype), []).append(row)
+    for group, members in groups.items():
+        yield group, members, min(members, key=lambda row: (row.passed, -row.tightness))
+
+
+def nearest(row: Row) -> tuple[str, str, str, str, str]:
+    """A row as name, distance, and in ULP its distance, the reference's and the bound."""
     if row.epsilon == 0:  # equality to the last bit: there is no distance to tell
         return "all equal to the last bit" if row.passed else row.name, "", "", "", ""
     which = row.case.partition(":")[2].strip()

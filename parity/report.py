@@ -1,8 +1,9 @@
 """The outcome of a check: rows in order of computation, and what they add up to."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,12 @@ class Report:
     Attributes:
         rows: one per compared array, in order of computation.
         environment: versions, platform, precision, and per case its sizes and seeds.
+        figures: what the HTML report draws, lists by kind (`parity.figures`).
     """
 
     rows: tuple[Row, ...]
     environment: Mapping[str, Any]
+    figures: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -100,10 +103,13 @@ class Report:
         """Several reports as one, the rows in the order given."""
         reports = list(reports)
         environment: dict[str, Any] = {}
+        figures: dict[str, list[Mapping[str, Any]]] = {}
         for report in reports:
+            for kind, drawn in report.figures.items():
+                figures.setdefault(kind, []).extend(drawn)
             cases = {**environment.get("cases", {}), **report.environment.get("cases", {})}
             environment = {**environment, **report.environment, "cases": cases}
-        return cls(tuple(row for report in reports for row in report.rows), environment)
+        return cls(tuple(row for report in reports for row in report.rows), environment, figures)
 
     def __str__(self) -> str:
         from parity import rendering
@@ -111,7 +117,7 @@ class Report:
         return rendering.text(self)
 
     def to_json(self) -> str:
-        """JSON: schema_version, passed, first_divergence, environment, rows.
+        """JSON by `parity/report.schema.json`, which docs/report-schema.md explains.
 
         Numbers that JSON cannot write (NaN, infinities) are strings that `float` reads.
         """
@@ -122,6 +128,7 @@ class Report:
             "first_divergence": None if first is None else _row_to_json(first),
             "environment": dict(self.environment),
             "rows": [_row_to_json(row) for row in self.rows],
+            "figures": _finite(self.figures),
         }
         return json.dumps(content, indent=1, allow_nan=False)
 
@@ -135,15 +142,20 @@ class Report:
                 f"schema_version: expected {SCHEMA_VERSION}, got {version!r}; "
                 "read the report with the version of parity that wrote it"
             )
-        return cls(tuple(map(_row_from_json, content["rows"])), content["environment"])
+        rows = tuple(map(_row_from_json, content["rows"]))
+        return cls(rows, content["environment"], content["figures"])
 
     def write(self, directory: str | Path) -> None:
-        """Write report.json and report.md into the directory, which is made if need be."""
-        from parity import rendering
+        """Write report.json, .md and .html into the directory, which is made if need be."""
+        from parity import html, rendering
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        contents = {"report.json": self.to_json(), "report.md": rendering.markdown(self)}
+        contents = {
+            "report.json": self.to_json(),
+            "report.md": rendering.markdown(self),
+            "report.html": html.page(self),
+        }
         for name, text in contents.items():
             temporary = directory / f".{name}.tmp"
             temporary.write_text(text, encoding="utf-8")
@@ -161,10 +173,16 @@ def first_failing(rows: Iterable[Row]) -> Row | None:
 
 def _row_to_json(row: Row) -> dict[str, Any]:
     content = asdict(row)
-    for name in _NUMBERS:
-        if content[name] - content[name] != 0:  # NaN or infinite
-            content[name] = repr(content[name])
-    return content
+    return {**content, **{name: _finite(content[name]) for name in _NUMBERS}}
+
+
+def _finite(value: Any) -> Any:
+    """The same, but that numbers which JSON cannot write are strings."""
+    if isinstance(value, Mapping):
+        return {name: _finite(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row_from_json(content: Mapping[str, Any]) -> Row:

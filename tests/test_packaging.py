@@ -53,7 +53,8 @@ def test_wheel_holds_the_three_packages_whole(wheel: zipfile.ZipFile) -> None:
         for name in PACKAGES
         for path in ROOT.glob(f"{name}/**/*.py")
     }
-    assert files == sources | {f"{name}/py.typed" for name in PACKAGES}
+    data = {"parity/report.css", "parity/report.schema.json"}
+    assert files == sources | data | {f"{name}/py.typed" for name in PACKAGES}
 
 
 def test_wheel_asks_for_torch_only_on_request(wheel: zipfile.ZipFile) -> None:

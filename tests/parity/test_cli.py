@@ -118,6 +118,7 @@ def test_without_a_checkpoint_the_whole_proof_runs(tmp_path, monkeypatch, capsys
     assert run("--output", tmp_path / "out") == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "loss.png",
+        "report.html",
         "report.json",
         "report.md",
     }

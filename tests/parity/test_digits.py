@@ -42,6 +42,10 @@ def test_too_little_training_fails_for_its_accuracy_and_for_nothing_else(tmp_pat
     assert failed[0].name.startswith("test accuracy")
     assert "classes" in {row.name for row in report.rows}
     assert curves.reference.shape == curves.candidate.shape == (2,)
+    (drawn,), (attention,) = report.figures["loss_curves"], report.figures["attention"]
+    assert drawn["reference"] == curves.reference.tolist()
+    assert drawn["candidate"] == curves.candidate.tolist()
+    assert np.array(attention["candidate"]).shape == (8, 8)
 
     plot = tmp_path / "loss.png"
     curves.draw(plot)

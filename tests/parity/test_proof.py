@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import digits, proof  # noqa: E402
+from parity import digits, figures, proof  # noqa: E402
 from parity.report import Report, Row  # noqa: E402
 
 
@@ -18,9 +18,14 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
     real = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
     monkeypatch.setattr(proof, "check_port", check_port)
     monkeypatch.setattr(digits, "prove", lambda progress: (real, "curves"))
+    drawn = {"stage_errors": [{"case": "c"}]}
+    monkeypatch.setattr(
+        figures, "of_model", lambda port, theirs, ours, x, case: drawn if x.shape[1] == 50 else {}
+    )
     report, curves = proof.whole(seeds=2, steps=3, progress=lambda what: None)
 
     assert curves == "curves"
+    assert report.figures == drawn
     assert [row.case for row in report.rows] == [
         *(case for _, _, case, _ in asked),
         real.rows[0].case,

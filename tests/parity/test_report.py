@@ -73,9 +73,13 @@ def test_another_schema_version_is_refused():
         Report.from_json(text)
 
 
-def test_joined_keeps_all_rows_and_cases():
+def test_joined_keeps_all_rows_cases_and_figures():
     other = {"versions": {"jax": "1"}, "cases": {"c: 2": {"seed": 4}}}
-    joined = Report.joined([Report((GOOD,), FACTS), Report((BAD,), other)])
+    curves = [{"case": "a"}], [{"case": "b"}, {"case": "c"}]
+    figures = [{"loss_curves": curves[0]}, {"loss_curves": curves[1], "attention": []}]
+    joined = Report.joined([Report((GOOD,), FACTS, figures[0]), Report((BAD,), other, figures[1])])
+    assert joined.figures == {"loss_curves": [*curves[0], *curves[1]], "attention": []}
+    assert len(curves[0]) == 1
     assert joined.rows == (GOOD, BAD)
     assert set(joined.environment["cases"]) == {"c: 1", "c: 2"}
     assert joined.environment["versions"] == {"jax": "1"}
@@ -84,5 +88,6 @@ def test_joined_keeps_all_rows_and_cases():
 def test_write_makes_the_directory_and_leaves_nothing_temporary(tmp_path):
     report = Report((GOOD, BAD), FACTS)
     report.write(tmp_path / "a" / "b")
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["report.json", "report.md"]
+    names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
+    assert names == ["report.html", "report.json", "report.md"]
     assert Report.from_json((tmp_path / "a" / "b" / "report.json").read_text()) == report
