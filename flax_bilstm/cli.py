@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax_bilstm import checkpoints, conversion, inspection
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.conversion import Conversion, DifferenceError
-from flax_bilstm.export import PLATFORMS, export, largest_difference
+from flax_bilstm.export import PLATFORMS, export, largest_difference, serialize
 
 GOOD, DIFFERS, BAD_INPUT = 0, 1, 2
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -111,7 +111,7 @@ def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> 
         model = checkpoints.load(source, prefix=prefix)
         _say("Exporting")
         exported = export(model)
-        temporary.write_bytes(exported.serialize())
+        temporary.write_bytes(serialize(exported))
         _say("Comparing it with the model")
         artifact = temporary.read_bytes()
         difference = largest_difference(model, artifact)

@@ -63,7 +63,7 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
             _check_optimizer(state, temporary)
         else:
             if read.optimizer is not None:
-                lines.append("  left out: the optimizer's state, for an Orbax directory carries it")
+                lines.append("  left out: the optimizer's state; an Orbax directory can carry it")
             target_format.write(written, temporary)
 
         say("Reading it back and comparing")
@@ -77,10 +77,13 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     """Refuse a target that would cost the user a file.
 
     Raises:
-        ValueError: it is the source, or there already and not to be overwritten.
+        ValueError: it is the source, holds the source, or is there already and not to be
+            overwritten.
     """
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise ValueError(f"DST: expected another name than SRC, got {target} for both.")
+    if target.resolve() in source.resolve().parents:
+        raise ValueError(f"DST: expected a place outside of SRC's own folder, got {target}.")
     if target.exists() and not overwrite:
         raise ValueError(f"DST: {target} is there already; pass --overwrite to replace it.")
 

@@ -38,6 +38,21 @@ def export(model: Module) -> jax.export.Exported:
     return jax.export.export(jax.jit(lambda x: frozen(x)), platforms=PLATFORMS)(x)
 
 
+def serialize(exported: jax.export.Exported) -> bytes:
+    """The artifact's bytes.
+
+    Raises:
+        ImportError: flatbuffers is not installed.
+    """
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise ImportError(
+            "jax.export writes and reads its artifacts with flatbuffers, which is not installed; "
+            "run pip install 'flax-bilstm[export]'."
+        ) from error
+
+
 def plain(model: Module) -> Module:
     """A copy of `model` for evaluation, its recurrence the plain scan."""
     copy = nnx.clone(model)

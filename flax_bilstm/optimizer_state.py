@@ -83,8 +83,8 @@ def optimizer_from_torch(
         for torch_name, field in moments.items():
             moment = states.get(row.torch_name, {}).get(torch_name)
             if moment is not None:  # before the first step there is none: zeros
-                # A copy: JAX may take over NumPy's memory, which can be PyTorch's own.
-                variables[field, *row.path][...] = jnp.array(row.from_torch(moment), copy=True)
+                # jnp.array copies: the memory can be PyTorch's own, whose next step is in place.
+                variables[field, *row.path][...] = jnp.array(row.from_torch(moment))
     count = max((int(s["step"]) for s in states.values() if "step" in s), default=0)
     for path in variables.keys() & {("count",), ("step",)}:
         variables[path][...] = jnp.asarray(count, variables[path].dtype)

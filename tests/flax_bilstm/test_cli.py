@@ -155,6 +155,14 @@ def test_the_same_file_under_two_names_is_refused(source: Path, tmp_path: Path) 
     assert alias.is_symlink()
 
 
+def test_a_folder_that_holds_the_source_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    fb.save(fb.load(source), run_folder)
+    inside = source.rename(run_folder / "inside.safetensors")
+    assert run("convert", inside, run_folder, "--overwrite") == BAD_INPUT
+    assert inside.exists()
+
+
 @pytest.mark.parametrize("fault", ["a bit", "the forward pass"])
 def test_what_differs_is_not_kept(
     fault: str,

@@ -1,5 +1,7 @@
 """Training goes on in optax where it stopped in PyTorch; the judge is PyTorch, going on itself."""
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +70,13 @@ def trained(
     return model, optimizer
 
 
-@pytest.mark.parametrize("steps", [0, BEFORE])
-@pytest.mark.parametrize("equal", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("equal", "steps"),
+    [
+        *((equal, BEFORE) for equal in OPTIMIZERS),
+        *((equal, 0) for equal in OPTIMIZERS if equal.startswith(("optax.adam(", "optax.sgd("))),
+    ],
+)
 def test_the_next_50_steps_are_pytorchs(equal: str, steps: int) -> None:
     torch_model, torch_optimizer = trained(OPTIMIZERS[equal], steps)
     model = fb.from_state_dict(torch_model.state_dict())
@@ -139,10 +146,15 @@ def test_parameters_of_a_larger_network_are_told_apart() -> None:
     np.testing.assert_array_equal(optimizer.opt_state[0].mu["fc"]["bias"][...], expected)
 
 
+@functools.cache
+def adam_state() -> dict[str, Any]:
+    _, optimizer = trained(lambda p: optim.Adam(p, weight_decay=0.1), steps=2)
+    return optimizer.state_dict()
+
+
 def edited(edit: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """Adam's state dict after a few steps, with one thing made wrong."""
-    _, optimizer = trained(lambda p: optim.Adam(p, weight_decay=0.1), steps=2)
-    state_dict = optimizer.state_dict()
+    state_dict = copy.deepcopy(adam_state())
     edit(state_dict)
     return state_dict
 
