@@ -8,17 +8,21 @@ COMPILERS := .venv-accelerators
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help parity test test-without-torch accelerators
+.PHONY: help parity test test-without-torch accelerators bench
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
 	@echo "make test                lint, type-check and test"
 	@echo "make test-without-torch  test in an environment that has no torch"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
+	@echo "make bench               time it beside PyTorch and flax.nnx (QUICK=1: under two minutes)"
 	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
 
 parity: $(VENV)/.ready
 	$(VENV)/bin/parity
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick --rounds 3)
 
 test: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

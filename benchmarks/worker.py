@@ -48,7 +48,7 @@ def timed(run: Run, count: int) -> list[float]:
 
 
 def peak_bytes() -> int:
-    """This process's own peak resident memory (Linux; a child's ru_maxrss starts at its parent's)."""
+    """This process's own peak resident memory; a child's ru_maxrss would start at its parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
