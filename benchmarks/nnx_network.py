@@ -28,7 +28,7 @@ class Network(nnx.Module):
 def from_state_dict(weights: dict[str, np.ndarray]) -> Any:
     """The network with torch's weights; flax's cell has one bias, so torch's two are summed."""
     gates, input_dim = weights["lstm.weight_ih_l0"].shape
-    model = Network(input_dim, gates // 4, len(weights["fc.bias"]), rngs=nnx.Rngs(0))
+    model: Any = Network(input_dim, gates // 4, len(weights["fc.bias"]), rngs=nnx.Rngs(0))
     for suffix, rnn in (("", model.lstm.forward_rnn), ("_reverse", model.lstm.backward_rnn)):
         bias = weights[f"lstm.bias_ih_l0{suffix}"] + weights[f"lstm.bias_hh_l0{suffix}"]
         rnn.cell.dense_i.kernel[...] = jnp.asarray(weights[f"lstm.weight_ih_l0{suffix}"].T)
