@@ -1,0 +1,265 @@
+"""Every implementation through every case: the same numbers, the same gradients."""
+
+import contextlib
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from flax_bilstm import implementations
+from flax_bilstm.implementations import IMPLEMENTATIONS, checkpointed, fused
+from flax_bilstm.recurrence import State, Weights, accumulation_dtype, validity
+
+TIME, INPUTS, HIDDEN = 6, 3, 4
+BELOW, FROM = fused.HOIST_BELOW_BATCH - 1, fused.HOIST_BELOW_BATCH
+
+OTHERS = [name for name in IMPLEMENTATIONS if name != "scan"]
+
+others = pytest.mark.parametrize("implementation", OTHERS)
+every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+reversed_or_not = pytest.mark.parametrize("reverse", [False, True])
+
+
+@contextlib.contextmanager
+def naming(implementation):
+    """A failure within says which implementation it is of."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(f"with {implementation}")
+        raise
+
+
+def case(dtype, batch=2, bias=True, proj=0, lengths=True, time=TIME, seed=0):
+    """Weights, x, initial state and valid, of float64 numbers rounded to dtype."""
+    rng = np.random.default_rng(seed)
+    out, wide = proj or HIDDEN, accumulation_dtype(jnp.dtype(dtype))
+
+    def normal(*shape, dtype=dtype):
+        return jnp.asarray(rng.normal(size=shape) / 2, dtype)
+
+    weights = Weights(
+        normal(INPUTS, 4 * HIDDEN),
+        normal(out, 4 * HIDDEN),
+        normal(4 * HIDDEN, dtype=wide) if bias else None,
+        normal(4 * HIDDEN, dtype=wide) if bias else None,
+        normal(HIDDEN, proj) if proj else None,
+    )
+    state = State(normal(batch, out), normal(batch, HIDDEN, dtype=wide))
+    valid = validity(jnp.asarray(rng.integers(1, time + 1, batch)), time) if lengths else None
+    x = normal(time, batch, INPUTS)
+    return weights, x if valid is None else jnp.where(valid, x, jnp.zeros_like(x)), state, valid
+
+
+def results_and_gradients(implementation, arrays, reverse):
+    """By name, compiled; the loss weighs every number of every result differently."""
+    run = IMPLEMENTATIONS[implementation]
+
+    @jax.jit
+    def results_and_gradients(weights, x, state, valid):
+        def call(weights, x, state):
+            outputs, final = run(weights, x, state, valid, reverse)
+            return {"outputs": outputs, "h_n": final.hidden, "c_n": final.cell}
+
+        results, pull_back = jax.vjp(call, weights, x, state)
+        d_weights, d_x, d_state = pull_back(jax.tree.map(jnp.cos, results))
+        grads = {**d_weights._asdict(), "x": d_x, "h_0": d_state.hidden, "c_0": d_state.cell}
+        return results | {f"d {name}": value for name, value in grads.items() if value is not None}
+
+    return results_and_gradients(*arrays)
+
+
+OPTIONS = {
+    "plain": {"lengths": False},
+    "projected": {"lengths": False, "proj": 2},
+    "lengths": {},
+    "lengths, bare": {"bias": False},
+    "lengths, projected": {"proj": 2},
+    "one step": {"lengths": False, "time": 1},
+    "several segments": {"lengths": False, "time": checkpointed.LONGEST_SEGMENT + 2},
+    "several segments, lengths": {"time": checkpointed.LONGEST_SEGMENT + 2},
+}
+CASES = {  # either side of the bound, either direction
+    f"{name}, batch {batch}, {'reverse' if reverse else 'forward'}": (options, batch, reverse)
+    for i, (name, options) in enumerate(OPTIONS.items())
+    for batch, reverse in ((BELOW, bool(i % 2)), (FROM, not i % 2))
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("options", "batch", "reverse"), CASES.values(), ids=CASES)
+def test_float64_equals_the_plain_implementation(assert_close, options, batch, reverse):
+    arrays = case(jnp.float64, batch, **options)
+    expected = results_and_gradients("scan", arrays, reverse)
+    for implementation in OTHERS:
+        actual = results_and_gradients(implementation, arrays, reverse)
+        with naming(implementation):
+            assert_close(actual, expected, 1e-13)
+
+
+PRECISIONS = {jnp.float32: 2**-23, jnp.bfloat16: 2**-8, jnp.float16: 2**-11}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [2, FROM])
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_lower_precision_comes_close_to_float64(assert_close, dtype, batch):
+    arrays = case(dtype, batch, proj=2)
+    widened = jax.tree.map(
+        lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, arrays
+    )
+    truth = results_and_gradients("scan", widened, reverse=True)
+    for implementation in IMPLEMENTATIONS:
+        actual = results_and_gradients(implementation, arrays, reverse=True)
+        with naming(implementation):
+            for name, value in actual.items():
+                wide = name in ("c_n", "d c_0", "d bias_ih", "d bias_hh")
+                expected = accumulation_dtype(jnp.dtype(dtype)) if wide else dtype
+                assert value.dtype == expected, name
+            assert_close(actual, truth, 8 * PRECISIONS[dtype])
+
+
+@pytest.mark.usefixtures("x64")
+@every
+@reversed_or_not
+@pytest.mark.parametrize("batch", [2, FROM])
+def test_gradients_against_finite_differences(batch, reverse, implementation):
+    *arrays, valid = case(jnp.float64, batch, proj=2, time=3)
+    run = jax.jit(lambda *arrays: IMPLEMENTATIONS[implementation](*arrays, valid, reverse))
+    check_grads(run, arrays, order=1, modes=["rev"])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [2, FROM])
+def test_second_order_reverse_over_reverse(assert_close, batch):
+    weights, x, state, valid = case(jnp.float64, batch, proj=2, time=3)
+
+    def of_the_gradient(implementation):
+        def loss(weights, x, state):
+            outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, True)
+            return jnp.sum(outputs**3) + jnp.sum(final.cell**3)
+
+        def penalty(weights, x, state):
+            grads = jax.grad(loss, argnums=(0, 1, 2))(weights, x, state)
+            return sum(jnp.sum(grad**2) for grad in jax.tree.leaves(grads))
+
+        d_weights, d_x, d_state = jax.jit(jax.grad(penalty, argnums=(0, 1, 2)))(weights, x, state)
+        return {**d_weights._asdict(), "x": d_x, **d_state._asdict()}
+
+    expected = of_the_gradient("scan")
+    assert all(np.asarray(value).any() for value in expected.values())
+    for implementation in OTHERS:
+        actual = of_the_gradient(implementation)
+        with naming(implementation):
+            assert_close(actual, expected, 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_plain_one_takes_forward_mode_to_second_order():
+    weights, x, state, valid = case(jnp.float64, proj=2, time=3)
+    run = jax.jit(lambda x, state: IMPLEMENTATIONS["scan"](weights, x, state, valid, True))
+    check_grads(run, (x, state), order=2, modes=["fwd", "rev"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_jvp_jacobian_and_hessian_against_torch(assert_close):
+    torch = pytest.importorskip("torch")
+    weights, x, state, _ = case(jnp.float64, batch=1, time=3)
+    lstm = torch.nn.LSTM(INPUTS, HIDDEN, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter, value in zip(lstm.parameters(), weights[:4], strict=True):
+            parameter.copy_(torch.tensor(np.asarray(value).T))
+    states = tuple(torch.tensor(np.asarray(part))[None] for part in state)
+
+    def theirs(x):
+        return (lstm(x, states)[0] ** 3).sum()
+
+    def ours(x):
+        return jnp.sum(IMPLEMENTATIONS["scan"](weights, x, state, None, False)[0] ** 3)
+
+    there = torch.tensor(np.asarray(x))
+    direction = np.cos(np.arange(x.size)).reshape(x.shape)
+    functional = torch.autograd.functional
+    expected = {
+        "jvp": functional.jvp(theirs, there, torch.tensor(direction))[1],
+        "jacobian": functional.jacobian(theirs, there),
+        "hessian": functional.hessian(theirs, there),
+    }
+    actual = {
+        "jvp": jax.jvp(ours, (x,), (jnp.asarray(direction),))[1],
+        "jacobian": jax.jacfwd(ours)(x),
+        "hessian": jax.hessian(ours)(x),
+    }
+    assert_close(actual, expected, 1e-12)
+
+
+@others
+def test_where_forward_mode_is_not_defined_it_says_so(implementation):
+    weights, x, state, valid = case(jnp.float32)
+    run = IMPLEMENTATIONS[implementation]
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: run(weights, x, state, valid, False)[0], (x,), (x,))
+
+
+@every
+def test_vmap_over_models(assert_close, implementation):
+    cases = [case(jnp.float32, lengths=False, seed=seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
+
+    def loss(weights, x, state, valid):
+        outputs, _ = IMPLEMENTATIONS[implementation](weights, x, state, valid, True)
+        return jnp.sum(outputs**2), outputs
+
+    grad = jax.jit(jax.grad(loss, argnums=1, has_aux=True))
+    d_x, outputs = jax.jit(jax.vmap(jax.grad(loss, argnums=1, has_aux=True)))(*stacked)
+    for i, one in enumerate(cases):
+        d_x_alone, alone = grad(*one)
+        actual = {"outputs": outputs[i], "d x": d_x[i]}
+        assert_close(actual, {"outputs": alone, "d x": d_x_alone}, 1e-6)
+
+
+@every
+@reversed_or_not
+def test_padded_steps_carry_the_state_and_give_0(assert_identical, implementation, reverse):
+    weights, x, state, _ = case(jnp.float32, lengths=False)
+    valid = jnp.zeros((TIME, 2, 1), bool)
+    outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, reverse)
+    assert not outputs.any()
+    assert_identical(final, state)
+
+
+@every
+def test_a_second_call_outside_of_jit_compiles_nothing(implementation):
+    arrays = case(jnp.float32)
+    run = IMPLEMENTATIONS[implementation]
+    run(*arrays, False)
+    before = run._cache_size()
+    run(*arrays, False)
+    assert run._cache_size() == before
+
+
+def test_names():
+    assert implementations.resolve(None) is IMPLEMENTATIONS[implementations.DEFAULT]
+    for name, run in IMPLEMENTATIONS.items():
+        assert implementations.resolve(name) is run
+    with pytest.raises(
+        ValueError, match=r"expected None or one of \[.*'fused', 'scan'.*\], got 'x'"
+    ):
+        implementations.resolve("x")
+
+
+def test_one_signature():
+    signature = inspect.signature(implementations.Implementation.__call__)
+    expected = [name for name in signature.parameters if name != "self"]
+    for name, run in IMPLEMENTATIONS.items():
+        assert list(inspect.signature(run).parameters) == expected, name
+
+
+@pytest.mark.parametrize(("batch", "products"), [(BELOW, 2), (FROM, 1)])
+def test_the_product_with_the_input_is_hoisted_for_small_batches_alone(batch, products):
+    """So that moving the bound does not leave one of its sides untested here."""
+    jaxpr = jax.make_jaxpr(lambda *a: fused.run_direction(*a, False))(*case(jnp.float32, batch))
+    assert str(jaxpr).count("dot_general") == products
