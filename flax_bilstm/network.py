@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
@@ -165,5 +166,6 @@ class BiLSTMWithAttention(nnx.Module):
         x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)
         y, _ = self.lstm(x, lengths=lengths)  # (batch, time, 2·hidden_dim)
         context, weights = self.attention(y, queries="last", lengths=lengths, return_weights=True)
-        output = self.fc(context)  # (batch, output_dim)
+        with jax.numpy_dtype_promotion("standard"):  # as the layers before: also in strict mode
+            output = self.fc(context)  # (batch, output_dim)
         return (output, weights) if return_attention else output
