@@ -91,10 +91,13 @@ def test_carry_is_drawn_from_the_carry_stream(assert_identical: Callable[..., No
     zeros = cell.initialize_carry((BATCH, IN), nnx.Rngs(0))
     assert_identical(zeros, (jnp.zeros((BATCH, HIDDEN)), jnp.zeros((BATCH, 2))))
     normal = nnx.initializers.normal(1.0)
+    cell = fb.LSTMCell(IN, HIDDEN, rngs=nnx.Rngs(0))
     drawn = cell.initialize_carry((BATCH, IN), nnx.Rngs(carry=5), normal)
     again = cell.initialize_carry((BATCH, IN), nnx.Rngs(carry=5).carry, normal)
     assert_identical(drawn, again)
-    assert not np.array_equal(drawn[0][:, :2], drawn[1])  # a key each
+    assert not np.array_equal(*drawn)  # a key each
+    other = cell.initialize_carry((BATCH, IN), nnx.Rngs(carry=6), normal)
+    assert not np.array_equal(drawn[0], other[0])
     with pytest.raises(ValueError, match="rngs: expected"):
         cell.initialize_carry((BATCH, IN), None, normal)
 
