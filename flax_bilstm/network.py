@@ -1,6 +1,6 @@
 """The reference network: bidirectional LSTM → attention → dense head on the last step."""
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,24 @@ class BiLSTMWithAttention(nnx.Module):
         )
         self.attention = Attention(2 * hidden_dim, score=score, **shared)
         self.fc = _linear(2 * hidden_dim, output_dim, **shared)
+
+    @overload
+    def __call__(
+        self,
+        x: Shaped[ArrayLike, "..."],
+        *,
+        lengths: Shaped[ArrayLike, "..."] | None = None,
+        return_attention: Literal[False] = False,
+    ) -> Float[Array, "batch out"]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Shaped[ArrayLike, "..."],
+        *,
+        lengths: Shaped[ArrayLike, "..."] | None = None,
+        return_attention: Literal[True],
+    ) -> tuple[Float[Array, "batch out"], Float[Array, "batch time"]]: ...
 
     def __call__(
         self,

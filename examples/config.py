@@ -1,0 +1,54 @@
+"""What can be chosen in `train_digits.py`, on its command line, and kept beside its checkpoints."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """What can be chosen, each on the command line too: `--learning-rate 0.003`."""
+
+    output: Path = Path("digits-run")
+    cpu_devices: int = 2  # where there is no accelerator: as many as cores
+    seed: int = 0
+    hidden_dim: int = 64
+    batch_size: int = 64
+    epochs: int = 40
+    patience: int = 10  # epochs without a better validation loss
+    warmup_epochs: int = 2
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    noise: float = 0.2  # standard deviation, added to the ink
+    label_smoothing: float = 0.1
+
+
+def parse_arguments(description: str) -> Config:
+    """The choices on the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    for field in fields(Config):
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help="default: %(default)s",
+        )
+    return Config(**vars(parser.parse_args()))
+
+
+def remember(config: Config) -> None:
+    """Note the choices beside the checkpoints; refuse to go on under others."""
+    path = config.output / "config.json"
+    chosen = json.dumps(asdict(config) | {"output": None}, indent=2)
+    if not path.exists():
+        config.output.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(chosen)
+        temporary.replace(path)
+    elif path.read_text() != chosen:
+        raise SystemExit(
+            f"{config.output}: holds a run with other choices, see config.json there; give the "
+            "same ones to go on with it, or another --output."
+        )
