@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
 from flax_bilstm.state_dict_table import table
+from parity.bilstm_candidate import last_query
 from parity.bilstm_stages import anatomy
 from parity.losses import MEAN_SQUARED_ERROR, Loss
 from parity.nnx_side import nnx_side, recording
@@ -117,7 +118,7 @@ def flax_network(
     with recording(model.lstm, model.attention) as (lstm, attention):
         output = model(inputs["x"], lengths=inputs.get("lengths"))
     ((y, (h_n, c_n)),) = lstm
-    ((context, weights),) = attention
+    context, weights = last_query(attention, inputs.get("lengths"))
     return {
         **_by_direction(y, 2),
         "lstm.h_n": h_n,

@@ -4,7 +4,7 @@ Each function takes the Flax model and the values that the stage reads, forces t
 values into the places before the stage, and returns the stage's value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -73,7 +73,7 @@ def wired(model: Any, inputs: Inputs, name: str, layer: int = 0) -> Array:
     def run(weights: Any, x: Array, state: State, valid: Any, reverse: bool) -> Any:
         own = next(names)
         found.append(jnp.swapaxes(x, 0, 1))
-        output = inputs.get(f"{own}.hidden")
+        output = inputs.get(f"{own}.outputs")
         if output is None:
             output = jnp.zeros((x.shape[1], x.shape[0], state.hidden.shape[-1]), x.dtype)
         final = inputs.get(f"{own}.final_state")
@@ -96,8 +96,18 @@ def attention(model: Any, inputs: Inputs, name: str) -> Array:
         recording(model.attention) as (results,),
     ):
         model(_like_x(model, inputs["y"]), **_lengths(inputs))
-    ((context, weights),) = results
+    context, weights = last_query(results, inputs.get("lengths"))
     return weights if name == "weights" else context
+
+
+def last_query(results: Sequence[Any], lengths: Array | None) -> tuple[Array, Array]:
+    """Context and weights of the last query, of one call that asked for it alone or for all."""
+    ((context, weights),) = results
+    if context.ndim == 2:
+        return context, weights
+    rows = jnp.arange(len(context))
+    last = rows * 0 - 1 if lengths is None else lengths - 1
+    return context[rows, last], weights[rows, last]
 
 
 def head(model: Any, inputs: Inputs) -> Array:

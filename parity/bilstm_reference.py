@@ -56,7 +56,12 @@ def quantity(
     name: str,
     step: StepOf = plain,
 ) -> Tensor:
-    """A gate, the new "cell" or "hidden", or both as "step", of every step: (batch, time, ·)."""
+    """A gate, the new "cell" or "hidden", or both as "step", of every step: (batch, time, ·).
+
+    "carry" is the cell state that is kept where the gates keep all of it: the old one.
+    """
+    if name == "carry":
+        return inputs["cell"].masked_fill(~inputs["valid"], 0)
     new = step(weights_of(model, cell), inputs["x"], inputs["hidden"], inputs["cell"])
     value = torch.cat([new["cell"], new["hidden"]], dim=-1) if name == "step" else new[name]
     return value.masked_fill(~inputs["valid"], 0)

@@ -16,7 +16,7 @@ from parity import bilstm_candidate as ours
 from parity import bilstm_reference as theirs
 from parity import mistakes
 from parity.bilstm_reference import Cell
-from parity.bilstm_truth import QUANTITIES, truth
+from parity.bilstm_truth import truth
 from parity.losses import Loss
 from parity.nnx_side import nnx_side
 from parity.port import Side
@@ -24,6 +24,18 @@ from parity.stages import INNER_PRODUCT, Anatomy, Mistake, Stage
 from parity.torch_side import torch_side
 
 OPTIONAL = {"lengths": "lengths", "h_0": "h_0", "c_0": "c_0"}
+
+
+PARTS = {
+    "carry": "cell state carried over",
+    "input_gate": "input gate",
+    "forget_gate": "forget gate",
+    "cell_gate": "cell gate",
+    "output_gate": "output gate",
+    "cell": "new cell state",
+    "hidden": "hidden state",
+}
+"""The parts of a step, in the order in which one that is wrong accuses no other."""
 
 
 def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatomy | None:
@@ -67,7 +79,7 @@ def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatom
         }  # fmt: skip
         whole = {"x": "x"}
         for side in directions if cell.layer else ():
-            whole[f"before.{side}"] = f"lstm.layer{cell.layer - 1}.{side}.hidden"
+            whole[f"before.{side}"] = f"lstm.layer{cell.layer - 1}.{side}.outputs"
 
         def within(quantity: str, words: str, **options: Any) -> Stage:
             name = f"{cell.name}.{quantity}"
@@ -80,16 +92,16 @@ def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatom
 
         projected = lstm.proj_size > 0  # then h' shows no single output gate
         parts = tuple(
-            within(name, name.replace("_", " ") if name.endswith("gate") else f"{name} state")
-            for name in QUANTITIES
+            within(name, words)
+            for name, words in PARTS.items()
             if not (projected and name == "output_gate")
         )
         step = within("step", "one step", parts=parts, known=partial(mistakes.of_step, cell))
         yield stage(
-            f"{cell.name}.hidden", f"{place}{{t}}, from step to step", whole,
+            f"{cell.name}.outputs", f"{place}{{t}}, from step to step", whole,
             partial(theirs.direction, cell=cell), partial(ours.direction, cell=cell),
             partial(mistakes.of_direction, cell), parts=(step,), backwards=cell.reverse,
-            over_time=(f"{cell.name}.hidden", "x", "before.forward", "before.reverse"),
+            over_time=(f"{cell.name}.outputs", "x", "before.forward", "before.reverse"),
         )  # fmt: skip
         yield stage(
             f"{cell.name}.final_state", f"{place}, final state", whole,
@@ -106,7 +118,7 @@ def anatomy(torch_model: torch.nn.Module, flax_model: Any, loss: Loss) -> Anatom
         cells += here
         for cell in here:
             found += direction(cell)
-        outputs = [f"{cell.name}.hidden" for cell in here]
+        outputs = [f"{cell.name}.outputs" for cell in here]
         found.append(
             stage(
                 f"lstm.layer{layer}.output", f"layer {layer}, directions side by side{{t}}",

@@ -5,6 +5,7 @@ The values that `parity.bilstm_stages` reads; `cell` stands for lstm.layer<k>.<d
     "x", "target", "lengths", "h_0", "c_0"      the inputs
     cell ".input_gate" …, ".cell", ".hidden"    (batch, time, ·), as in `torch_ref.unrolled`
     cell ".before.hidden", ".before.cell"       the state that each step starts from
+    cell ".carry", ".outputs"                   cell and hidden again, as other stages make them
     cell ".valid"                               (batch, time, 1), False in the padding
     cell ".step"                                cell and hidden side by side
     cell ".final_state"                         cell and hidden after the direction's last step
@@ -89,6 +90,8 @@ def _named(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
     for number, cell in in_pytorch_order(trace):
         for quantity in QUANTITIES:
             found[f"{cell}.{quantity}"] = unrolled.steps(trace, cell, quantity)
+        found[f"{cell}.carry"] = found[f"{cell}.cell"]
+        found[f"{cell}.outputs"] = found[f"{cell}.hidden"]
         found[f"{cell}.step"] = torch.cat([found[f"{cell}.cell"], found[f"{cell}.hidden"]], -1)
         finals = trace["lstm.c_n"][number], trace["lstm.h_n"][number]
         found[f"{cell}.final_state"] = torch.cat(finals, dim=-1)

@@ -1,6 +1,8 @@
-"""parity [CHECKPOINT]: the whole proof, as a command. Exit 0 passed, 1 differs, 2 bad input."""
+"""parity [CHECKPOINT], parity selftest: exit 0 passed, 1 differs, 2 bad input."""
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +19,14 @@ PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)  # matrices this small lose more to threads than they gain
+    arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     if not console.is_terminal:
         console.width = rendering.WIDTH
+    if arguments[:1] == ["selftest"]:  # a checkpoint of that name is ./selftest
+        return _selftest(arguments[1:], console, errors)
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)  # matrices this small lose more to threads than they gain
     try:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
@@ -42,6 +47,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rendering.print_to(report, console)
     console.print(f"report: {options.output}/report.html, report.md, report.json", highlight=False)
     return PASSED if report.passed else DIFFERS
+
+
+def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> int:
+    from parity import selftest
+
+    parser = argparse.ArgumentParser(
+        prog="parity selftest",
+        description="Plant faults, one at a time, and show that each is caught, placed at its "
+        "stage and named; and that unfaulted networks pass. Exit status: 0 all of it, 1 not all.",
+    )
+    parser.add_argument(
+        "--clean-runs",
+        type=int,
+        default=40,
+        metavar="N",
+        help="unfaulted networks to check, of several sizes and seeds (default: 40)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at once (default: one per core)",
+    )
+    options = parser.parse_args(arguments)
+    if options.clean_runs < 0:
+        parser.error(f"--clean-runs: expected a whole number from 0, got {options.clean_runs}")
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    with _progress(errors) as progress:
+        passed = selftest.run(options.clean_runs, options.jobs, say, progress)
+    return PASSED if passed else DIFFERS
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,6 @@ as a right candidate agrees with the reference, by the bounds of `parity.toleran
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from parity.comparison import magnitude
 from parity.mistakes import arrays
 from parity.mistakes.update import of_update as mistaken_updates
 from parity.optimizers import Optimizer
-from parity.port import Arrays, Gradients, Port
+from parity.port import Arrays, Gradients, Port, Side
 from parity.report import Row
 from parity.stages import Alone, run
 from parity.tolerances import TRUTH, bound
@@ -30,12 +29,12 @@ def of_stage(chain: Sequence[Alone]) -> tuple[str, str]:
         if words:
             return words, part
     found = chain[-1]
-    for row in found.rows:
-        truth, given = found.truth.get(row.name), found.given.get(row.name)
-        if row.passed or truth is None or given is None or not np.all(np.isfinite(given)):
-            continue
-        return _related(truth, given, row) or arrays.precision(row.distance, row.scale), ""
-    return "", ""
+    failing = [row for row in found.rows if not row.passed and np.isfinite(row.distance)]
+    for row in failing:
+        truth, given = found.truth[row.name], found.given[row.name]
+        if truth is not None and given is not None and (words := _related(truth, given, row)):
+            return words, ""
+    return arrays.precision(max((r.distance / r.scale for r in failing if r.scale), default=0)), ""
 
 
 def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
@@ -52,24 +51,22 @@ def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
 def of_update(
     failing: Row, port: Port, optimizer: Optimizer, gradients: Sequence[Gradients]
 ) -> str:
-    """What is wrong with the candidate's optimizer, up to the step that fails."""
-    start, steps = port.reference.parameters, failing.step or 1
-    assert port.candidate.update is not None
-    assert port.reference.update is not None
-    taken = port.candidate.update(start, gradients, optimizer, failing.dtype)
-    given = [step.named() for step in islice(taken, steps)]
+    """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
+    start, ours, theirs = port.reference.parameters, port.candidate.update, port.reference.update
+    assert ours is not None
+    assert theirs is not None
+    given = [step.named() for step in ours(start, gradients, optimizer, failing.dtype)]
+    spreads = {failing.name: failing.spread}
 
     def matches() -> Iterator[tuple[float, str, str]]:
         for words, make in mistaken_updates(optimizer.torch):
-            mistaken = replace(optimizer, torch=make)
             try:
-                made = port.reference.update(start, gradients[:steps], mistaken, TRUTH)  # type: ignore[misc]
+                steps = theirs(start, gradients, replace(optimizer, torch=make), TRUTH)
                 distances = [
-                    _distance(step.parameters, {n: ours.get(n) for n in step.parameters},
-                              failing.dtype, {failing.name: failing.spread})
-                    for step, ours in zip(made, given, strict=True)
-                ]  # fmt: skip
-            except ValueError:
+                    _distance(step.named(), taken, failing.dtype, spreads)
+                    for step, taken in zip(steps, given, strict=True)
+                ]
+            except ValueError:  # the optimizer has no such option
                 continue
             yield max(distances), words, ""
 
@@ -82,9 +79,18 @@ def _mistakes(found: Alone) -> Iterator[tuple[float, str, str]]:
     for known in found.stage.mistakes():
         try:
             made = run(known.side, found.check, found.parameters, found.inputs, TRUTH)
+            if found.check == "gradients" and not _same_value(found, known.side):
+                continue
         except (ValueError, RuntimeError):  # it does not fit the sizes at hand
             continue
         yield _distance(made, found.given, found.dtype, spreads), known.words, known.part
+
+
+def _same_value(found: Alone, side: Side) -> bool:
+    """Whether a mistake leaves the value right: it must, where only gradients are wrong."""
+    given = (found.parameters, found.inputs, TRUTH)
+    right, mistaken = run(found.stage.reference, "forward", *given), run(side, "forward", *given)
+    return np.isfinite(_distance(right, mistaken, TRUTH, {}))
 
 
 def _distance(
@@ -102,7 +108,7 @@ def _distance(
         claimed = np.zeros(()) if claimed is None else claimed
         distance = float(np.max(np.abs(claimed.astype(np.float64) - array), initial=0.0))
         scale = magnitude(array) or largest
-        if not distance <= bound(dtype, spreads.get(name, 0.0), scale):
+        if not (np.isfinite(scale) and distance <= bound(dtype, spreads.get(name, 0.0), scale)):
             return float("inf")
         worst = max(worst, distance / (epsilon * scale) if scale else 0.0)
     return worst

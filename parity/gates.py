@@ -59,16 +59,22 @@ def windows(
 def quantity(
     name: str, run: Any, weights: Weights, x: Array, state: State, reverse: bool
 ) -> Float[Array, "batch time _"]:
-    """A gate, the new cell or the new hidden state of every step; "step" is the last two."""
+    """A gate, the new cell or the new hidden state of every step; "step" is the last two.
+
+    "carry" is the new cell where the input gate is closed and the forget gate open: the old cell.
+    """
 
     def after(gates: dict[str, float], cell: float) -> State:
         before = state._replace(cell=jnp.full_like(state.cell, cell))
         return windows(run, held(weights, gates), x, before, reverse)
 
+    if name == "carry":  # c' = c
+        kept = held(weights, {"input_gate": -1, "forget_gate": 1, "cell_gate": 1})
+        return windows(run, kept, x, state, reverse).cell
     if name == "input_gate":  # c' = i
         return after({"forget_gate": -1, "cell_gate": 1}, 0.0).cell
     if name == "forget_gate":  # c' = f
-        return after({"input_gate": -1}, 1.0).cell
+        return after({"input_gate": -1, "cell_gate": 1}, 1.0).cell
     if name == "cell_gate":  # c' = g
         return after({"input_gate": 1, "forget_gate": -1}, 0.0).cell
     if name == "output_gate":  # h' = o tanh(2), by h' = tanh(2)

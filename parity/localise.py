@@ -50,12 +50,11 @@ def locate(
     if not first.check.startswith("training"):
         return _in_functions(port, anatomy, inputs, first, [first.check])
     (optimizer,) = (o for o in optimizers if first.check == f"training, {o.name}")
-    done = batches[: first.step]
-    steps = list(port.reference.train(port.reference.parameters, done, optimizer, TRUTH))
+    steps = port.reference.train(port.reference.parameters, batches, optimizer, TRUTH)
     before = [port.reference.parameters, *(step.parameters for step in steps)]
     slopes = [
         port.reference.gradients(held, batch, TRUTH)
-        for held, batch in zip(before, done, strict=False)
+        for held, batch in zip(before, batches, strict=False)
     ]
     failing = first_failing(lockstep.update(port, optimizer, slopes, first.dtype, first.case))
     if failing is not None:
@@ -63,8 +62,9 @@ def locate(
         known = diagnose.of_update(failing, port, optimizer, slopes)
         return [replace(failing, note=f"{words}; {known}" if known else words)]
     # The update is right: then a function is wrong at the parameters that training has reached.
-    port = port.holding(before[len(done) - 1], before[len(done) - 1])
-    return _in_functions(port, anatomy, done[-1], first, ["forward", "gradients"])
+    reached = (first.step or 1) - 1
+    port = port.holding(before[reached], before[reached])
+    return _in_functions(port, anatomy, batches[reached], first, ["forward", "gradients"])
 
 
 def _in_functions(

@@ -57,7 +57,7 @@ def of_parameter(name: str, reference: Arrays) -> Iterator[tuple[str, np.ndarray
 def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
     product = float(np.vdot(truth, truth))
     factor = float(np.vdot(given, truth)) / product if product else 0.0
-    return f"it is {factor:.6g} times what it should be", factor * truth
+    return f"it is {factor:.12g} times what it should be", factor * truth
 
 
 RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...] = (
@@ -75,15 +75,12 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...
 """(truth, given) → words, and the array that given would then be."""
 
 
-def precision(error: float, scale: float) -> str:
-    """The precision that an error of this size belongs to, in words; "" for any other size.
+def precision(error: float) -> str:
+    """The precision that a relative error of this size belongs to, in words; "" for another size.
 
     Rounding errors are around 2^−bits of the scale: half of it for one rounding, more for sums.
     """
-    if scale == 0 or error == 0:
-        return ""
-    lost = -np.log2(error / scale)
     for words, bits in SIGNIFICANT_BITS.items():
-        if bits - 1.5 <= lost <= bits + 2.5:
-            return f"the error is 2^−{lost:.0f} of the scale: as if computed in {words}"
+        if error and bits - 1.5 <= -np.log2(error) <= bits + 2.5:
+            return f"the error is 2^−{-np.log2(error):.0f} of the scale: as if computed in {words}"
     return ""

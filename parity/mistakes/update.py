@@ -3,7 +3,7 @@
 Each is the reference's own optimizer with the mistake in it, to be run on the same gradients.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "the momentum is Nesterov's": {"nesterov": True},
     "there is no momentum": {"momentum": 0.0},
     "the momentum is 0.99": {"momentum": 0.99},
-    "the gradient enters the momentum dampened, times 1 − momentum": {"dampening": 0.9},
+    "the momentum is dampened, from its second step on": {"dampening": 0.9},
     "the gradients are ascended": {"maximize": True},
 }
 
@@ -67,6 +67,22 @@ FORMULAS: dict[str, dict[str, Any]] = {
 }
 
 
+HOOKS: dict[str, Callable[[Sequence[torch.Tensor]], None]] = {
+    "gradients enter the momentum times 1 − momentum, as a moving average": (
+        lambda slopes: _multiply(slopes, 0.1)
+    ),
+    "gradients are clipped to a norm of 1": lambda slopes: _multiply(
+        slopes, min(1.0, 1 / (float(torch.stack([s.norm() for s in slopes]).norm()) + 1e-6))
+    ),
+}
+"""What is done to all gradients before a step."""
+
+
+def _multiply(slopes: Sequence[torch.Tensor], factor: float) -> None:
+    for slope in slopes:
+        slope *= factor
+
+
 def of_update(optimizer: Make) -> Iterator[tuple[str, Make]]:
     """(words, the optimizer with that mistake); `ValueError` where it has no such option."""
     for words, options in OPTIONS.items():
@@ -74,6 +90,8 @@ def of_update(optimizer: Make) -> Iterator[tuple[str, Make]]:
     for factor in (0.1, 0.5, 2.0, 10.0):
         words = f"the learning rate is {factor:g} times what it should be"
         yield words, _with(optimizer, partial(_faster, factor))
+    for words, hook in HOOKS.items():
+        yield words, _after(hook, optimizer)
     for words, places in FORMULAS.items():
         yield words, _as_adam(optimizer, places)
 
@@ -96,6 +114,16 @@ def _with(optimizer: Make, change: Callable[[dict[str, Any]], dict[str, Any]]) -
             ):
                 raise ValueError(f"{type(made).__name__} has none of {list(changes)} to change")
             group.update(changes)
+        return made
+
+    return make
+
+
+def _after(hook: Callable[[Sequence[torch.Tensor]], None], optimizer: Make) -> Make:
+    def make(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        made = optimizer(parameters)
+        held = [p for group in made.param_groups for p in group["params"]]
+        made.register_step_pre_hook(lambda *_: hook([p.grad for p in held if p.grad is not None]))
         return made
 
     return make

@@ -1,0 +1,315 @@
+"""Ways to plant a fault in the Flax model, and faulty pieces of it, written in JAX from scratch.
+
+A plant is a function that gives a context manager: the fault is in force while that lasts. None of
+this shares code with `parity.mistakes`, by which the faults are recognised.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from flax_bilstm import implementations, lstm, network
+from flax_bilstm.implementations import fused
+from flax_bilstm.recurrence import State, Weights, where_valid
+
+Plant = Callable[[], AbstractContextManager[None]]
+Run = Callable[..., tuple[Array, State]]
+
+nothing: Plant = nullcontext
+
+
+def patched(owner: Any, name: str, fault: Callable[[Any], Any]) -> Plant:
+    """`owner.name` replaced by what the fault makes of it."""
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        real = getattr(owner, name)
+        setattr(owner, name, fault(real))
+        try:
+            yield
+        finally:
+            setattr(owner, name, real)
+
+    return plant
+
+
+def recurrence(fault: Callable[..., tuple[Array, State]], only: str = "both") -> Plant:
+    """`fault(real, weights, x, state, valid, reverse)` in place of the default implementation."""
+    real = implementations.IMPLEMENTATIONS[implementations.DEFAULT]
+
+    def run(weights: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
+        if only in ("both", "reverse" if reverse else "forward"):
+            return fault(real, weights, x, state, valid, reverse)
+        return real(weights, x, state, valid, reverse)
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        implementations.IMPLEMENTATIONS[implementations.DEFAULT] = run
+        try:
+            yield
+        finally:
+            implementations.IMPLEMENTATIONS[implementations.DEFAULT] = real
+
+    return plant
+
+
+def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
+    """The recurrence runs on changed weights."""
+    return recurrence(
+        lambda real, w, x, state, valid, reverse: real(change(w), x, state, valid, reverse), only
+    )
+
+
+def gate_order(order: Sequence[int]) -> Callable[[Weights], Weights]:
+    """The blocks of the gates taken in another order."""
+
+    def reorder(array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        parts = jnp.split(array, 4, axis=-1)
+        return jnp.concatenate([parts[i] for i in order], axis=-1)
+
+    stacked = ("kernel_ih", "kernel_hh", "bias_ih", "bias_hh")
+    return lambda w: w._replace(**{name: reorder(getattr(w, name)) for name in stacked})
+
+
+def turned_blocks(w: Weights) -> Weights:
+    """Each gate's hidden-to-hidden matrix transposed."""
+    turned = [part.T for part in jnp.split(w.kernel_hh, 4, axis=-1)]
+    return w._replace(kernel_hh=jnp.concatenate(turned, axis=-1))
+
+
+def multiplied(name: str, factor: float) -> Callable[[Weights], Weights]:
+    """One of the weights times a number."""
+    return lambda w: w._replace(**{name: factor * getattr(w, name)})
+
+
+def stopped(*names: str) -> Callable[[Weights], Weights]:
+    """Weights through which no gradient flows."""
+    return lambda w: w._replace(**{n: jax.lax.stop_gradient(getattr(w, n)) for n in names})
+
+
+def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> Plant:
+    """The recurrence as a scan over a step of one's own."""
+
+    def fault(real: Run, w: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
+        def body(carry: State, given: tuple[Array, Any]) -> tuple[State, Array]:
+            x_t, valid_t = given
+            new = step(w, carry, x_t)
+            kept = State(
+                where_valid(valid_t, new.hidden, carry.hidden),
+                where_valid(valid_t, new.cell, carry.cell),
+            )
+            return kept, where_valid(valid_t, new.hidden, None)
+
+        final, outputs = jax.lax.scan(body, state, (x, valid), reverse=reverse)
+        return outputs, final
+
+    return recurrence(fault, only)
+
+
+def cell(
+    sigmoid: Callable[[Array], Array] = jax.nn.sigmoid,
+    candidate: Callable[[Array], Array] = jnp.tanh,
+    squash: Callable[[Array], Array] = jnp.tanh,
+    before: Callable[[Array], Array] = lambda f: f,
+    combine: Callable[..., Array] = lambda i, f, g, c: f * c + i * g,
+    enter: Callable[[State], State] = lambda state: state,
+    shown: Callable[[Array, Array], Array] = lambda new, old: new,
+) -> Callable[[Weights, State, Array], State]:
+    """One step of the LSTM with places to go wrong in."""
+
+    def step(w: Weights, state: State, x: Array) -> State:
+        state = enter(state)
+        assert w.bias_ih is not None
+        assert w.bias_hh is not None
+        bias = w.bias_ih + w.bias_hh
+        z = x @ w.kernel_ih + state.hidden @ w.kernel_hh + bias[None]
+        i, f, g, o = jnp.split(z, 4, axis=-1)
+        new = combine(sigmoid(i), sigmoid(before(f)), candidate(g), state.cell)
+        return State(sigmoid(o) * squash(shown(new, state.cell)), new)
+
+    return step
+
+
+def with_slope(
+    function: Callable[[Array], Array], slope: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
+    """The function, with a derivative of one's own: slope of the function's value."""
+
+    @jax.custom_vjp
+    def faulty(z: Array) -> Array:
+        return function(z)
+
+    faulty.defvjp(
+        lambda z: (function(z), function(z)), lambda value, cotangent: (cotangent * slope(value),)
+    )
+    return faulty
+
+
+def scaled_slope(factor: float) -> Callable[[Array], Array]:
+    """The identity, whose gradient is multiplied."""
+    return with_slope(lambda z: z, lambda value: jnp.full_like(value, factor))
+
+
+def hard(z: Array) -> Array:
+    """The hard sigmoid of TensorFlow 1 and Keras 2."""
+    return jnp.clip(0.2 * z + 0.5, 0, 1)
+
+
+def exponential_tanh(z: Array) -> Array:
+    """tanh as a textbook writes it: not finite where exp(2z) overflows."""
+    return (jnp.exp(2 * z) - 1) / (jnp.exp(2 * z) + 1)
+
+
+def exponential_sigmoid(z: Array) -> Array:
+    """σ with a derivative that is not finite where exp(−z) overflows."""
+    return with_slope_of_input(jax.nn.sigmoid, lambda z: jnp.exp(-z) / (1 + jnp.exp(-z)) ** 2)(z)
+
+
+def with_slope_of_input(
+    function: Callable[[Array], Array], slope: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
+    """The function, with a derivative of one's own: slope of the function's argument."""
+
+    @jax.custom_vjp
+    def faulty(z: Array) -> Array:
+        return function(z)
+
+    faulty.defvjp(lambda z: (function(z), z), lambda z, cotangent: (cotangent * slope(z),))
+    return faulty
+
+
+def only_float32(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A change to float32 arrays, which leaves float64 alone."""
+    return lambda array: change(array) if array.dtype == jnp.float32 else array
+
+
+def tf32(array: Array) -> Array:
+    """Rounded to TF32: 10 bits of mantissa behind the leading one."""
+    return jax.lax.reduce_precision(array, 8, 10)
+
+
+def bfloat16(array: Array) -> Array:
+    """Rounded to bfloat16."""
+    return jax.lax.reduce_precision(array, 8, 7)
+
+
+def product(change: Callable[[Array], Array]) -> Plant:
+    """The recurrence's matrix products on changed operands."""
+    return both(
+        patched(fused, "matmul", lambda real: lambda a, b: real(change(a), change(b))),
+        # Traced anew: the registered one is compiled, and keeps the products it was compiled with.
+        recurrence(lambda real, *arguments: fused.run_direction(*arguments)),
+    )
+
+
+def attention(fault: Callable[..., tuple[Array, Array]]) -> Plant:
+    """`fault(real, y, lengths)` → (context, weights) in place of the last query's attention."""
+
+    def replaced(real: Any) -> Any:
+        return lambda y, lengths=None, kernel=None: fault(
+            lambda y: real(y, lengths, kernel), y, lengths
+        )
+
+    return patched(network, "last_query", replaced)
+
+
+def attend(
+    scores: Callable[[Array], Array] = lambda s: s,
+    weigh: Callable[[Array], Array] = lambda s: jax.nn.softmax(s, axis=-1),
+    query: int = -1,
+    values: Callable[[Array], Array] = lambda y: y,
+    masked: bool = True,
+    last: Callable[[Array], Array] = lambda lengths: lengths - 1,
+) -> Callable[..., tuple[Array, Array]]:
+    """The last query's attention with places to go wrong in."""
+
+    def fault(real: Any, y: Array, lengths: Array | None) -> tuple[Array, Array]:
+        asked = y[:, query]
+        if lengths is not None:
+            asked = jnp.take_along_axis(y, last(lengths)[:, None, None], axis=1)[:, 0]
+        found = scores(jnp.einsum("bf,btf->bt", asked, y))
+        if lengths is not None and masked:
+            own = jnp.arange(y.shape[1])[None] < lengths[:, None]
+            found = jnp.where(own, found, -jnp.inf)
+        weights = weigh(found)
+        return jnp.einsum("bt,btf->bf", weights, values(y)), weights
+
+    return fault
+
+
+def over_queries(real: Any, y: Array, lengths: Array | None) -> tuple[Array, Array]:
+    """Attention whose softmax runs over the wrong axis."""
+    weights = jax.nn.softmax(jnp.einsum("bqf,btf->bqt", y, y), axis=1)[:, -1]
+    return jnp.einsum("bt,btf->bf", weights, y), weights
+
+
+def calling(kind: type, change: Callable[..., Any]) -> Plant:
+    """`change(call, module, *arguments)` in place of calling a module of this class."""
+
+    def replaced(real: Any) -> Any:
+        def __call__(self: Any, *args: Any, **options: Any) -> Any:  # noqa: N807
+            return change(lambda *a, **o: real(self, *a, **o), self, *args, **options)
+
+        return __call__
+
+    return patched(kind, "__call__", replaced)
+
+
+def lstm_results(change: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Plant:
+    """What the LSTM returns, changed: (y, h_n, c_n)."""
+
+    def fault(call: Any, module: Any, *args: Any, **options: Any) -> Any:
+        y, (h_n, c_n) = call(*args, **options)
+        y, h_n, c_n = change(y, h_n, c_n)
+        return y, (h_n, c_n)
+
+    return calling(lstm.LSTM, fault)
+
+
+def head(change: Callable[[Array, Array], Array]) -> Plant:
+    """`change(y, contexts of all steps)` → what the head's Linear reads."""
+
+    def fault(call: Any, model: Any, x: Array, lengths: Any = None) -> Array:
+        y, _ = model.lstm(x, lengths=lengths)
+        everything, _ = model.attention(y, lengths=lengths, return_weights=True)
+        return model.fc(change(y, everything))
+
+    return calling(network.BiLSTMWithAttention, fault)
+
+
+def both(*plants: Plant) -> Plant:
+    """Several at once."""
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        first, *rest = plants
+        with first():
+            if rest:
+                with both(*rest)():
+                    yield
+            else:
+                yield
+
+    return plant
+
+
+Held = Mapping[str, np.ndarray]
+
+
+def changed(change: Callable[[np.ndarray], np.ndarray], *fragments: str) -> Callable[[Held], Held]:
+    """Parameters of which those are changed whose name contains one of the fragments."""
+    return lambda held: {
+        n: change(a) if any(f in n for f in fragments) else a for n, a in held.items()
+    }
+
+
+def blocks(order: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """A torch tensor's gate blocks in another order."""
+    return lambda array: np.concatenate([np.split(array, 4)[i] for i in order])
