@@ -51,8 +51,8 @@ def load_state_dict(module: Module, state_dict: Mapping[str, Any]) -> None:
     _refuse(type(module), _problems(expected, arrays))
     loaded = {
         row.path: jax.device_put(
-            # A copy: JAX may use NumPy's memory as it stands, which here can be PyTorch's own, whose
-            # next in-place step would then move this module too.
+            # A copy: JAX may use NumPy's memory as it stands, and here that can be PyTorch's own,
+            # whose next in-place step would then move this module too.
             row.from_torch(arrays[row.torch_name]).copy(),
             parameters[row.path].get_value().sharding,
         )
