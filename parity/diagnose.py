@@ -34,7 +34,17 @@ def of_stage(chain: Sequence[Alone]) -> tuple[str, str]:
         truth, given = found.truth[row.name], found.given[row.name]
         if truth is not None and given is not None and (words := _related(truth, given, row)):
             return words, ""
-    return arrays.precision(max((r.distance / r.scale for r in failing if r.scale), default=0)), ""
+    errors = [_error(found.truth[row.name], found.given[row.name]) for row in failing]
+    return arrays.precision(max(errors, default=0.0)), ""
+
+
+def _error(truth: np.ndarray | None, given: np.ndarray | None) -> float:
+    """The largest error as a part of the scale; 0 unless most elements have about as large a one."""
+    if truth is None or given is None or not magnitude(truth):
+        return 0.0
+    errors = np.abs(given - truth)
+    everywhere = np.median(errors) >= errors.max() / 32
+    return float(errors.max() / magnitude(truth)) if everywhere else 0.0
 
 
 def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:

@@ -93,7 +93,7 @@ def _row(chain: list[Alone]) -> Row:
     assert failing is not None
     siblings = chain[-2].stage.parts if len(chain) > 1 else ()
     stage = next((one for one in siblings if one.name == part), found.stage)
-    t = _time(found)
+    t = _time(found if stage is found.stage else chain[-2])
     place = stage.words.format(t="" if t is None else f", t = {t}")
     what = "" if found.check == "forward" else f"gradient of {failing.name}, "
     return replace(

@@ -1,0 +1,48 @@
+"""Faults within one step of the recurrence."""
+
+import jax
+import jax.numpy as jnp
+
+from flax_bilstm.recurrence import State
+from parity.mutations import faults, planting
+from parity.mutations.mutation import Mutation, cell
+
+CELL = (
+    Mutation("input and forget gates exchanged, reverse only", cell("reverse", "input_gate"),
+             "one direction", "input and forget gates are exchanged",
+             planting.weights(faults.gate_order((1, 0, 2, 3)), "reverse")),
+    Mutation("cell and output gates exchanged (Flax's own order)", cell("forward", "cell_gate"),
+             "forward", "cell and output gates are exchanged",
+             planting.weights(faults.gate_order((0, 1, 3, 2)))),
+    Mutation("gates taken as i, o, f, g", cell("forward", "forget_gate"), "forward",
+             "order i, o, f, g", planting.weights(faults.gate_order((0, 3, 1, 2)))),
+    Mutation("hidden-to-hidden blocks transposed in the code", cell("forward", "input_gate"),
+             "forward", "transposed", planting.weights(faults.turned_blocks)),
+    Mutation("bias_hh missing", cell("forward", "input_gate"), "forward", "bias_hh is missing",
+             planting.weights(faults.multiplied("bias_hh", 0))),
+    Mutation("bias_ih added twice, forward only", cell("forward", "input_gate"), "one direction",
+             "bias_ih is added twice",
+             planting.weights(faults.multiplied("bias_ih", 2), "forward")),
+    Mutation("forget gate's bias plus 1 (Keras, Flax)", cell("forward", "forget_gate"), "forward",
+             "1 is added", planting.loop(faults.cell(before=lambda f: f + 1))),
+    Mutation("hard sigmoid", cell("forward", "input_gate"), "forward", "hard",
+             planting.loop(faults.cell(sigmoid=faults.hard))),
+    Mutation("sigmoid for the cell gate's tanh", cell("reverse", "cell_gate"), "one direction",
+             "sigmoid for tanh",
+             planting.loop(faults.cell(candidate=jax.nn.sigmoid), "reverse")),
+    Mutation("no tanh on the new cell state", cell("forward", "hidden"), "forward",
+             "tanh on the new cell state is missing",
+             planting.loop(faults.cell(squash=lambda c: c))),
+    Mutation("the output reads the old cell state", cell("forward", "hidden"), "forward",
+             "old cell state", planting.loop(faults.cell(shown=lambda new, old: old))),
+    Mutation("coupled gates: input = 1 − forget", cell("forward", "input_gate"), "forward",
+             "1 − the forget gate",
+             planting.loop(faults.cell(combine=lambda i, f, g, c: f * c + (1 - f) * g))),
+    Mutation("h and c exchanged", cell("forward", "carry"), "forward", "h and c are exchanged",
+             planting.loop(faults.cell(enter=lambda s: State(s.cell, s.hidden)))),
+    Mutation("the cell state kept in float32", cell("forward", "carry"), "forward", "float32",
+             planting.loop(faults.cell(combine=lambda i, f, g, c: (f * c + i * g)
+                                   .astype(jnp.float32).astype(c.dtype)))),
+    Mutation("an error of 1e-9 per step, growing", cell("forward", "carry"), "forward", "times",
+             planting.loop(faults.cell(combine=lambda i, f, g, c: (f * c + i * g) * (1 + 1e-9)))),
+)  # fmt: skip

@@ -1,0 +1,81 @@
+"""Faults that leave every value right."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flax_bilstm import network
+from flax_bilstm.recurrence import State
+from parity.losses import MEAN_SQUARED_ERROR
+from parity.mutations import faults, planting
+from parity.mutations.mutation import Mutation, cell
+
+
+def _truncated(every: int) -> Any:
+    def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+        outputs = []
+        for t in range(0, x.shape[0], every):
+            state = State(*map(jax.lax.stop_gradient, state)) if t else state
+            output, state = real(w, x[t : t + every], state, None, reverse)
+            outputs.append(output)
+        return jnp.concatenate(outputs), state
+
+    return fault
+
+
+def _halved_gradient(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+    return real(
+        w._replace(kernel_hh=faults.scaled_slope(0.5)(w.kernel_hh)), x, state, valid, reverse
+    )
+
+
+def _sum_of_squares(output: Any, target: Any) -> Any:
+    return jnp.sum(jnp.square(output - target))
+
+
+GRADIENTS = (
+    Mutation("folded biases: bias_hh gets no gradient", cell("reverse", "input_gate"), "gradients",
+             "bias_hh gets no gradient", planting.weights(faults.stopped("bias_hh"))),
+    Mutation("gradient of weight_hh halved", cell("forward", "input_gate"), "gradients", "0.5",
+             planting.recurrence(_halved_gradient, "forward")),
+    Mutation("no gradient into the previous hidden state", cell("reverse", "input_gate"),
+             "gradients", "no gradient flows into the previous hidden state",
+             planting.loop(faults.cell(enter=lambda s: s._replace(
+                 hidden=jax.lax.stop_gradient(s.hidden))))),
+    Mutation("no gradient into the previous cell state", cell("reverse", "carry"), "gradients",
+             "no gradient flows into the previous cell state",
+             planting.loop(faults.cell(enter=lambda s: s._replace(
+                 cell=jax.lax.stop_gradient(s.cell))))),
+    Mutation("forget gate's derivative f, not f (1 − f)", cell("reverse", "forget_gate"),
+             "gradients", "",
+             planting.loop(faults.cell(before=lambda f: f, combine=lambda i, f, g, c: (
+                 faults.with_slope(lambda z: z, lambda f: 1 / (1 - f))(f) * c + i * g)))),
+    Mutation("derivative of the cell gate's tanh missing", cell("reverse", "cell_gate"),
+             "gradients", "derivative of the cell gate's tanh",
+             planting.loop(faults.cell(candidate=faults.with_slope(jnp.tanh, jnp.ones_like)))),
+    Mutation("gradient cut every 8 steps", cell("forward", "outputs"), "gradients",
+             "gradients stop every 8 steps", planting.recurrence(_truncated(8), "forward")),
+    Mutation("no gradient through the attention weights", "attention.weights", "gradients",
+             "no gradient flows through the weights",
+             planting.attention(faults.attend(weigh=lambda s: jax.lax.stop_gradient(
+                 jax.nn.softmax(s, axis=-1))))),
+    Mutation("no gradient into the values", "attention.context", "gradients",
+             "no gradient flows into the values",
+             planting.attention(faults.attend(values=jax.lax.stop_gradient))),
+    Mutation("no gradient into the reverse half", "lstm.layer0.output", "gradients",
+             "no gradient flows into the reverse half",
+             planting.lstm_results(lambda y, h, c: (jnp.concatenate(
+                 [y[..., :4], jax.lax.stop_gradient(y[..., 4:])], axis=-1), h, c))),
+    Mutation("sign of the head's gradient turned", "output", "gradients", "-1 times",
+             planting.calling(nnx.Linear, lambda call, module, x: (
+                 faults.scaled_slope(-1.0)(call(x))))),
+    Mutation("gradient of a sum, loss of a mean", "loss", "gradients", "24 times",
+             loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, target: (
+                 _sum_of_squares(output, target) - jax.lax.stop_gradient(
+                     _sum_of_squares(output, target) * (1 - 1 / output.size))))),
+    Mutation("the unused Linear is a trained parameter", "attention.attn.bias", "gradients", "",
+             planting.patched(network, "Unused", lambda real: nnx.Param)),
+)  # fmt: skip

@@ -1,0 +1,121 @@
+"""Faults in the loop over time, in padding, and in how directions meet."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from flax_bilstm import lstm
+from parity.mutations import faults, planting
+from parity.mutations.mutation import Mutation, cell
+
+
+def _restarting(every: int) -> Any:
+    def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+        starts = range(0, x.shape[0], every)
+        if reverse:
+            starts = range(x.shape[0] % -every, x.shape[0], every)
+        pieces = [
+            real(w, x[max(t, 0) : t + every], state, None if valid is None else valid[t:t + every],
+                 reverse)
+            for t in starts
+        ]  # fmt: skip
+        final = pieces[0 if reverse else -1][1]
+        return jnp.concatenate([outputs for outputs, _ in pieces]), final
+
+    return fault
+
+
+def _after(t: int, change: Any) -> Any:
+    """From step t on, the weights are changed."""
+
+    def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+        first, state = real(w, x[:t], state, None, reverse)
+        if x.shape[0] <= t:
+            return first, state
+        rest, state = real(change(w), x[t:], state, None, reverse)
+        return jnp.concatenate([first, rest]), state
+
+    return fault
+
+
+def _late(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+    if x.shape[0] == 1:
+        return real(w, x, state, valid, reverse)
+    return real(w, jnp.concatenate([0 * x[:1], x[:-1]]), state, valid, reverse)
+
+
+def _flipped_outputs(real: Any, *arguments: Any) -> Any:
+    outputs, final = real(*arguments)
+    return outputs[::-1], final
+
+
+def _ones(call: Any, module: Any, x: Any, initial_state: Any = None, lengths: Any = None) -> Any:
+    if initial_state is None:
+        shape = (2, x.shape[0], module.hidden_size)
+        initial_state = (jnp.ones(shape, x.dtype), jnp.ones(shape, x.dtype))
+    return call(x, initial_state, lengths)
+
+
+def _swapped_halves(y: Any) -> Any:
+    return jnp.concatenate(jnp.split(y, 2, axis=-1)[::-1], axis=-1)
+
+
+TIME = (
+    Mutation("reverse direction not flipped", cell("reverse", "outputs"), "one direction",
+             "first step to the last",
+             planting.recurrence(lambda real, *given: real(*given[:-1], False))),
+    Mutation("reverse direction's outputs not flipped back", cell("reverse", "outputs"),
+             "one direction", "not flipped back", planting.recurrence(_flipped_outputs, "reverse")),
+    Mutation("both directions run in reverse", cell("forward", "outputs"), "one direction",
+             "last step to the first",
+             planting.recurrence(lambda real, *given: real(*given[:-1], True))),
+    Mutation("x read one step late", cell("forward", "outputs"), "forward", "one step late",
+             planting.recurrence(_late, "forward")),
+    Mutation("state starts at 1", cell("forward", "outputs"), "forward", "starts at 1",
+             planting.calling(lstm.LSTM, _ones)),
+    Mutation("state restarts at step 16", cell("forward", "outputs"), "later steps",
+             "every 16 steps", planting.recurrence(_restarting(16), "forward")),
+    Mutation("weights changed from step 10 on", cell("forward", "outputs"), "later steps", "",
+             planting.recurrence(_after(10, faults.turned_blocks), "forward")),
+    Mutation("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",
+             planting.lstm_results(lambda y, h, c: (_swapped_halves(y), h, c))),
+    Mutation("reverse half of the output missing", "lstm.layer0.output", "forward", "missing",
+             planting.lstm_results(lambda y, h, c: (y.at[..., y.shape[-1] // 2 :].set(0), h, c))),
+    Mutation("h_n in the order reverse, forward", "lstm.h_n", "forward", "",
+             planting.lstm_results(lambda y, h, c: (y, h[::-1], c))),
+    Mutation("c_n returned for h_n", "lstm.h_n", "forward", "",
+             planting.lstm_results(lambda y, h, c: (y, c, c))),
+)  # fmt: skip
+
+
+def _unmasked(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+    outputs, final = real(w, x, state, None, reverse)
+    return outputs if valid is None else jnp.where(valid, outputs, 0 * outputs), final
+
+
+def _late_final(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+    outputs, _ = real(w, x, state, valid, reverse)
+    return outputs, real(w, x, state, None, reverse)[1]
+
+
+def _left_in_padding(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
+    outputs, final = real(w, x, state, valid, reverse)
+    return (outputs if valid is None else jnp.where(valid, outputs, 1 + 0 * outputs)), final
+
+
+PADDING = (
+    Mutation("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
+             "padding is run through", planting.recurrence(_unmasked, "reverse"), case="padded"),
+    Mutation("outputs in the padding not 0", cell("forward", "outputs"), "padding", "",
+             planting.recurrence(_left_in_padding, "forward"), case="padded"),
+    Mutation("final state after the padding", cell("forward", "final_state"), "padding",
+             "padding is run through", planting.recurrence(_late_final, "forward"), case="padded"),
+    Mutation("lengths one too long", cell("forward", "outputs"), "padding", "",
+             planting.patched(lstm, "validity", lambda real: lambda n, time: real(n + 1, time)),
+             case="padded"),
+    Mutation("attention to padding", "attention.weights", "padding", "padding is attended to",
+             planting.attention(faults.attend(masked=False)), case="padded"),
+    Mutation("the query is the batch's last step", "attention.weights", "padding",
+             "the batch's last step",
+             planting.attention(faults.attend(last=lambda n: 0 * n + n.max() - 1)), case="padded"),
+)  # fmt: skip

@@ -1,0 +1,151 @@
+"""Ways to plant a fault in the code of the Flax model.
+
+A plant is a function that gives a context manager: the fault is in force while that lasts.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from flax_bilstm import implementations, lstm, network
+from flax_bilstm.implementations import fused
+from flax_bilstm.recurrence import State, Weights, where_valid
+
+Plant = Callable[[], AbstractContextManager[None]]
+Run = Callable[..., tuple[Array, State]]
+
+nothing: Plant = nullcontext
+
+
+def patched(owner: Any, name: str, fault: Callable[[Any], Any]) -> Plant:
+    """`owner.name` replaced by what the fault makes of it."""
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        real = getattr(owner, name)
+        setattr(owner, name, fault(real))
+        try:
+            yield
+        finally:
+            setattr(owner, name, real)
+
+    return plant
+
+
+def recurrence(fault: Callable[..., tuple[Array, State]], only: str = "both") -> Plant:
+    """`fault(real, weights, x, state, valid, reverse)` in place of the default implementation."""
+    real = implementations.IMPLEMENTATIONS[implementations.DEFAULT]
+
+    def run(weights: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
+        if only in ("both", "reverse" if reverse else "forward"):
+            return fault(real, weights, x, state, valid, reverse)
+        return real(weights, x, state, valid, reverse)
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        implementations.IMPLEMENTATIONS[implementations.DEFAULT] = run
+        try:
+            yield
+        finally:
+            implementations.IMPLEMENTATIONS[implementations.DEFAULT] = real
+
+    return plant
+
+
+def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
+    """The recurrence runs on changed weights."""
+    return recurrence(
+        lambda real, w, x, state, valid, reverse: real(change(w), x, state, valid, reverse), only
+    )
+
+
+def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> Plant:
+    """The recurrence as a scan over a step of one's own."""
+
+    def fault(real: Run, w: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
+        def body(carry: State, given: tuple[Array, Any]) -> tuple[State, Array]:
+            x_t, valid_t = given
+            new = step(w, carry, x_t)
+            kept = State(
+                where_valid(valid_t, new.hidden, carry.hidden),
+                where_valid(valid_t, new.cell, carry.cell),
+            )
+            return kept, where_valid(valid_t, new.hidden, None)
+
+        final, outputs = jax.lax.scan(body, state, (x, valid), reverse=reverse)
+        return outputs, final
+
+    return recurrence(fault, only)
+
+
+def product(change: Callable[[Array], Array]) -> Plant:
+    """The recurrence's matrix products on changed operands."""
+    return both(
+        patched(fused, "matmul", lambda real: lambda a, b: real(change(a), change(b))),
+        # Traced anew: the registered one is compiled, and keeps the products it was compiled with.
+        recurrence(lambda real, *arguments: fused.run_direction(*arguments)),
+    )
+
+
+def attention(fault: Callable[..., tuple[Array, Array]]) -> Plant:
+    """`fault(real, y, lengths)` → (context, weights) in place of the last query's attention."""
+
+    def replaced(real: Any) -> Any:
+        return lambda y, lengths=None, kernel=None: fault(
+            lambda y: real(y, lengths, kernel), y, lengths
+        )
+
+    return patched(network, "last_query", replaced)
+
+
+def calling(kind: type, change: Callable[..., Any]) -> Plant:
+    """`change(call, module, *arguments)` in place of calling a module of this class."""
+
+    def replaced(real: Any) -> Any:
+        def __call__(self: Any, *args: Any, **options: Any) -> Any:  # noqa: N807
+            return change(lambda *a, **o: real(self, *a, **o), self, *args, **options)
+
+        return __call__
+
+    return patched(kind, "__call__", replaced)
+
+
+def lstm_results(change: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Plant:
+    """What the LSTM returns, changed: (y, h_n, c_n)."""
+
+    def fault(call: Any, module: Any, *args: Any, **options: Any) -> Any:
+        y, (h_n, c_n) = call(*args, **options)
+        y, h_n, c_n = change(y, h_n, c_n)
+        return y, (h_n, c_n)
+
+    return calling(lstm.LSTM, fault)
+
+
+def head(change: Callable[[Array, Array], Array]) -> Plant:
+    """`change(y, contexts of all steps)` → what the head's Linear reads."""
+
+    def fault(call: Any, model: Any, x: Array, lengths: Any = None) -> Array:
+        y, _ = model.lstm(x, lengths=lengths)
+        everything, _ = model.attention(y, lengths=lengths, return_weights=True)
+        return model.fc(change(y, everything))
+
+    return calling(network.BiLSTMWithAttention, fault)
+
+
+def both(*plants: Plant) -> Plant:
+    """Several at once."""
+
+    @contextmanager
+    def plant() -> Iterator[None]:
+        first, *rest = plants
+        with first():
+            if rest:
+                with both(*rest)():
+                    yield
+            else:
+                yield
+
+    return plant
