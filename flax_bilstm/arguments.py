@@ -4,6 +4,8 @@ Shapes and dtypes are always known, so they are checked under `jax.jit` too. Val
 are checked whenever they are known, that is, outside of a trace.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,22 +46,24 @@ def lengths(value: ArrayLike, batch: int, time: int) -> Int[Array, " batch"]:
     Under a trace a length cannot raise. There a length above `time` counts as `time`, and one
     below 1 as an empty sequence: outputs 0, final state = initial state, attention weights 0.
     """
-    array = jnp.asarray(value)
-    if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
+    unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
+    given: Any = value if unknown else np.asarray(value)
+    if given.shape != (batch,) or not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(
             f"lengths: expected {batch} integers, one for each sequence of the batch, shape "
-            f"({batch},), got shape {array.shape} and dtype {array.dtype}."
+            f"({batch},), got shape {given.shape} and dtype {given.dtype}."
         )
-    if not isinstance(array, jax.core.Tracer):
-        known = np.asarray(array)
-        wrong = np.flatnonzero((known < 1) | (known > time))
+    if not unknown:
+        wrong = np.flatnonzero((given < 1) | (given > time))
         if wrong.size:
             raise ValueError(
                 f"lengths: expected values from 1 to {time} (the time axis), got "
-                f"lengths[{wrong[0]}] = {known[wrong[0]]} ({wrong.size} of {batch} are out of "
+                f"lengths[{wrong[0]}] = {given[wrong[0]]} ({wrong.size} of {batch} are out of "
                 "range); drop empty sequences and check the padding."
             )
-    return array.astype(jnp.int32)
+    array = jnp.asarray(value)
+    largest = min(time, jnp.iinfo(array.dtype).max)  # clipped before a narrower dtype can wrap it
+    return jnp.clip(array, 0, largest).astype(jnp.int32)
 
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:

@@ -49,7 +49,7 @@ class LSTMCell(nnx.RNNCellBase):
     ):
         self.input_size = arguments.positive("input_size", input_size)
         self.hidden_size = arguments.positive("hidden_size", hidden_size)
-        if not 0 <= proj_size < hidden_size:
+        if isinstance(proj_size, bool) or proj_size not in range(hidden_size):
             raise ValueError(
                 f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "
                 f"got {proj_size}."

@@ -12,6 +12,7 @@ from flax_bilstm import arguments
 from flax_bilstm.attention import all_queries, last_query
 from flax_bilstm.initializers import symmetric_uniform
 from flax_bilstm.lstm import LSTM
+from flax_bilstm.recurrence import accumulation_dtype
 
 SCORES = ("dot", "general")
 
@@ -24,11 +25,23 @@ class Unused(nnx.Variable[Any]):
     """
 
 
+def _wide_dot_general(a: Array, b: Array, dimensions: Any, **options: Any) -> Array:
+    """`jax.lax.dot_general` that sums in float32 under half precision, as the other layers do."""
+    wide = accumulation_dtype(a.dtype)
+    product = jax.lax.dot_general(a, b, dimensions, preferred_element_type=wide, **options)
+    return product.astype(a.dtype)
+
+
 def _linear(features_in: int, features_out: int, **options: Any) -> nnx.Linear:
-    """`nnx.Linear` with the initial distribution of `torch.nn.Linear`."""
+    """`nnx.Linear` with the initial distribution of `torch.nn.Linear`, summed in float32."""
     initialize = symmetric_uniform(features_in)
     return nnx.Linear(
-        features_in, features_out, kernel_init=initialize, bias_init=initialize, **options
+        features_in,
+        features_out,
+        kernel_init=initialize,
+        bias_init=initialize,
+        dot_general=_wide_dot_general,
+        **options,
     )
 
 
