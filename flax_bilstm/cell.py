@@ -91,12 +91,21 @@ class LSTMCell(nnx.RNNCellBase):
     def __call__(
         self, carry: tuple[Array, Array], inputs: Shaped[Array, "..."]
     ) -> tuple[tuple[Float[Array, "*batch hidden"], Float[Array, "*batch out"]], Array]:
-        """One step: carry (c, h) and inputs (..., input_size) → new carry and h (..., out)."""
-        if inputs.ndim == 0 or inputs.shape[-1] != self.input_size:
+        """One step: carry (c, h) and inputs (..., input_size) → new carry and h (..., out).
+
+        Raises:
+            ValueError: a shape or dtype does not fit.
+        """
+        inputs = jnp.asarray(inputs)
+        floating = jnp.issubdtype(inputs.dtype, jnp.floating)
+        if inputs.ndim == 0 or inputs.shape[-1] != self.input_size or not floating:
             raise ValueError(
-                f"inputs: expected (..., input_size={self.input_size}), got shape {inputs.shape}."
+                f"inputs: expected (..., input_size={self.input_size}), floating, got shape "
+                f"{inputs.shape} and dtype {inputs.dtype}."
             )
-        cell, hidden = carry
+        batch = inputs.shape[:-1]
+        cell = arguments.state("carry c", carry[0], (*batch, self.hidden_size), "(..., hidden)")
+        hidden = arguments.state("carry h", carry[1], (*batch, self.output_size), "(..., out)")
         dtype = arguments.compute_dtype(self.dtype, inputs, self.kernel_ih[...])
         before = State(hidden.astype(dtype), cell.astype(accumulation_dtype(dtype)))
         after = cell_step(self.weights(dtype), before, inputs.astype(dtype))

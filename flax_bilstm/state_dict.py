@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
-from flax_bilstm.state_dict_table import TRANSFORMS, Module, leaves, table
+from flax_bilstm.state_dict_table import TRANSFORMS, Module, expand, leaves, table
 
 
 def state_dict(module: Module) -> dict[str, np.ndarray]:
@@ -90,7 +90,10 @@ def from_state_dict(
     if param_dtype is None:
         param_dtype = next(iter(arrays.values())).dtype  # the rest must have it too
     else:
-        arrays = {name: array.astype(param_dtype) for name, array in arrays.items()}
+        arrays = {  # what is not floating stays, and is refused with the rest below
+            name: array.astype(param_dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+            for name, array in arrays.items()
+        }
     if jnp.dtype(param_dtype) == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "state_dict: its tensors are float64, which JAX holds only with 64-bit numbers on: "
@@ -141,7 +144,7 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
 
     Raises:
         ValueError: the names are neither an LSTM's nor the network's, or a tensor that tells a
-            size is missing or no matrix.
+            size is missing or no such matrix; the error lists all else that is wrong, too.
     """
     kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
     prefix = "lstm." if kind is BiLSTMWithAttention else ""
@@ -150,24 +153,41 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
         raise ValueError(
             "state_dict: expected the names of an nn.LSTM (weight_ih_l0, ...) or of the network "
             f"(lstm.weight_ih_l0, ..., fc.bias), got {sorted(arrays)[:8]} ({len(arrays)} in all); "
-            "strip prefixes such as 'module.' first."
+            "strip prefixes such as 'module.' first (load takes prefix=)."
         )
-    matrices = [f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"]
-    matrices += ["fc.weight"] if kind is BiLSTMWithAttention else []
-    projected = any(match["kind"] == "weight_hr" for match in recurrent)
-    missing = [n for n in matrices if n not in arrays or arrays[n].ndim != 2]
-    if missing:
-        finite = dict.fromkeys(arrays)
-        _refuse(
-            kind,
-            [
-                *(f"missing, or no matrix: {name}, which tells the sizes" for name in missing),
-                *_problems(finite, arrays),
-            ],
-        )
-    weight_ih, weight_hh = arrays[matrices[0]], arrays[matrices[1]]
+    layers = {int(match["k"]) for match in recurrent}
+    num_layers = next(k for k in range(len(layers) + 1) if k not in layers)  # up to the first gap
+    network = kind is BiLSTMWithAttention
+    has = {  # the network's LSTM is bidirectional, with biases and without projection
+        "bias": network or any(match["kind"].startswith("bias") for match in recurrent),
+        "reverse": network or any(match["reverse"] for match in recurrent),
+        "weight_hr": not network and any(match["kind"] == "weight_hr" for match in recurrent),
+    }
+    telling = {f"{prefix}weight_ih_l0": 4, f"{prefix}weight_hh_l0": 4}  # rows are a multiple of
+    telling |= {"fc.weight": 1} if network else {}
+    unclear = [
+        f"missing: {name}, which tells sizes"
+        if name not in arrays
+        else f"shape: {name}, expected a matrix of rows in multiples of {rows}, got "
+        f"{arrays[name].shape}"
+        for name, rows in telling.items()
+        if name not in arrays
+        or arrays[name].ndim != 2
+        or 0 in arrays[name].shape
+        or arrays[name].shape[0] % rows
+    ]
+    if unclear:
+        expected = [
+            row.torch_name
+            for row in expand(kind, max(num_layers, 1))
+            if all(there or part not in row.torch_name for part, there in has.items())
+            and row.torch_name not in telling
+        ]
+        rest = {name: array for name, array in arrays.items() if name not in telling}
+        _refuse(kind, [*unclear, *_problems(dict.fromkeys(expected), rest)])
+    weight_ih, weight_hh = (arrays[name] for name in list(telling)[:2])
     hidden = weight_ih.shape[0] // 4
-    if kind is BiLSTMWithAttention:
+    if network:
         return kind, {
             "input_dim": weight_ih.shape[1],
             "hidden_dim": hidden,
@@ -176,10 +196,10 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
     return kind, {
         "input_size": weight_ih.shape[1],
         "hidden_size": hidden,
-        "num_layers": 1 + max(int(match["k"]) for match in recurrent),
-        "bias": any(match["kind"].startswith("bias") for match in recurrent),
-        "bidirectional": any(match["reverse"] for match in recurrent),
-        "proj_size": weight_hh.shape[1] if projected else 0,
+        "num_layers": num_layers,
+        "bias": has["bias"],
+        "bidirectional": has["reverse"],
+        "proj_size": weight_hh.shape[1] if has["weight_hr"] else 0,
     }
 
 

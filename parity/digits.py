@@ -127,14 +127,17 @@ def prove(
     trained = train_reference(training, epochs, progress)
     port = _port(trained)
     inputs = {"x": test.x, TARGET: test.y}
-    converted = compare(port, inputs, case="digits: trained", progress=progress)
+    facts = {"seed": SEED, "input_dim": 8, "hidden_dim": HIDDEN_DIM, "output_dim": 10}
+    converted = compare(
+        port, inputs, case="digits: trained", facts={**facts, "epochs": epochs}, progress=progress
+    )
     predictions = Report(tuple(_predictions(port, test)), {})
 
     start = _port(new_reference())
     steps = batches(training, lockstep_epochs)
     lockstep = compare(
         start, steps[0], optimizers=[ADAM], batches=steps, case="digits: lockstep",
-        facts={"seed": SEED, "epochs": lockstep_epochs}, progress=progress,
+        facts={**facts, "epochs": lockstep_epochs}, progress=progress,
     )  # fmt: skip
     progress("digits: loss curves")
     curves = Curves(

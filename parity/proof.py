@@ -124,6 +124,12 @@ def _load_reference(path: Path, flax_model: fb.BiLSTMWithAttention | fb.LSTM) ->
     else:
         lstm, outputs = flax_model.lstm, flax_model.fc.out_features
         model = torch_ref.BiLSTMWithAttention(lstm.input_size, lstm.hidden_size, outputs)
-    dtype = next(iter(weights.values())).dtype
-    model.to(dtype).load_state_dict(weights, strict=True)
+    try:
+        dtype = next(iter(weights.values())).dtype
+        model.to(dtype).load_state_dict(weights, strict=True)
+    except (AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: expected a bare state dict, as torch.save(model.state_dict(), path) writes, "
+            "got one that is wrapped or has prefixes; make one with flax-bilstm convert."
+        ) from error
     return model

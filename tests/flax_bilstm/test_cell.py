@@ -70,7 +70,7 @@ def test_carry_drawn_from_the_carry_stream():
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
 def test_inputs_of_another_width(shape):
     cell = fb.LSTMCell(3, 5, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"inputs: expected \(\.\.\., input_size=3\), got shape"):
+    with pytest.raises(ValueError, match=r"inputs: expected \(\.\.\., input_size=3\),.* got shape"):
         cell(cell.initialize_carry((2, 3)), jnp.ones(shape))
 
 
@@ -100,3 +100,18 @@ def test_under_jit_grad_and_vmap(assert_close):
     assert expected.any()
     assert_close({"d x": jax.jit(jax.grad(loss))(x, carry)}, {"d x": expected}, 1e-6)
     assert_close({"d x": jax.vmap(jax.grad(loss))(x, carry)}, {"d x": expected}, 1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("carry", "inputs", "message"),
+    [
+        (((2, 5), (2, 5)), np.zeros((2, 3), "i4"), "inputs: .*floating, got .*int32"),
+        (((2, 4), (2, 5)), np.zeros((2, 3), "f4"), r"carry c: expected .*\(2, 5\).*\(2, 4\)"),
+        (((2, 5), (3, 5)), np.zeros((2, 3), "f4"), r"carry h: expected .*\(2, 5\).*\(3, 5\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(carry, inputs, message):
+    cell = fb.LSTMCell(3, 5, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        cell(tuple(np.zeros(shape, "f4") for shape in carry), inputs)

@@ -135,7 +135,7 @@ def test_lengths_out_of_range_under_jit(assert_identical, implementation):
         ([5, 0, 3], r"lengths: expected values from 1 to 5 .* got lengths\[1\] = 0 \(1 of 3"),
         ([5, 1, -2], r"lengths: expected values from 1 to 5 .* got lengths\[2\] = -2 \(1 of 3"),
         ([6, 1, 7], r"lengths: expected values from 1 to 5 .* got lengths\[0\] = 6 \(2 of 3"),
-        ([5.0, 1.0, 3.0], r"lengths: expected 3 integers, .* got shape \(3,\) and dtype float32"),
+        ([5.0, 1.0, 3.0], r"lengths: expected 3 integers, .* got shape \(3,\) and dtype float"),
         ([True, True, True], r"lengths: expected 3 integers, .* dtype bool"),
         ([5, 1], r"lengths: expected 3 integers, .* \(3,\), got shape \(2,\)"),
         ([[5], [1], [3]], r"lengths: expected 3 integers, .* got shape \(3, 1\)"),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import flax_bilstm as fb
@@ -49,7 +49,23 @@ def run_flax(model, x):
     return output, gradients
 
 
+@given(st.integers(1, 3), st.integers(1, 4), st.sampled_from(["float16", "bfloat16", "float32"]))
+@example(1, 1, "float32")
+@settings(max_examples=6)  # each compiles
+def test_every_compute_dtype_is_near_float64(batch, time, dtype):
+    _, model = pair(3, 4, 2, dtype="float32")
+    x = draw(batch, time, 3).astype("f4")
+    low = fb.from_state_dict(fb.state_dict(model), dtype=dtype)
+    output = low(jnp.asarray(x))
+    assert output.dtype == dtype
+    # Outputs are of order 1; an epsilon is lost at each of a few roundings.
+    np.testing.assert_allclose(
+        np.asarray(output, "f8"), np.asarray(model(x), "f8"), rtol=0, atol=8 * jnp.finfo(dtype).eps
+    )
+
+
 @settings(max_examples=8)  # each compiles
+@example(sizes=(1, 1, 1), batch=1, time=1, implementation="fused")
 @given(
     sizes=st.tuples(*[st.integers(1, 5)] * 3), batch=st.integers(1, 4), time=st.integers(1, 6),
     implementation=st.sampled_from(sorted(IMPLEMENTATIONS)),

@@ -209,12 +209,42 @@ def test_mixed_dtypes_are_refused():
 
 
 @pytest.mark.parametrize("missing", ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc.weight"])
-def test_a_missing_tensor_that_tells_the_sizes(missing):
+def test_a_tensor_that_tells_sizes_is_missing_among_other_faults(missing):
     arrays = numbered(network())
-    del arrays[missing]
+    del arrays[missing], arrays["lstm.bias_hh_l0"]
     arrays["fc.bias"][0] = np.nan
-    with pytest.raises(ValueError, match=rf"(?s){missing}.*not finite: fc\.bias"):
+    arrays["surplus"] = np.zeros(3, "f4")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - matched below, line by line
         fb.from_state_dict(arrays)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        f"missing: {missing}, which tells sizes",
+        "missing: lstm.bias_hh_l0, expected shape unknown",
+        "not finite: fc.bias, 1 of 2 values, the first at (0,)",
+        "unexpected: surplus, shape (3,)",
+    ]
+
+
+def test_a_transposed_matrix_that_tells_sizes():
+    arrays = numbered(network())
+    arrays["lstm.weight_ih_l0"] = arrays["lstm.weight_ih_l0"].T
+    with pytest.raises(
+        ValueError, match=r"shape: lstm\.weight_ih_l0, .*multiples of 4, got \(5, 12\)"
+    ):
+        fb.from_state_dict(arrays)
+
+
+def test_a_layer_number_that_leaves_a_gap_is_unexpected():
+    arrays = numbered(fb.LSTM(5, 4, rngs=nnx.Rngs(0)))
+    arrays["weight_ih_l99999999"] = arrays["weight_ih_l0"]
+    with pytest.raises(ValueError, match="unexpected: weight_ih_l99999999"):
+        fb.from_state_dict(arrays)
+
+
+def test_a_cast_takes_no_integers():
+    arrays = numbered(network())
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.int64)
+    with pytest.raises(ValueError, match=r"dtype: fc\.bias, expected float32, got int64"):
+        fb.from_state_dict(arrays, param_dtype=jnp.float32)
 
 
 @pytest.mark.parametrize(
