@@ -39,7 +39,7 @@ def of_stage(chain: Sequence[Alone]) -> tuple[str, str]:
 
 
 def _error(truth: np.ndarray | None, given: np.ndarray | None) -> float:
-    """The largest error as a part of the scale; 0 unless most elements have about as large a one."""
+    """The largest error as a part of the scale; 0 unless most elements have one about as large."""
     if truth is None or given is None or not magnitude(truth):
         return 0.0
     errors = np.abs(given - truth)

@@ -23,8 +23,12 @@ def gate_order(order: Sequence[int]) -> Callable[[Weights], Weights]:
         return jnp.concatenate([parts[i] for i in order], axis=-1)
 
     stacked = ("kernel_ih", "kernel_hh", "bias_ih", "bias_hh")
-    changes: Callable[[Weights], Any] = lambda w: {n: reorder(getattr(w, n)) for n in stacked}
-    return lambda w: w._replace(**changes(w))
+
+    def apply(w: Weights) -> Weights:
+        changes: dict[str, Any] = {name: reorder(getattr(w, name)) for name in stacked}
+        return w._replace(**changes)
+
+    return apply
 
 
 def turned_blocks(w: Weights) -> Weights:
