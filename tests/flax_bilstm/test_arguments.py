@@ -66,6 +66,18 @@ def test_lengths_of_unknown_value_pass_and_those_of_known_shape_do_not():
         traced(jnp.array([1, 2, 3]))
 
 
+def test_known_lengths_are_checked_under_jit_too():
+    call = jax.jit(lambda: arguments.lengths(np.array([1, 6]), 2, 5))
+    with pytest.raises(ValueError, match=r"lengths: .* got lengths\[1\] = 6"):
+        call()
+
+
+def test_a_narrow_dtype_of_lengths_does_not_wrap():
+    traced = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 1000))
+    assert traced(jnp.array([200, 255], jnp.uint8)).tolist() == [200, 255]
+    assert traced(jnp.array([5, -128], jnp.int8)).tolist() == [5, 0]
+
+
 def test_states():
     value = np.ones((1, 2, 4), np.float32)
     assert arguments.state("h_0", value, (1, 2, 4), "(cells, batch, out)").shape == (1, 2, 4)
@@ -93,3 +105,27 @@ def test_compute_dtype_is_the_one_named_or_what_both_promote_to():
     assert arguments.compute_dtype(jnp.float16, half, single) == jnp.float16
     with pytest.raises(ValueError, match="dtype: expected a floating dtype or None, got int32"):
         arguments.compute_dtype("int32", half, single)
+
+
+def test_lengths_known_under_jit_are_checked_there():
+    with pytest.raises(ValueError, match=r"lengths\[0\] = 0"):
+        jax.jit(lambda x: x * arguments.lengths(np.array([0, 3]), 2, 5))(jnp.ones(2, jnp.int32))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.array([2**32, -(2**32) + 3]), [5, 0]),
+        (np.array([2**32 - 1, 3], np.uint32), [5, 3]),
+        (np.array([100, -100], np.int8), [5, 0]),
+    ],
+)
+def test_no_length_wraps_under_jit(value, expected):
+    clipped = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 5))(jnp.asarray(value))
+    np.testing.assert_array_equal(clipped, expected)
+
+
+def test_a_time_that_a_narrow_dtype_cannot_hold():
+    clipped = jax.jit(lambda v: arguments.lengths(v, 1, 1000))(jnp.array([100], jnp.int8))
+    np.testing.assert_array_equal(clipped, [100])
