@@ -108,6 +108,19 @@ def test_no_product_of_forward_or_backward_sums_in_half_precision(batch, impleme
         assert [v.aval.dtype for v in product.outvars] == [F32]
 
 
+@pytest.mark.parametrize("score", ["dot", "general"])
+def test_no_product_of_the_network_sums_in_half_precision(score):
+    model = fb.BiLSTMWithAttention(3, 4, 2, score=score, dtype=BF16, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params, x):
+        return jnp.sum(nnx.merge(graph, params, rest)(x).astype(F32))
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, jnp.ones((2, 5, 3), BF16)).jaxpr
+    products = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    assert {v.aval.dtype for product in products for v in product.outvars} == {F32}
+
+
 @every_implementation
 def test_the_loops_carry_the_cell_state_in_float32(implementation):
     loops = [
