@@ -8,18 +8,23 @@ COMPILERS := .venv-accelerators
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help parity test test-without-torch accelerators bench
+.PHONY: help parity selftest test test-without-torch accelerators bench docs
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
+	@echo "make selftest            plant faults, and show that the proof finds each of them"
 	@echo "make test                lint, type-check and test"
 	@echo "make test-without-torch  test in an environment that has no torch"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside PyTorch and flax.nnx (QUICK=1: under two minutes)"
+	@echo "make docs                build the documentation into site/, strictly"
 	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
 
 parity: $(VENV)/.ready
 	$(VENV)/bin/parity
+
+selftest: $(VENV)/.ready
+	$(VENV)/bin/parity selftest
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick --rounds 3)
@@ -29,6 +34,10 @@ test: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2
+
+docs: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(VENV)/bin/mkdocs build --strict
 
 # The package is installed as users install it, so it is the wheel that is tested, not the checkout.
 test-without-torch: $(BARE)/.ready
