@@ -51,7 +51,7 @@ def cell(
     sigmoid: Callable[[Array], Array] = jax.nn.sigmoid,
     candidate: Callable[[Array], Array] = jnp.tanh,
     squash: Callable[[Array], Array] = jnp.tanh,
-    before: Callable[[Array], Array] = lambda f: f,
+    forget: Callable[[Array], Array] | None = None,
     combine: Callable[..., Array] = lambda i, f, g, c: f * c + i * g,
     enter: Callable[[State], State] = lambda state: state,
     shown: Callable[[Array, Array], Array] = lambda new, old: new,
@@ -65,7 +65,7 @@ def cell(
         bias = w.bias_ih + w.bias_hh
         z = x @ w.kernel_ih + state.hidden @ w.kernel_hh + bias[None]
         i, f, g, o = jnp.split(z, 4, axis=-1)
-        new = combine(sigmoid(i), sigmoid(before(f)), candidate(g), state.cell)
+        new = combine(sigmoid(i), (forget or sigmoid)(f), candidate(g), state.cell)
         return State(sigmoid(o) * squash(shown(new, state.cell)), new)
 
     return step

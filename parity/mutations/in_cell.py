@@ -24,7 +24,7 @@ CELL = (
              "bias_ih is added twice",
              planting.weights(faults.multiplied("bias_ih", 2), "forward")),
     Mutation("forget gate's bias plus 1 (Keras, Flax)", cell("forward", "forget_gate"), "forward",
-             "1 is added", planting.loop(faults.cell(before=lambda f: f + 1))),
+             "1 is added", planting.loop(faults.cell(forget=lambda f: jax.nn.sigmoid(f + 1)))),
     Mutation("hard sigmoid", cell("forward", "input_gate"), "forward", "hard",
              planting.loop(faults.cell(sigmoid=faults.hard))),
     Mutation("sigmoid for the cell gate's tanh", cell("reverse", "cell_gate"), "one direction",

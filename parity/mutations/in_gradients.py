@@ -51,8 +51,7 @@ GRADIENTS = (
                  cell=jax.lax.stop_gradient(s.cell))))),
     Mutation("forget gate's derivative f, not f (1 − f)", cell("reverse", "forget_gate"),
              "gradients", "",
-             planting.loop(faults.cell(before=lambda f: f, combine=lambda i, f, g, c: (
-                 faults.with_slope(lambda z: z, lambda f: 1 / (1 - f))(f) * c + i * g)))),
+             planting.loop(faults.cell(forget=faults.with_slope(jax.nn.sigmoid, lambda f: f)))),
     Mutation("derivative of the cell gate's tanh missing", cell("reverse", "cell_gate"),
              "gradients", "derivative of the cell gate's tanh",
              planting.loop(faults.cell(candidate=faults.with_slope(jnp.tanh, jnp.ones_like)))),
