@@ -1,4 +1,4 @@
-"""What the pages take from elsewhere: the measured tables of the README, and the notebook."""
+"""What the pages take from elsewhere: the measured table of the README, and the notebook."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put each table in its place."""
+    """Put the table in its place."""
     return INCLUDE.sub(lambda match: readme_part(match[1]), markdown)
 
 
@@ -32,7 +32,7 @@ def readme_part(name: str) -> str:
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"README.md: expected {begin} and {end} once each")
     inside = text.partition(begin)[2].partition(end)[0].strip()
-    return inside or "*Not measured since the last change.*"
+    return inside or "*No figures are claimed here yet: `make bench` makes them on your machine.*"
 
 
 def notebook_page(notebook: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ all that is wrong. Which tensor goes where, and which way round, stands in `stat
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -88,7 +89,8 @@ def from_state_dict(
     arrays = to_numpy(state_dict)
     kind, sizes = read_sizes(arrays)
     if param_dtype is None:
-        param_dtype = next(iter(arrays.values())).dtype  # the rest must have it too
+        # What most tensors have; the rest must have it too.
+        param_dtype = Counter(array.dtype for array in arrays.values()).most_common(1)[0][0]
     else:
         arrays = {  # what is not floating stays, and is refused with the rest below
             name: array.astype(param_dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array

@@ -26,7 +26,7 @@ DTYPES = {
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors in the file.
+    """The tensors in the file, sorted by name.
 
     Raises:
         ValueError: the file is damaged, or holds a dtype that is not in `DTYPES`.
@@ -40,9 +40,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     unknown = sorted({entry["dtype"] for entry in entries.values()} - set(DTYPES))
     if unknown:
         raise ValueError(f"{path}: expected dtypes among {', '.join(DTYPES)}, got {unknown}.")
-    return {
+    return {  # by name: the library hands them out in another order each time
         name: np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in entries.items()
+        for name, entry in sorted(entries.items())
     }
 
 

@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
@@ -122,19 +123,26 @@ def test_no_product_of_the_network_sums_in_half_precision(score):
 
 
 @every_implementation
-def test_the_loops_carry_the_cell_state_in_float32(implementation):
-    loops = [
-        e for e in equations(gradient_jaxpr(implementation, BF16, 2)) if e.primitive.name == "scan"
-    ]
-    assert len(loops) >= 2  # forward and backward
-    for loop in loops:
-        start = loop.params["num_consts"]
-        carried = loop.invars[start : start + loop.params["num_carry"]]
-        cells = [v.aval for v in carried if v.aval.shape[-1:] == (4,) and v.aval.ndim == 2]
-        assert all(aval.dtype == F32 for aval in cells)
-    assert any(
-        v.aval.shape == (2, 4) and v.aval.dtype == F32 for loop in loops for v in loop.invars
-    )
+@pytest.mark.parametrize("dtype", [BF16, F16])
+def test_the_cell_state_and_its_gradient_are_carried_in_float32(dtype, implementation):
+    """Both take 64 steps of about 1/1024 away from 1: half precision would lose each of them."""
+    lstm = fb.LSTM(3, 4, dtype=dtype, implementation=implementation, rngs=nnx.Rngs(0))
+    cell = lstm.layers[0].forward
+    for variable in (cell.kernel_ih, cell.kernel_hh, cell.bias_hh):
+        variable.set_value(jnp.zeros_like(variable[...]))
+    small, opened = -6.93, 30.0  # σ: about 1/1024, and 1; so is tanh of the latter
+    cell.bias_ih.set_value(jnp.repeat(jnp.array([small, opened, opened, small]), 4))
+
+    def run(c_0):
+        outputs, (_, c_n) = lstm(jnp.zeros((1, 64, 3), dtype), (jnp.zeros((1, 1, 4), dtype), c_0))
+        return jnp.sum(outputs.astype(F32)) + jnp.sum(c_n), c_n
+
+    d_c_0, c_n = jax.grad(run, has_aux=True)(jnp.ones((1, 1, 4)))
+    gate = 1 / (1 + np.exp(-small))
+    cells = 1 + gate * np.arange(1, 65)
+    np.testing.assert_allclose(c_n, np.full((1, 1, 4), cells[-1]), rtol=1e-6)
+    expected = 1 + np.sum(gate * (1 - np.tanh(cells) ** 2))
+    np.testing.assert_allclose(d_c_0, np.full((1, 1, 4), expected), rtol=1e-6)
 
 
 @every_implementation
