@@ -34,18 +34,23 @@ class Cell(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """Who runs: a framework's builder in `contestants`, its options, and the devices it sees."""
+    """Who runs: a framework's builder in `contestants`, its options, and the devices it sees.
+
+    Those split the batch, or, with directions=2, the two directions.
+    """
 
     framework: str
     implementation: str | None = None
     devices: int = 1
+    directions: int = 1
 
 
 PEERS = {"PyTorch": Contestant("torch"), "flax.nnx": Contestant("nnx")}
 OURS = {
     "scan": Contestant("flax_bilstm", "scan"),
     "fused": Contestant("flax_bilstm", "fused"),
-    "fused, 2 devices": Contestant("flax_bilstm", "fused", devices=2),
+    "fused, batch on 2": Contestant("flax_bilstm", "fused", devices=2),
+    "fused, directions on 2": Contestant("flax_bilstm", "fused", devices=2, directions=2),
 }
 CONTESTANTS = PEERS | OURS
 
@@ -61,5 +66,5 @@ def grid(shapes: tuple[tuple[int, int], ...], hidden_sizes: tuple[int, ...]) -> 
 
 
 def enters(contestant: Contestant, cell: Cell) -> bool:
-    """Whether the contestant can run the cell: a batch is split over the devices, evenly here."""
-    return cell.batch % contestant.devices == 0
+    """Whether the contestant can run the cell: a batch is split evenly here."""
+    return cell.batch % (contestant.devices // contestant.directions) == 0

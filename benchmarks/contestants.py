@@ -75,11 +75,17 @@ def build_flax_bilstm(cell: Cell, contestant: Contestant) -> Run:
 
     model = fb.from_state_dict(weights(cell.hidden_dim), implementation=contestant.implementation)
     x, target = (jax.numpy.asarray(array) for array in inputs(cell))
+    mesh = sharding.make_mesh(directions=contestant.directions)
     if contestant.devices > 1:
-        mesh = sharding.make_mesh()
         model = sharding.replicate(model, mesh)
         x, target = sharding.shard_batch((x, target), mesh)
-    return _jitted(model, x, target, cell.mode)
+    run = _jitted(model, x, target, cell.mode)
+
+    def run_in_mesh() -> Any:
+        with jax.set_mesh(mesh):
+            return run()
+
+    return run if contestant.directions == 1 else run_in_mesh
 
 
 def build_nnx(cell: Cell, contestant: Contestant) -> Run:

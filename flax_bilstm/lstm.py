@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from flax_bilstm import arguments, implementations
 from flax_bilstm.cell import LSTMCell
+from flax_bilstm.directions import run_layer
 from flax_bilstm.recurrence import State, accumulation_dtype, validity
 
 
@@ -19,11 +21,11 @@ class Layer(nnx.Module):
         self.forward = forward
         self.reverse = nnx.data(reverse)
 
-    def directions(self) -> Iterator[tuple[LSTMCell, bool]]:
-        """Each direction's cell and whether it runs in reverse, in PyTorch's order."""
-        yield self.forward, False
+    def directions(self) -> Iterator[LSTMCell]:
+        """Each direction's cell, in PyTorch's order."""
+        yield self.forward
         if self.reverse is not None:
-            yield self.reverse, True
+            yield self.reverse
 
 
 class LSTM(nnx.Module):
@@ -161,20 +163,16 @@ class LSTM(nnx.Module):
     ) -> tuple[Float[Array, "time batch out"], State]:
         """Layer after layer; `states` and the final ones are (num_layers·directions, batch, ·)."""
         run = implementations.resolve(self.implementation)
+        count = self.num_directions
         finals: list[State] = []
         for k, layer in enumerate(self.layers):
-            outputs = []
-            for cell, reverse in layer.directions():
-                state = State(states.hidden[len(finals)], states.cell[len(finals)])
-                output, final = run(cell.weights(x.dtype), x, state, valid, reverse)
-                outputs.append(output)
-                finals.append(final)
-            x = jnp.concatenate(outputs, axis=-1)
+            weights = [cell.weights(x.dtype) for cell in layer.directions()]
+            own = State(*(array[k * count : (k + 1) * count] for array in states))
+            x, final = run_layer(run, weights, x, own, valid)
+            finals.append(final)
             if self.dropout is not None and k + 1 < self.num_layers:
                 x = self.dropout(x)
-        h_n = jnp.stack([final.hidden for final in finals])
-        c_n = jnp.stack([final.cell for final in finals])
-        return x, State(h_n, c_n)
+        return x, jax.tree.map(lambda *each: jnp.concatenate(each), *finals)
 
     def _initial_states(
         self,

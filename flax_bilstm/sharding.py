@@ -9,6 +9,13 @@ splits the work and sums the gradients.
     x, target = sharding.shard_batch((x, target), mesh)
 
 On CPU this is what uses more than one core: XLA runs a loop on one core, and one loop a device.
+
+A batch too small to split can have the two directions of each layer split instead, or as well:
+
+    mesh = sharding.make_mesh(directions=2)
+    with jax.set_mesh(mesh):  # the layers look for the axis here
+        y = model(x)
+
 See https://docs.jax.dev/en/latest/notebooks/Distributed_arrays_and_automatic_parallelization.html
 """
 
@@ -20,16 +27,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from flax_bilstm import directions
+
 AXIS = "batch"
+DIRECTION = directions.AXIS
 Tree = TypeVar("Tree")
 
 
 def make_mesh(
-    devices: Sequence[jax.Device] | None = None, axis_type: AxisType = AxisType.Auto
+    devices: Sequence[jax.Device] | None = None,
+    axis_type: AxisType = AxisType.Auto,
+    directions: int = 1,
 ) -> Mesh:
-    """A mesh of one axis, `batch`, over `devices` (None: all devices of all processes)."""
+    """A mesh of the axis `batch`, and of `direction` beside it where directions is 2.
+
+    Args:
+        devices: None takes all devices of all processes.
+        axis_type: of `batch`; `direction` is always Auto.
+        directions: 2 gives each direction of a bidirectional layer half of the devices, inside
+            `jax.set_mesh(mesh)`; 1 leaves all of them to the batch.
+
+    Raises:
+        ValueError: directions is neither 1 nor 2, or 2 with an odd number of devices.
+    """
     chosen = np.asarray(jax.devices() if devices is None else devices)
-    return Mesh(chosen, (AXIS,), axis_types=(axis_type,))
+    if directions not in (1, 2) or chosen.size % directions:
+        raise ValueError(
+            f"directions: expected 1, or 2 with an even number of devices, got {directions} with "
+            f"{chosen.size}."
+        )
+    if directions == 1:
+        return Mesh(chosen, (AXIS,), axis_types=(axis_type,))
+    return Mesh(chosen.reshape(-1, 2), (AXIS, DIRECTION), axis_types=(axis_type, AxisType.Auto))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
@@ -58,12 +87,13 @@ def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
         ValueError: a batch does not divide evenly; see `pad_batch`.
     """
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-    local = len(sharding.addressable_devices)
+    local = mesh.local_mesh.shape[AXIS]
     for leaf in jax.tree.leaves(tree):
         if leaf.ndim == 0 or leaf.shape[0] % local:
             raise ValueError(
-                f"tree: expected arrays whose first axis, the batch, is a multiple of the mesh's "
-                f"{local} devices of this process, got shape {leaf.shape}; pad it with pad_batch."
+                f"tree: expected arrays whose first axis, the batch, is a multiple of {local}, the "
+                f"parts that the mesh makes of this process's batch, got shape {leaf.shape}; pad "
+                "it with pad_batch."
             )
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

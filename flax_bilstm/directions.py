@@ -1,0 +1,74 @@
+"""The directions of one layer: one after the other, or each on devices of its own.
+
+Nothing passes between the two directions until both are done, so a mesh with an axis `direction`
+of 2 runs them at the same time: it speeds up even a batch of one, which cannot be split. Only the
+outputs cross over, at the end of the layer.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from flax_bilstm.implementations import Implementation
+from flax_bilstm.recurrence import State, Weights
+
+AXIS = "direction"
+
+
+def run_layer(
+    run: Implementation,
+    weights: Sequence[Weights],
+    x: Float[Array, "time batch in"],
+    states: State,
+    valid: Bool[Array, "time batch 1"] | None,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """One layer: forward and, where there are two weights, reverse.
+
+    `states` and the final ones are (directions, batch, ·); outputs stand side by side, forward
+    first.
+    """
+    if len(weights) == 2 and jax.sharding.get_abstract_mesh().shape.get(AXIS) == 2:
+        return _run_split(run, weights, x, states, valid)
+    results = [
+        run(each, x, State(states.hidden[k], states.cell[k]), valid, k == 1)
+        for k, each in enumerate(weights)
+    ]
+    outputs, finals = zip(*results, strict=True)
+    return jnp.concatenate(outputs, axis=-1), jax.tree.map(lambda *each: jnp.stack(each), *finals)
+
+
+def _run_split(
+    run: Implementation,
+    weights: Sequence[Weights],
+    x: Float[Array, "time batch in"],
+    states: State,
+    valid: Bool[Array, "time batch 1"] | None,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """Every device runs one direction, forward in time; the reverse one turns its time around."""
+
+    @partial(
+        jax.shard_map,
+        in_specs=PartitionSpec(),
+        out_specs=(PartitionSpec(None, None, AXIS), PartitionSpec(AXIS)),
+        axis_names={AXIS},
+    )
+    def run_own(*inputs: Any) -> tuple[Array, State]:
+        weights, states, x, valid = jax.lax.pcast(inputs, AXIS, to="varying")
+        reverse = jax.lax.axis_index(AXIS) == 1
+        own = jax.tree.map(partial(jnp.where, ~reverse), *weights)
+        state = State(*(jnp.where(reverse, array[1], array[0]) for array in states))
+        x, valid = _flip_if(reverse, (x, valid))
+        outputs, final = run(own, x, state, valid, False)
+        return _flip_if(reverse, outputs), jax.tree.map(lambda array: array[None], final)
+
+    return run_own(tuple(weights), states, x, valid)
+
+
+def _flip_if(condition: Array, tree: Any) -> Any:
+    """The arrays of the tree, in reverse order of time where the condition holds."""
+    return jax.tree.map(lambda array: jnp.where(condition, jnp.flip(array, 0), array), tree)
