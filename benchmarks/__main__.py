@@ -15,7 +15,6 @@ from benchmarks.cells import CONTESTANTS, Cell
 
 MEMORY_CELL = Cell(8, 8192, 64, "training")
 COMPILE_TIMES = (32, 2048)
-FLOOR_CELLS = tuple(Cell(128, 128, 64, mode) for mode in cells.MODES)
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
 
 
 def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
-    """Every cell; with `whole` also memory, compile times and the distance to the floor."""
+    """Every cell; with `whole` also memory and compile times."""
     measured = []
     with interleave.workers(list(CONTESTANTS)) as started, Progress() as progress:
         task = progress.add_task("cells", total=len(grid))
@@ -51,14 +50,9 @@ def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
             progress.advance(task)
         rate = started["PyTorch"].ask(matmul=True)["flops_per_second"]
         facts = {name: worker.facts for name, worker in started.items()}
-    notes = [
-        f"{cell}: {_measured_best(measured, cell) * rate / cell.matmul_flops:.2f} times the floor "
-        f"that this machine's own rate for matrix products sets ({rate / 1e9:.0f} GFLOP/s)"
-        for cell in FLOOR_CELLS
-        if whole
-    ]
+    notes: list[str] = []
     if whole:
-        notes += [_memory_note(), _compile_note()]
+        notes = [_memory_note(), _compile_note()]
     return {
         "schema_version": 1,
         "date": time.strftime("%Y-%m-%d"),
@@ -78,11 +72,6 @@ def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
         "cells": measured,
         "notes": notes,
     }
-
-
-def _measured_best(measured: list[dict[str, Any]], cell: Cell) -> float:
-    (found,) = [m for m in measured if Cell(*(m[field] for field in Cell._fields)) == cell]
-    return found["seconds"][report.best_of_ours(found)]["median"]
 
 
 def _memory_note() -> str:

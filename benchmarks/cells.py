@@ -48,11 +48,14 @@ class Contestant(NamedTuple):
 PEERS = {"PyTorch": Contestant("torch"), "flax.nnx": Contestant("nnx")}
 OURS = {
     "scan": Contestant("flax_bilstm", "scan"),
+    "checkpointed": Contestant("flax_bilstm", "checkpointed"),
     "fused": Contestant("flax_bilstm", "fused"),
     "fused, batch on 2": Contestant("flax_bilstm", "fused", devices=2),
     "fused, directions on 2": Contestant("flax_bilstm", "fused", devices=2, directions=2),
 }
 CONTESTANTS = PEERS | OURS
+DEFAULT = "fused"
+"""What a user gets who chooses neither an implementation nor devices."""
 
 
 def grid(shapes: tuple[tuple[int, int], ...], hidden_sizes: tuple[int, ...]) -> list[Cell]:

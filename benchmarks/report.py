@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import OURS, PEERS
+from benchmarks.cells import DEFAULT, OURS, PEERS, Cell
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
@@ -26,8 +26,14 @@ def geometric_mean(ratios: list[float]) -> float:
     return float(np.exp(np.mean(np.log(ratios))))
 
 
+def floor(results: dict[str, Any], cell: dict[str, Any]) -> float:
+    """Seconds that the cell's matrix products alone take at the machine's own measured rate."""
+    operations = Cell(*(cell[field] for field in Cell._fields)).matmul_flops
+    return operations / results["matmul_flops_per_second"]
+
+
 def summary(results: dict[str, Any]) -> list[str]:
-    """Geometric means of the ratios, a line for each mode."""
+    """Geometric means of the ratios for each mode, the spread, and what beats the default."""
     lines = []
     for mode in dict.fromkeys(cell["mode"] for cell in results["cells"]):
         cells = [cell for cell in results["cells"] if cell["mode"] == mode]
@@ -35,21 +41,46 @@ def summary(results: dict[str, Any]) -> list[str]:
         slowest = {peer: min(ratio(cell, peer) for cell in cells) for peer in PEERS}
         parts = [f"{means[p]:.2f}× {p} (least {slowest[p]:.2f}×)" for p in PEERS]
         lines.append(f"{mode}, geometric mean over {len(cells)} cells: {', '.join(parts)}")
+    spreads = [
+        (seconds["quartile_3"] - seconds["quartile_1"]) / seconds["median"]
+        for cell in results["cells"]
+        for seconds in cell["seconds"].values()
+    ]
+    lines.append(
+        f"spread between quartiles, of the median: {np.median(spreads):.0%} in the middle, "
+        f"{np.percentile(spreads, 90):.0%} or less in nine of ten"
+    )
+    gains = {
+        name: [
+            _median(cell, DEFAULT) / _median(cell, name)
+            for cell in results["cells"]
+            if name in cell["seconds"]
+        ]
+        for name in OURS
+        if name != DEFAULT
+    }
+    parts = [
+        f"{name} in {sum(gain > 1 for gain in each)} of {len(each)} cells (at most "
+        f"{max(each):.2f}×)"
+        for name, each in gains.items()
+    ]
+    lines.append(f"faster than the default, {DEFAULT} on one device: {', '.join(parts)}")
     return lines
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: milliseconds (medians) of everyone, and the ratios to the best of ours."""
+    """Markdown: milliseconds (medians), the floor, and the ratios to the best of ours."""
     names = [*PEERS, *OURS]
-    head = ["mode", "hidden", "batch × time", *names, *(f"vs {peer}" for peer in PEERS)]
+    head = ["mode", "hidden", "batch × time", *names, "floor", *(f"vs {peer}" for peer in PEERS)]
     lines = [_row(head), _row(["---"] * 3 + ["---:"] * (len(head) - 3))]
     for cell in results["cells"]:
         best = best_of_ours(cell)
         times = []
         for name in names:
-            text = f"{1e3 * _median(cell, name):.3g}" if name in cell["seconds"] else "–"
+            text = _milliseconds(_median(cell, name)) if name in cell["seconds"] else "–"
             times.append(f"**{text}**" if name == best else text)
         ratios = [f"{ratio(cell, peer):.2f}×" for peer in PEERS]
+        times.append(_milliseconds(floor(results, cell)))
         size = f"{cell['batch']} × {cell['time']}"
         lines.append(_row([cell["mode"], str(cell["hidden_dim"]), size, *times, *ratios]))
     return "\n".join(lines)
@@ -61,7 +92,9 @@ def markdown(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
         f"Milliseconds, medians of {results['rounds']} interleaved rounds, float32, "
-        f"{machine['cores']} CPU cores ({machine['processor']}), {versions}.",
+        f"{machine['cores']} CPU cores ({machine['processor']}), {versions}. Bold: the best of "
+        "this library, which the last two columns compare. Floor: the matrix products alone, at "
+        f"{results['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s, a large one's rate here.",
         "",
         table(results),
         "",
@@ -115,6 +148,12 @@ def load(path: Path) -> dict[str, Any]:
 
 def _median(cell: dict[str, Any], name: str) -> float:
     return cell["seconds"][name]["median"]
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, never in powers of ten."""
+    text = f"{1e3 * seconds:.3g}"
+    return f"{1e3 * seconds:.0f}" if "e+" in text else text
 
 
 def _row(entries: list[str]) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -239,6 +240,21 @@ def test_a_second_call_outside_of_jit_compiles_nothing(implementation):
     before = run._cache_size()
     run(*arrays, False)
     assert run._cache_size() == before
+
+
+@every
+def test_lowers_for_every_platform(implementation):
+    """Forward and backward, on a machine that has one of the three."""
+
+    def loss(weights, x, state):
+        outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, None, True)
+        return jnp.sum(outputs) + jnp.sum(final.cell)
+
+    weights, x, state, _ = case("float32", lengths=False)
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=platforms)(weights, x, state)
+    assert exported.platforms == platforms
+    assert "custom_call" not in exported.mlir_module()  # nothing that one of them might lack
 
 
 def test_names():
