@@ -185,7 +185,9 @@ class LSTM(nnx.Module):
         sizes = {"h_0": self.proj_size or self.hidden_size, "c_0": self.hidden_size}
         dtypes = {"h_0": x.dtype, "c_0": accumulation_dtype(x.dtype)}
         if initial_state is None:
-            column = jnp.zeros_like(x[0, :, :1])  # (batch, 1)
+            column = x[0, :, :1]
+            # `where`: zeros_like alone may forget a mesh of explicit axes that nothing but x names.
+            column = jnp.where(False, column, jnp.zeros_like(column))  # (batch, 1)
 
             def zeros(name: str) -> Array:
                 return jnp.broadcast_to(

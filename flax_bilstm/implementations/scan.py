@@ -1,6 +1,9 @@
 """The plain implementation: `jax.lax.scan` over the cell. Every JAX transformation works on it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import jax
+from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float
 
 from flax_bilstm.recurrence import State, Weights, cell_step, where_valid
@@ -24,5 +27,17 @@ def run_direction(
         )
         return carried, where_valid(valid_t, new.hidden, None)
 
-    final, outputs = jax.lax.scan(step, state, (x, valid), reverse=reverse)
+    with _mesh_of(x):
+        final, outputs = jax.lax.scan(step, state, (x, valid), reverse=reverse)
     return outputs, final
+
+
+def _mesh_of(x: Array) -> AbstractContextManager[object]:
+    """Makes the mesh of explicit axes that x names the current one, where there is none.
+
+    The gradient of `jax.lax.scan` starts from zeros, which JAX lays out on the current mesh only.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    if AxisType.Explicit in mesh.axis_types and jax.sharding.get_abstract_mesh().empty:
+        return jax.sharding.use_abstract_mesh(mesh)
+    return nullcontext()
