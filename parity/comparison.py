@@ -61,6 +61,8 @@ def judge(
 def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
     """The candidate against the reference where both must be equal to the last bit.
 
+    Equal in dtype, too: in training, a parameter that one side widened would go on otherwise.
+
     `note` says what is wrong where they are not, for the failing row.
     """
     broken = _incomparable(reference, candidate, ())
@@ -68,17 +70,26 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
         return Row(passed=False, distance=float("nan"), note=broken, **place)
     if reference is None or candidate is None:
         return Row(passed=True, **place)
-    distance, where = _distance(candidate, np.asarray(reference, dtype=np.float64))
-    scale = magnitude(reference)
-    equal = distance == 0
+    if reference.dtype != candidate.dtype:
+        broken = f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
+        return Row(passed=False, distance=float("nan"), note=broken, **place)
+    distance, where = _distance(candidate, reference.astype(np.float64))
+    unequal = np.argwhere(_bits(reference) != _bits(candidate))  # also 0.0 and -0.0
+    if distance == 0 and len(unequal):
+        where = tuple(int(i) for i in unequal[0])
     return Row(
-        passed=equal,
+        passed=not len(unequal),
         distance=distance,
-        scale=scale,
+        scale=magnitude(reference),
         where=where,
-        note="" if equal else f"{note}: {distance:.3g} at {list(where)}",
+        note=f"{note}: {distance:.3g} at {list(where)}" if len(unequal) else "",
         **place,
     )
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The elements as unsigned integers of their size."""
+    return array.view(f"u{array.dtype.itemsize}")
 
 
 def magnitude(array: Value) -> float:

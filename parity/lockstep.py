@@ -84,6 +84,7 @@ def _worse(row: Row, than: Row) -> bool:
 def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str, Any]) -> Row:
     """A parameter that the forward pass never uses must stay what it was, on both sides."""
     sides = {"the candidate": candidate, "the reference": reference}
+    start = None if start is None else start.astype(place["dtype"])  # which is no narrower
     rows = [
         identical(start, held, note=f"never used, yet {side} moved it", **place)
         for side, held in sides.items()
