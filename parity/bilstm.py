@@ -60,6 +60,7 @@ def port(
         torch_side(torch_model, stages[0], loss),
         nnx_side(flax_model, table(flax_model), stages[1], loss),
         partial(anatomy, torch_model, flax_model, loss),
+        loss.name,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from parity import proof, rendering
+from parity import digits, proof, rendering
 from parity.harness import Progress
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
@@ -31,16 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
         with _progress(errors) as progress:
+            size = options.seeds, options.steps, options.jobs
             if options.checkpoint is None:
-                report, curves = proof.whole(options.seeds, options.steps, progress)
+                report = proof.whole(*size, progress)
             else:
-                report, curves = (
-                    proof.of_checkpoint(options.checkpoint, options.seeds, options.steps, progress),
-                    None,
-                )
+                report = proof.of_checkpoint(options.checkpoint, *size, progress)
         report.write(options.output)
-        if curves is not None:
-            curves.draw(options.output / "loss.png")
+        if options.checkpoint is None:
+            digits.draw_losses(report, options.output / "loss.png")
     except (OSError, ValueError, TypeError, ImportError) as error:
         errors.print(f"parity: {error}", markup=False, highlight=False)
         return BAD_INPUT
@@ -64,13 +62,7 @@ def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> in
         metavar="N",
         help="unfaulted networks to check, of several sizes and seeds (default: 40)",
     )
-    parser.add_argument(
-        "--jobs",
-        type=_positive,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes at once (default: one per core)",
-    )
+    _add_jobs(parser)
     options = parser.parse_args(arguments)
     if options.clean_runs < 0:
         parser.error(f"--clean-runs: expected a whole number from 0, got {options.clean_runs}")
@@ -115,7 +107,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="training steps per optimizer (default: 10)",
     )
+    _add_jobs(parser)
     return parser
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at once (default: one per core)",
+    )
 
 
 def _positive(text: str) -> int:

@@ -19,6 +19,7 @@ import flax_bilstm as fb
 import torch_ref
 from parity import bilstm, figures
 from parity.comparison import identical
+from parity.environment import pinned_precision
 from parity.harness import Progress, compare
 from parity.losses import CROSS_ENTROPY
 from parity.optimizers import adam
@@ -30,6 +31,7 @@ HIDDEN_DIM = 32
 BATCH = 64
 ADAM = adam(1e-2)
 REQUIRED_ACCURACY = 0.95
+TRAINED, LOCKSTEP = "digits: trained", "digits: lockstep"
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,32 @@ class Split:
     y: Int[np.ndarray, " batch"]
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The float32 training losses of both sides, a value per step."""
+def draw_losses(report: Report, path: Path) -> None:
+    """The loss curves of both sides' training in one plot, and their difference below, as a PNG.
 
-    reference: Float[np.ndarray, " steps"]
-    candidate: Float[np.ndarray, " steps"]
+    Args:
+        report: one with what `prove` has returned.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def draw(self, path: Path) -> None:
-        """Both loss curves in one plot, and their difference below, as a PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        steps = np.arange(1, len(self.reference) + 1)
-        above.plot(steps, self.reference, label="PyTorch", linewidth=4, alpha=0.4)
-        above.plot(steps, self.candidate, label="Flax", linewidth=1, color="black")
-        above.set_ylabel("cross entropy")
-        above.set_title("Handwritten digits: both trained from one start over the same batches")
-        above.legend()
-        below.plot(steps, self.candidate - self.reference, linewidth=1, color="black")
-        below.set_ylabel("Flax − PyTorch")
-        below.set_xlabel("step")
-        temporary = path.with_name(f".{path.name}.tmp")
-        FigureCanvasAgg(figure).print_png(temporary)
-        temporary.replace(path)
+    (drawn,) = (c for c in report.figures["loss_curves"] if c["case"].startswith(LOCKSTEP))
+    theirs, ours = (np.array(drawn[side]) for side in ("reference", "candidate"))
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    steps = np.arange(1, len(theirs) + 1)
+    above.plot(steps, theirs, label="PyTorch", linewidth=4, alpha=0.4)
+    above.plot(steps, ours, label="Flax", linewidth=1, color="black")
+    above.set_ylabel(drawn["loss"])
+    above.set_title("Handwritten digits: both trained from one start over the same batches")
+    above.legend()
+    below.plot(steps, ours - theirs, linewidth=1, color="black")
+    below.set_ylabel("Flax − PyTorch")
+    below.set_xlabel("step")
+    temporary = path.with_name(f".{path.name}.tmp")
+    FigureCanvasAgg(figure).print_png(temporary)
+    temporary.replace(path)
 
 
 def load() -> tuple[Split, Split]:
@@ -114,14 +116,14 @@ def train_reference(
 
 
 def prove(
-    *, epochs: int = 40, lockstep_epochs: int = 3, progress: Progress = lambda what: None
-) -> tuple[Report, Curves]:
+    progress: Progress = lambda what: None, *, epochs: int = 40, lockstep_epochs: int = 3
+) -> Report:
     """Train, convert, compare every test image; then train both sides in lockstep.
 
     Args:
+        progress: told what comes next.
         epochs: for the reference to reach its accuracy.
         lockstep_epochs: for both sides together, with Adam, compared after every step.
-        progress: told what comes next.
     """
     training, test = load()
     trained = train_reference(training, epochs, progress)
@@ -129,36 +131,18 @@ def prove(
     inputs = {"x": test.x, TARGET: test.y}
     facts = {"seed": SEED, "input_dim": 8, "hidden_dim": HIDDEN_DIM, "output_dim": 10}
     converted = compare(
-        port, inputs, case="digits: trained", facts={**facts, "epochs": epochs}, progress=progress
+        port, inputs, case=TRAINED, facts={**facts, "epochs": epochs}, progress=progress
     )
     predictions = Report(tuple(_predictions(port, test)), {})
 
     start = _port(new_reference())
     steps = batches(training, lockstep_epochs)
     lockstep = compare(
-        start, steps[0], optimizers=[ADAM], batches=steps, case="digits: lockstep",
+        start, steps[0], optimizers=[ADAM], batches=steps, case=LOCKSTEP,
         facts={**facts, "epochs": lockstep_epochs}, progress=progress,
     )  # fmt: skip
-    progress("digits: loss curves")
-    curves = Curves(
-        *(
-            np.array([step.loss for step in side.train(side.parameters, steps, ADAM, "float32")])
-            for side in (start.reference, start.candidate)
-        )
-    )
-    drawn = Report(
-        (),
-        {},
-        {
-            "loss_curves": [
-                figures.loss_curves(
-                    "digits: lockstep", CROSS_ENTROPY.name, curves.reference, curves.candidate
-                )
-            ],
-            "attention": [figures.attention(port, inputs, "digits: trained")],
-        },
-    )
-    return Report.joined([converted, predictions, lockstep, drawn]), curves
+    drawn = Report((), {}, {"attention": [figures.attention(port, inputs, TRAINED)]})
+    return Report.joined([converted, predictions, lockstep, drawn])
 
 
 def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:
@@ -167,12 +151,13 @@ def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:
 
 def _predictions(port: Port, test: Split) -> list[Row]:
     """The reference's accuracy, and that both sides give every image the same class in float32."""
-    theirs, ours = (
-        side.forward(side.parameters, {"x": test.x}, "float32")["output"].argmax(axis=-1)
-        for side in (port.reference, port.candidate)
-    )
+    with pinned_precision():
+        theirs, ours = (
+            side.forward(side.parameters, {"x": test.x}, "float32")["output"].argmax(axis=-1)
+            for side in (port.reference, port.candidate)
+        )
     accuracy = float(np.mean(theirs == test.y))
-    place: dict[str, Any] = {"case": "digits: trained", "check": "predictions", "dtype": "float32"}
+    place: dict[str, Any] = {"case": TRAINED, "check": "predictions", "dtype": "float32"}
     enough = accuracy >= REQUIRED_ACCURACY
     return [
         Row(

@@ -4,11 +4,11 @@ Errors over layer × direction × time, the last step's attention, and loss curv
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 import flax_bilstm as fb
 from flax_bilstm.state_dict_table import table
@@ -56,10 +56,11 @@ def of_model(
 
 def attention(port: Port, inputs: Arrays, case: str) -> dict[str, Any]:
     """The last step's attention weights of the first sequences, both sides in float32."""
-    theirs, ours = (
-        side.forward(side.parameters, inputs, "float32")["attention.weights"][:SEQUENCES]
-        for side in (port.reference, port.candidate)
-    )
+    with pinned_precision():
+        theirs, ours = (
+            side.forward(side.parameters, inputs, "float32")["attention.weights"][:SEQUENCES]
+            for side in (port.reference, port.candidate)
+        )
     return {
         "case": case,
         "dtype": "float32",
@@ -69,14 +70,14 @@ def attention(port: Port, inputs: Arrays, case: str) -> dict[str, Any]:
 
 
 def loss_curves(
-    case: str, loss: str, reference: Float[np.ndarray, " _"], candidate: Float[np.ndarray, " _"]
+    case: str, loss: str, reference: Sequence[float], candidate: Sequence[float]
 ) -> dict[str, Any]:
     """The training loss of both sides, a value per step."""
     return {
         "case": case,
         "loss": loss,
-        "reference": reference.tolist(),
-        "candidate": candidate.tolist(),
+        "reference": list(reference),
+        "candidate": list(candidate),
     }
 
 

@@ -1,7 +1,8 @@
 """Runs in lockstep: several sides that train together, compared after every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import tee
+from typing import Any, NamedTuple
 
 from parity import optimizers as twins
 from parity.comparison import Value, identical, judge, magnitude
@@ -11,21 +12,40 @@ from parity.report import Row
 from parity.tolerances import TOLERANCES, TRUTH, nudged
 
 
+class Losses(NamedTuple):
+    """The loss before every step, of both sides."""
+
+    reference: list[float]
+    candidate: list[float]
+
+
 def train(
     port: Port, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
-) -> list[Row]:
+) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
     reference, candidate = port.reference, port.candidate
     start = reference.parameters
     unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
+    losses = Losses([], [])
     truth = reference.train(start, batches, optimizer, TRUTH)
-    given = candidate.train(candidate.parameters, batches, optimizer, dtype)
-    own = [reference.train(start, batches, optimizer, dtype)]
+    if dtype == TRUTH:
+        truth, plain = tee(truth)
+    else:
+        plain = reference.train(start, batches, optimizer, dtype)
+    trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
+    given = _recorded(trained, losses.candidate)
+    own = [_recorded(plain, losses.reference)]
     for seed in range(TOLERANCES[dtype].nudges):
         near = twins.nudged(optimizer, dtype, seed)
         own.append(reference.train(nudged(start, dtype, seed), batches, near, dtype))
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
-    return compare_steps(truth, given, own, start, unused, place)
+    return compare_steps(truth, given, own, start, unused, place), losses
+
+
+def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
+    for step in steps:
+        losses.append(float(step.loss))
+        yield step
 
 
 def update(

@@ -120,6 +120,7 @@ def port(
             loss,
             local=flax_local,
         ),
+        loss=loss.name,
     )
 
 

@@ -127,8 +127,9 @@ def nnx_side(
         }
 
     def forward(parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        read = {n: array for n, array in inputs.items() if n != TARGET}  # what the loss reads
         with _precision(dtype):
-            values = run(build(parameters, dtype), _device(inputs, dtype))
+            values = run(build(parameters, dtype), _device(read, dtype))
             return {n: np.asarray(value) for n, value in values.items()}
 
     def each_alone(parameters: Arrays, inputs: Arrays, given: Arrays, dtype: str) -> Arrays:

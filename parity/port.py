@@ -89,11 +89,13 @@ class Port:
         reference: the side to be matched.
         candidate: the side that is judged.
         anatomy: makes the stages by which a fault is found; called when a check has failed.
+        loss: what reports call the loss that is descended.
     """
 
     reference: Side
     candidate: Side
     anatomy: "Callable[[], Anatomy | None]" = lambda: None
+    loss: str = "loss"
 
     def holding(self, reference: Arrays, candidate: Arrays) -> "Port":
         """The same two programs holding other parameters: nothing is compiled again."""

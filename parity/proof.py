@@ -1,6 +1,7 @@
 """What `parity` proves: the published size at several shapes and seeds, digits, a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, digits, figures
+from parity import bilstm, digits, figures, parts
 from parity.checking import check_port
 from parity.harness import Progress
 from parity.optimizers import OPTIMIZERS
@@ -18,80 +19,97 @@ from parity.port import Arrays, Port
 from parity.report import Report
 
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 128, 64, 1
-SHAPES = ((4, 12), (1, 12), (4, 1), (1, 1), (8, 50))
+Shape = tuple[int, int]
+SHAPES: tuple[Shape, ...] = ((4, 12), (1, 12), (4, 1), (1, 1), (8, 50))
 """(batch, time); training is checked at the first."""
 
 
-def whole(seeds: int, steps: int, progress: Progress) -> tuple[Report, digits.Curves]:
-    """The published size with random weights, then the digits."""
-    reports = list(_published(seeds, steps, progress))
-    real, curves = digits.prove(progress=progress)
-    return Report.joined([*reports, real]), curves
+def whole(seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
+    """The published size with random weights, then the digits; `jobs` processes at once."""
+    published = [partial(_published, shape, seeds, steps) for shape in SHAPES]
+    real, *reports = parts.prove([digits.prove, *reversed(published)], jobs, progress)
+    return Report.joined([*reversed(reports), real])
 
 
-def of_checkpoint(path: Path, seeds: int, steps: int, progress: Progress) -> Report:
+def of_checkpoint(path: Path, seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
     """The checkpoint as both frameworks load it, at several shapes, one random input per seed.
 
     Raises:
         ValueError: the file does not hold a state dict of the network or of an LSTM.
         OSError: it cannot be read.
     """
+    _loaded(path)  # what cannot be read is found out here, before any process is started
+    each = [partial(_checkpoint, path, shape, seeds, steps) for shape in SHAPES]
+    return Report.joined(parts.prove(each, jobs, progress))
+
+
+def _loaded(path: Path) -> tuple[torch.nn.Module, Any]:
+    """The models that both frameworks make of the file."""
     with jax.enable_x64(True):  # keeps a float64 checkpoint float64
         flax_model = fb.load(path)
-    torch_model = _load_reference(path, flax_model)
+    return _load_reference(path, flax_model), flax_model
+
+
+def _checkpoint(path: Path, shape: Shape, seeds: int, steps: int, progress: Progress) -> Report:
+    """One shape of a checkpoint, with every seed."""
+    torch_model, flax_model = _loaded(path)
     network = isinstance(flax_model, fb.BiLSTMWithAttention)
     features = (flax_model.lstm if network else flax_model).input_size
     port = bilstm.port(torch_model, flax_model)
-    reports = [
-        check_port(
-            port, _random_input(seed, *shape, features), case=_case(path.name, shape, seed),
-            training_steps=_steps(shape, seed, steps), optimizers=OPTIMIZERS, seed=seed,
+    ports = [port] * seeds
+    drawn = _drawn(port, torch_model, flax_model, path.name, shape, features, progress)
+    return Report.joined([*_at(shape, ports, steps, path.name, features, progress), *drawn])
+
+
+def _published(shape: Shape, seeds: int, steps: int, progress: Progress) -> Report:
+    """One shape with every seed, the weights drawn by PyTorch and converted."""
+    start = _initial(0)
+    flax_model = fb.from_state_dict(start.state_dict())
+    port = bilstm.port(start, flax_model)
+
+    def holding(seed: int) -> Port:
+        weights = _initial(seed).state_dict()
+        theirs: Arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+        return port.holding(theirs, fb.state_dict(fb.from_state_dict(weights)))
+
+    what, ports = "published size", map(holding, range(seeds))
+    drawn = _drawn(port, start, flax_model, what, shape, INPUT_DIM, progress)
+    return Report.joined([*_at(shape, ports, steps, what, INPUT_DIM, progress), *drawn])
+
+
+def _at(
+    shape: Shape, ports: Iterable[Port], steps: int, what: str, features: int, progress: Progress
+) -> Iterator[Report]:
+    """A shape, with the seeds 0, 1 and so on for each of the ports."""
+    for seed, port in enumerate(ports):
+        yield check_port(
+            port,
+            _random_input(seed, *shape, features),
+            case=_case(what, shape, seed),
+            training_steps=_steps(shape, seed, steps),
+            optimizers=OPTIMIZERS,
+            seed=seed,
             progress=progress,
         )
-        for shape in SHAPES
-        for seed in range(seeds)
-    ]  # fmt: skip
-    progress(f"{path.name}: figures")
-    return Report.joined([*reports, _drawn(port, torch_model, flax_model, path.name, features)])
-
-
-def _published(seeds: int, steps: int, progress: Progress) -> Iterator[Report]:
-    """Every shape with every seed, the weights drawn by PyTorch and converted."""
-    start = _initial(0)
-    port = bilstm.port(start, fb.from_state_dict(start.state_dict()))
-    for shape in SHAPES:
-        for seed in range(seeds):
-            weights = _initial(seed).state_dict()
-            theirs: Arrays = {name: tensor.numpy() for name, tensor in weights.items()}
-            ours = fb.state_dict(fb.from_state_dict(weights))
-            yield check_port(
-                port.holding(theirs, ours),
-                _random_input(seed, *shape, INPUT_DIM),
-                case=_case("published size", shape, seed),
-                training_steps=_steps(shape, seed, steps),
-                seed=seed,
-                progress=progress,
-            )
-
-    progress("published size: figures")
-    yield _drawn(port, start, fb.from_state_dict(start.state_dict()), "published size", INPUT_DIM)
 
 
 def _drawn(
-    port: Port, torch_model: torch.nn.Module, flax_model: Any, what: str, features: int
-) -> Report:
-    """The figures at the longest shape, as a report without rows."""
-    shape = max(SHAPES, key=lambda shape: shape[1])
-    x = _random_input(0, *shape, features)
-    case = _case(what, shape, 0)
-    return Report((), {}, figures.of_model(port, torch_model, flax_model, x, case=case))
+    port: Port, torch_model: torch.nn.Module, flax_model: Any, what: str, shape: Shape,
+    features: int, progress: Progress,
+) -> Iterator[Report]:  # fmt: skip
+    """The figures, as a report without rows, if the shape is the longest."""
+    if shape == max(SHAPES, key=lambda shape: shape[1]):
+        progress(f"{what}: figures")
+        x = _random_input(0, *shape, features)
+        case = _case(what, shape, 0)
+        yield Report((), {}, figures.of_model(port, torch_model, flax_model, x, case=case))
 
 
-def _case(what: str, shape: tuple[int, int], seed: int) -> str:
+def _case(what: str, shape: Shape, seed: int) -> str:
     return f"{what}: batch {shape[0]}, time {shape[1]}, seed {seed}"
 
 
-def _steps(shape: tuple[int, int], seed: int, steps: int) -> int:
+def _steps(shape: Shape, seed: int, steps: int) -> int:
     return steps if shape == SHAPES[0] and seed == 0 else 0
 
 

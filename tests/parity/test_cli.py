@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import cli, proof  # noqa: E402
+from parity import cli, digits, proof  # noqa: E402
 from parity.optimizers import SGD  # noqa: E402
 from parity.report import Report, Row  # noqa: E402
 
@@ -27,7 +27,7 @@ def checkpoint(tmp_path, network):
 
 
 def run(*arguments):
-    return cli.main([*map(str, arguments), "--seeds", "1", "--steps", "1"])
+    return cli.main([*map(str, arguments), "--seeds", "1", "--steps", "1", "--jobs", "1"])
 
 
 def test_a_good_checkpoint_exits_0_and_writes_the_report(small, checkpoint, tmp_path, capsys):
@@ -57,7 +57,7 @@ def test_a_difference_exits_1(small, checkpoint, tmp_path, capsys, monkeypatch):
             model.fc.bias += 1e-6
         return model
 
-    monkeypatch.setattr(proof, "_load_reference", tampered)
+    monkeypatch.setattr(proof, "_load_reference", tampered)  # in this process: --jobs 1
     assert run(checkpoint, "--output", tmp_path / "out") == 1
     assert "first fc.bias (model.pt" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
@@ -98,7 +98,7 @@ def test_an_output_that_is_a_file_is_bad_input(checkpoint, capsys):
     assert "parity: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--steps"])
+@pytest.mark.parametrize("option", ["--seeds", "--steps", "--jobs"])
 def test_counts_below_one_are_refused(option, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([option, "0"])
@@ -110,11 +110,8 @@ def test_without_a_checkpoint_the_whole_proof_runs(tmp_path, monkeypatch, capsys
     """Which proof that is, test_proof and test_digits see; here, that its parts come together."""
     report = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
 
-    class Curves:
-        def draw(self, path):
-            path.write_bytes(b"plot")
-
-    monkeypatch.setattr(proof, "whole", lambda seeds, steps, progress: (report, Curves()))
+    monkeypatch.setattr(proof, "whole", lambda seeds, steps, jobs, progress: report)
+    monkeypatch.setattr(digits, "draw_losses", lambda report, path: path.write_bytes(b"plot"))
     assert run("--output", tmp_path / "out") == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "loss.png",
