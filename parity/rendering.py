@@ -1,8 +1,9 @@
 """A report as text: for the terminal, for a failing assertion, and as Markdown."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,7 @@ def text(report: Report) -> str:
 
 
 def print_to(report: Report, console: Console) -> None:
-    """The verdict, a line per check with the array nearest to its bound, failures, environment."""
+    """The verdict, a line per check, failures, a line of sizes and seeds per kind, environment."""
 
     def line(words: str) -> None:
         console.print(words, markup=False, highlight=False, soft_wrap=True)
@@ -36,6 +37,8 @@ def print_to(report: Report, console: Console) -> None:
         line(f"  {describe(row)}")
     if len(failing) > _SHOWN_FAILURES:
         line(f"  … and {len(failing) - _SHOWN_FAILURES} more: see report.rows")
+    for words in sizes_and_seeds(report.environment.get("cases", {})):
+        line(words)
     for name, value in report.environment.items():
         if name != "cases":
             line(f"{name}: {plain(value)}")
@@ -76,6 +79,19 @@ def markdown(report: Report) -> str:
         lines += [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
         lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def sizes_and_seeds(cases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for all cases of a kind: fact by fact, every value that occurs."""
+    kinds: dict[str, dict[str, dict[str, None]]] = {}  # a dict of None: a set in order
+    for case, facts in cases.items():
+        kind = kinds.setdefault(case.partition(":")[0] or "the inputs", {})
+        shapes = facts.get("inputs", {})
+        for name, value in {**shapes, **facts}.items():
+            if name != "inputs":
+                kind.setdefault(name, {})[plain(value)] = None
+    for what, values in kinds.items():
+        yield f"{what}: " + "; ".join(f"{name} {', '.join(held)}" for name, held in values.items())
 
 
 def plain(value: object) -> str:

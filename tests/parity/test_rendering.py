@@ -43,3 +43,33 @@ def test_names_with_square_brackets_are_not_taken_for_markup():
     text = rendering.text(Report((row,), {}))
     assert "the truth has [bold]" in text
     assert "layers[bold]" in text.splitlines()[2]
+
+
+def test_the_terminal_says_sizes_seeds_precision_and_versions():
+    cases = {
+        f"published size: batch {batch}, seed {seed}": {
+            "inputs": {"x": [batch, 12, 128]},
+            "training_steps": 10 if batch == 4 else 0,
+            "seed": seed,
+            "parameters": 103489,
+        }
+        for batch in (4, 1)
+        for seed in (0, 1, 2)
+    }
+    cases["digits: trained"] = {"inputs": {"x": [360, 8, 8]}, "seed": 7, "hidden_dim": 32}
+    environment = {"dtypes": ["float64", "float32"], "matmul_precision": "highest",
+                   "versions": {"jax": "1.2", "torch": "3.4"}, "cases": cases}  # fmt: skip
+    lines = rendering.text(Report(ROWS, environment)).splitlines()
+    assert (
+        "published size: x 4 × 12 × 128, 1 × 12 × 128; training_steps 10, 0; seed 0, 1, 2; "
+        "parameters 103489"
+    ) in lines
+    assert "digits: x 360 × 8 × 8; seed 7; hidden_dim 32" in lines
+    assert "dtypes: float64 and float32" in lines
+    assert "matmul_precision: highest" in lines
+    assert "versions: jax 1.2, torch 3.4" in lines
+
+
+def test_a_check_of_no_name_says_its_sizes_too():
+    environment = {"cases": {"": {"inputs": {"x": [2, 3]}, "seed": 0}}}
+    assert "the inputs: x 2 × 3; seed 0" in rendering.text(Report(ROWS, environment))
