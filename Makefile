@@ -37,7 +37,7 @@ test: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # The package is installed as users install it, so it is the wheel that is tested, not the checkout.
 test-without-torch: $(BARE)/.ready
