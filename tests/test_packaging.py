@@ -36,6 +36,21 @@ def test_import_starts_no_backend(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("missing", ["torch", "rich"])
+def test_the_proof_says_what_it_needs(missing: str, tmp_path: Path) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import parity.__main__ as m; m.run()"
+    if missing != "torch":
+        pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "no.pt"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"parity: the proof needs {missing}, which is not installed; run pip install "
+        "'flax-bilstm[parity]'.\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     folder = tmp_path_factory.mktemp("wheel")

@@ -54,7 +54,7 @@ def _torch(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path}: {path.suffix} files need PyTorch, which is not installed; run pip install "
+            f"{path.name}: {path.suffix} files need PyTorch, which is not installed; run pip install "
             "'flax-bilstm[torch]', or use a .safetensors file."
         ) from error
     return torch
