@@ -152,10 +152,14 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
     prefix = "lstm." if kind is BiLSTMWithAttention else ""
     recurrent = [match for name in arrays if (match := _NAME.fullmatch(name.removeprefix(prefix)))]
     if not recurrent:
+        first = "weight_ih_l0"
+        inside = {n.removesuffix(first).removesuffix("lstm.") for n in arrays if first in n}
+        found = ", ".join(sorted(prefix for prefix in inside if prefix.endswith(".")))
         raise ValueError(
             "state_dict: expected the names of an nn.LSTM (weight_ih_l0, ...) or of the network "
             f"(lstm.weight_ih_l0, ..., fc.bias), got {sorted(arrays)[:8]} ({len(arrays)} in all); "
-            "strip prefixes such as 'module.' first (load takes prefix=)."
+            + (f"there is one under {found} " if found else "name a submodule ")
+            + "(load takes prefix=, flax-bilstm --prefix)."
         )
     layers = {int(match["k"]) for match in recurrent}
     num_layers = next(k for k in range(len(layers) + 1) if k not in layers)  # up to the first gap

@@ -54,8 +54,8 @@ def _torch(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path.name}: {path.suffix} files need PyTorch, which is not installed; run pip install "
-            "'flax-bilstm[torch]', or use a .safetensors file."
+            f"{path.name}: {path.suffix} files need PyTorch, which is not installed; run pip "
+            "install 'flax-bilstm[torch]', or use a .safetensors file."
         ) from error
     return torch
 
@@ -77,4 +77,5 @@ def _what_is_wrong(error: Exception) -> str:
 def _first_sentence(error: Exception) -> str:
     """What PyTorch found; the rest of its message advises to trust the file."""
     before, _, after = str(error).partition("WeightsUnpickler error:")
-    return (after or before).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+    found = (after or before).strip().partition("\n")[0].partition(". ")[0]
+    return found if " " in found else type(error).__name__

@@ -96,9 +96,8 @@ def _strip(names: Iterable[str], prefix: str | None, notes: list[str]) -> dict[s
             inside = {old: new for old, new in taken.items() if new.startswith(found)}
             if len(inside) < len(taken):
                 rest = [name for name in taken if name not in inside]
-                notes.append(
-                    f"left out: {len(rest)} tensors outside of {found} ({', '.join(rest[:3])}, ...)"
-                )
+                shown = ", ".join([*rest[:3], *["..."] * (len(rest) > 3)])
+                notes.append(f"left out: {len(rest)} outside of {found} ({shown})")
             taken = inside
         else:
             shared = (p for p in PREFIXES if all(name.startswith(p) for name in taken.values()))

@@ -46,7 +46,7 @@ def test_prefix_takes_one_submodule_and_names_the_rest(prefix: str, outer: str) 
     found = unwrap(content, prefix)
     assert list(found.tensors) == list(STATE)
     assert found.parameters == (None, "lstm.weight", "fc.bias")
-    assert any("left out: 1 tensors" in n and "embed.weight" in n for n in found.notes)
+    assert any("left out: 1 outside of encoder." in n and "embed.weight" in n for n in found.notes)
 
 
 def test_a_prefix_that_not_all_names_share_stays() -> None:

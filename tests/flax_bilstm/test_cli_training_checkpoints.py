@@ -157,10 +157,11 @@ def test_prefix_and_dtype(
     assert run("convert", path, target) == BAD_INPUT
     refused = capsys.readouterr().err
     assert "encoder.lstm.bias_ih_l0" in refused
+    assert "there is one under encoder. (load takes prefix=, flax-bilstm --prefix)" in refused
     assert str(path) in refused
     assert run("convert", path, target, "--prefix", "encoder.", "--dtype", "bfloat16") == GOOD
     printed = capsys.readouterr().out
-    assert "left out: 1 tensors outside of encoder." in printed
+    assert "left out: 1 outside of encoder. (_orig_mod.embed.weight)" in printed
     assert "stripped: _orig_mod. encoder." in printed
     for name, array in checkpoints.read(target).tensors.items():
         expected = model.state_dict()[name].bfloat16().float().numpy()
