@@ -52,7 +52,7 @@ def direction(model: Any, inputs: Inputs, cell: Cell, *, final: bool = False) ->
         _call(lstm, inputs)
     if final:
         state = found["final"]
-        return jnp.concatenate([state.cell, state.hidden], axis=-1)
+        return jnp.concatenate([state.cell, state.hidden.astype(state.cell.dtype)], axis=-1)
     return jnp.swapaxes(found["outputs"], 0, 1)
 
 

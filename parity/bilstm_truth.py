@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from parity.losses import Loss
-from parity.port import TARGET, Arrays
+from parity.port import TARGET, Arrays, cast
 from parity.stages import Truth
+from parity.tolerances import TRUTH
 from torch_ref import unrolled
 from torch_ref.inputs import valid_steps
 
@@ -43,20 +44,20 @@ def truth(parameters: Arrays, inputs: Arrays, loss: Loss) -> Truth:
     Raises:
         ValueError: the parameters are not one of theirs, or x does not fit them.
     """
+    inputs, parameters = cast(inputs, TRUTH), cast(parameters, TRUTH)
     given = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
     held = {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
     weights = unrolled.leaves(held, torch.float64)
-    x, lengths = given["x"].double(), given.get("lengths")
+    x, lengths = given["x"], given.get("lengths")
     if "fc.weight" in weights:
         trace = unrolled.network(weights, x, lengths=lengths)
         output = trace["output"]
     else:
-        state = (given["h_0"].double(), given["c_0"].double()) if "h_0" in given else None
+        state = (given["h_0"], given["c_0"]) if "h_0" in given else None
         trace = unrolled.lstm(weights, x, initial_state=state, lengths=lengths)
         parts = (trace[f"lstm.{name}"] for name in ("output", "h_n", "c_n"))
         output = torch.cat([part.flatten() for part in parts])
-    goal = given[TARGET].double() if given[TARGET].is_floating_point() else given[TARGET]
-    value = loss.torch(output, goal)
+    value = loss.torch(output, given[TARGET])
     slopes = unrolled.gradients({**trace, "output": output}, value)
     gradients = {
         name: torch.zeros_like(trace.get(name, output)) if slope is None else slope

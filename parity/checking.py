@@ -48,7 +48,9 @@ def check(
             laid out otherwise than `parity.modules.TWINS` expects.
         stages: for other modules, torch path → Flax path of the submodules to look into; None: all
             that both have.
-        dtypes: any of "float64", which judges meaning, and "float32", which judges arithmetic.
+        dtypes: any of "float64", which judges meaning, and "float32" and "bfloat16", which judge
+            arithmetic. The models are cast to each, parameters included, and everything is first
+            rounded to the narrowest of them; there is no training in bfloat16.
         training_steps: steps for each optimizer and dtype; 0 leaves training out.
         optimizers: rows of `parity.optimizers`.
         seed: of targets and batches.

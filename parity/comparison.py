@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from parity.report import Row
@@ -52,7 +53,7 @@ def judge(
         spread=spread,
         bound=limit,
         scale=scale,
-        epsilon=float(np.finfo(dtype).eps),
+        epsilon=float(jnp.finfo(dtype).eps),
         where=where,
         **place,
     )

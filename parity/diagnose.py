@@ -7,6 +7,7 @@ as a right candidate agrees with the reference, by the bounds of `parity.toleran
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 
 from parity.comparison import magnitude
@@ -109,7 +110,7 @@ def _distance(
     """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
     worst = 0.0
     largest = max(map(magnitude, mistaken.values()), default=0.0)
-    epsilon = float(np.finfo(dtype).eps)
+    epsilon = float(jnp.finfo(dtype).eps)
     for name, array in mistaken.items():
         claimed = given.get(name)
         if array is None and claimed is None:

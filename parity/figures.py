@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -21,6 +22,7 @@ from parity.tolerances import TOLERANCES, TRUTH, bound, nudged
 from parity.torch_side import torch_side
 
 DIRECTIONS = ("forward", "reverse")
+DTYPES = ("float64", "float32")
 SEQUENCES = 8
 """As many of a batch's sequences have their attention drawn."""
 
@@ -48,7 +50,7 @@ def of_model(
     held = (cast(side.parameters, "float32") for side in (reference, candidate))
     layers = Port(reference, candidate).holding(*held)
     with pinned_precision():
-        errors = [_errors(layers, inputs, case, dtype) for dtype in TOLERANCES]
+        errors = [_errors(layers, inputs, case, dtype) for dtype in DTYPES]
         if not isinstance(flax_model, fb.BiLSTMWithAttention):
             return {"stage_errors": errors}
         return {"stage_errors": errors, "attention": [attention(port, inputs, case)]}
@@ -93,7 +95,7 @@ def _errors(port: Port, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
     stages = []
     for name, expected in truth.items():
         scale = float(np.abs(expected).max())
-        ulp = float(np.finfo(dtype).eps) * scale or 1.0
+        ulp = float(jnp.finfo(dtype).eps) * scale or 1.0
 
         def by_step(run: Arrays, name: str = name, ulp: float = ulp) -> np.ndarray:
             return np.abs(run[name] - truth[name]).max(axis=(0, 2)) / ulp

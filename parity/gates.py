@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence import State, Weights, accumulation_dtype
 
 HOLD = 40.0
 """Bias of a held gate, in both biases: σ(±80) and tanh(80) are 0 and 1 to the last bit of 1."""
@@ -48,6 +48,8 @@ def windows(
 
     `state` and the result are (batch, time, ·).
     """
+    # As `State` asks for: where the rest is bfloat16, too.
+    state = state._replace(cell=state.cell.astype(accumulation_dtype(state.cell.dtype)))
 
     def window(x: Array, state: State) -> State:
         _, after = implementation(weights, x[None], state, None, reverse)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 
 from parity import figures, lockstep
 from parity.comparison import identical
@@ -39,7 +39,8 @@ def compare(
         port: the two sides, each with the parameters it holds.
         inputs: named arrays, among them the loss's `target`.
         dtypes: what to compute in, of the rows of `parity.tolerances.TOLERANCES`.
-        optimizers: what to train with, in lockstep, from the parameters and over the batches.
+        optimizers: what to train with, in lockstep, from the parameters and over the batches; not
+            in bfloat16, where training is not judged.
         batches: one training step's inputs each.
         case: how the rows call these inputs.
         facts: for the report's environment, sizes and seeds for instance.
@@ -53,7 +54,7 @@ def compare(
         raise ValueError(
             f"dtypes: expected at least one of {tuple(TOLERANCES)}, got {tuple(dtypes)!r}"
         )
-    narrowest = max(dtypes, key=lambda dtype: np.finfo(dtype).eps)
+    narrowest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).eps)
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     with pinned_precision():
@@ -72,11 +73,11 @@ def compare(
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             rows += _functions(port, inputs, dtype, case, truth)
-            for optimizer in optimizers if batches else ():
+            for optimizer in optimizers if batches and TOLERANCES[dtype].trains else ():
                 progress(f"{case} {dtype}: training, {optimizer.name}")
                 trained, losses = lockstep.train(port, optimizer, batches, dtype, case)
                 rows += trained
-                if dtype == dtypes[-1]:
+                if dtype == [d for d in dtypes if TOLERANCES[d].trains][-1]:
                     of = ", ".join(filter(None, (case, optimizer.name, dtype)))
                     drawn.append(figures.loss_curves(of, port.loss, *losses))
         if not all(row.passed for row in (*handed, *rows)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
 
 def nudged(optimizer: Optimizer, dtype: str, seed: int) -> Optimizer:
     """The same with torch's learning rate moved by `step_rounding` ULP, up or down by the seed."""
-    factor = 1 + (-1) ** seed * optimizer.step_rounding * float(np.finfo(dtype).eps)
+    factor = 1 + (-1) ** seed * optimizer.step_rounding * float(jnp.finfo(dtype).eps)
 
     def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
         made = optimizer.torch(parameters)

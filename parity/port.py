@@ -56,7 +56,7 @@ class Side:
     """One of the two programs under comparison.
 
     Every function takes parameters and inputs in any floating dtype, and the name of the dtype
-    to compute in ("float64" or "float32"); none may change what it is given.
+    to compute in ("float64", "float32" or "bfloat16"); none may change what it is given.
 
     Attributes:
         name: what reports call this side.

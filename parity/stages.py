@@ -15,12 +15,12 @@ from parity.comparison import judge, magnitude
 from parity.losses import Loss
 from parity.port import TARGET, Arrays, Gradients, Side, cast
 from parity.report import Row
-from parity.tolerances import TOLERANCES, TRUTH, nudged, nudged_inputs
+from parity.tolerances import TOLERANCES, TRUTH, nudged
 
 INNER_PRODUCT = Loss(
     "inner product with a cotangent",
     lambda output, cotangent: (output * cotangent).sum(),
-    lambda output, cotangent: (output * cotangent).sum(),
+    lambda output, cotangent: (output * cotangent.astype(output.dtype)).sum(),
 )
 """The loss of a stage's sides: its gradient is the stage's VJP of the input `target`."""
 
@@ -139,7 +139,7 @@ def alone(
     expected = run(stage.reference, check, parameters, inputs, TRUTH)
     own = [run(stage.reference, check, parameters, inputs, dtype)]
     for seed in range(TOLERANCES[dtype].nudges):
-        near = nudged(parameters, dtype, seed), nudged_inputs(inputs, dtype, seed)
+        near = nudged(parameters, dtype, seed), nudged(inputs, dtype, seed)  # the cotangent too
         own.append(run(stage.reference, check, *near, dtype))
     place = {**place, "check": check, "dtype": dtype}
     try:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -40,13 +41,13 @@ def torch_side(
     def build(parameters: Arrays, dtype: str) -> torch.nn.Module:
         model = copy.deepcopy(module).to(getattr(torch, dtype)).eval()
         values = cast(parameters, dtype)
-        model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in values.items()})
+        model.load_state_dict({n: _tensor(a) for n, a in values.items()})
         return model
 
     def tensors(arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         values = cast(arrays, dtype)
-        return {n: torch.from_numpy(a.copy()).to(device) for n, a in values.items()}
+        return {n: _tensor(a).to(device) for n, a in values.items()}
 
     def loss_of(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         *_, output = stages(model, inputs).values()
@@ -120,6 +121,12 @@ def _state(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    if tensor.dtype is torch.bfloat16:  # which NumPy does not have
-        tensor = tensor.float()
+    if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes only, by way of JAX
+        return tensor.view(torch.int16).numpy().copy().view(jnp.bfloat16)
     return tensor.numpy().copy()
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,5 +80,8 @@ def test_integer_targets_stay_integers(model):
 
 def test_a_bfloat16_model_hands_over_exact_values(model):
     side = torch_side(model.to(torch.bfloat16), stages, MEAN_SQUARED_ERROR)
-    assert side.parameters["spare"].dtype == np.float32
+    assert side.parameters["spare"].dtype == jnp.bfloat16
+    exact = torch.from_numpy(side.parameters["linear.weight"].astype(np.float32))
+    assert torch.equal(exact, model.linear.weight.float())
+    assert side.forward(side.parameters, INPUTS, "bfloat16")["output"].dtype == jnp.bfloat16
     assert side.forward(side.parameters, INPUTS, "float64")["output"].dtype == np.float64

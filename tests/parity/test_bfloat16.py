@@ -1,0 +1,92 @@
+"""bfloat16: both sides cast to it, the truth in float64 of the same rounded numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+torch = pytest.importorskip("torch")
+
+import flax_bilstm as fb  # noqa: E402
+import parity  # noqa: E402
+import torch_ref  # noqa: E402
+from parity import bilstm, harness  # noqa: E402
+from parity.mutations import faults, planting  # noqa: E402
+from parity.optimizers import SGD  # noqa: E402
+
+ALL = ("float64", "float32", "bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def operation_by_operation():
+    """Operations are compiled once for all that is planted here."""
+    with jax.disable_jit():
+        yield
+
+
+def test_the_network_passes_and_trains_in_the_other_dtypes_only(network):
+    with jax.disable_jit(False):
+        report = parity.check(
+            network.reference, network.candidate, network.x, dtypes=ALL, training_steps=1,
+            optimizers=[SGD],
+        )  # fmt: skip
+    report.assert_passed()
+    checks = {dtype: {row.check for row in report.rows if row.dtype == dtype} for dtype in ALL}
+    assert checks["bfloat16"] == {"forward", "gradients"}
+    assert checks["float32"] == {"forward", "gradients", "training, sgd"}
+    forward = [row for row in report.rows if (row.check, row.dtype) == ("forward", "bfloat16")]
+    assert {row.epsilon for row in forward} == {2.0**-7}
+    # Both round: neither computes in another precision than is said.
+    assert all(row.distance > 2.0**-12 * row.scale for row in forward)
+    assert all(row.reference_distance > 2.0**-12 * row.scale for row in forward)
+    assert parity.Report.from_json(report.to_json()).rows == report.rows
+    (drawn,) = report.figures["loss_curves"]
+    assert drawn["case"] == "sgd, float32"
+
+
+def test_a_model_that_holds_bfloat16_is_compared_as_it_is(network):
+    reference = torch_ref.BiLSTMWithAttention(5, 4, 3).to(torch.bfloat16)
+    candidate = fb.from_state_dict(reference.state_dict())
+    port = bilstm.port(reference, candidate)
+    assert port.reference.parameters["fc.weight"].dtype == jnp.bfloat16
+    harness.compare(port, network.inputs, dtypes=["bfloat16"]).assert_passed()
+
+
+def test_values_of_eight_bits_fail_in_bfloat16_alone(network):
+    def fault(real, weights, x, *rest):
+        y, state = real(weights, x, *rest)
+        return (jax.lax.reduce_precision(y, 5, 2) if x.dtype == jnp.bfloat16 else y), state
+
+    with planting.recurrence(fault)():
+        port = bilstm.port(network.reference, network.candidate)
+        report = harness.compare(port, network.inputs, dtypes=ALL[1:])
+    failing = {row.dtype for row in report.rows if not row.passed}
+    assert failing == {"bfloat16"}
+
+
+def test_a_mistake_is_placed_and_named_in_bfloat16(network):
+    swapped = planting.weights(faults.gate_order((1, 0, 2, 3)), "reverse")
+    with swapped():
+        port = bilstm.port(network.reference, network.candidate)
+        first = harness.compare(port, network.inputs, dtypes=["bfloat16"]).first_divergence
+    assert first.name == "lstm.layer0.reverse.input_gate"
+    assert "input and forget gates are exchanged" in first.note
+
+
+def test_other_ports_are_checked_too():
+    reference = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5))
+    layers = nnx.Linear(6, 5, rngs=nnx.Rngs(0)), nnx.LayerNorm(5, epsilon=1e-5, rngs=nnx.Rngs(0))
+    candidate = nnx.Sequential(*layers)
+    rows = [
+        ("0.weight", "layers.0.kernel", "transpose"), ("0.bias", "layers.0.bias", "identity"),
+        ("1.weight", "layers.1.scale", "identity"), ("1.bias", "layers.1.bias", "identity"),
+    ]  # fmt: skip
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        parity.modules.load(reference, candidate, rows)
+        x = np.random.default_rng(0).standard_normal((3, 6), dtype=np.float32)
+        report = parity.check(
+            reference, candidate, x, parameters=rows, dtypes=ALL, training_steps=0
+        )
+    report.assert_passed()
+    assert {row.dtype for row in report.rows if row.check == "forward"} == set(ALL)
