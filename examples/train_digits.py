@@ -7,7 +7,7 @@ checkpoint and ends with the parameters, to the last bit, of a run that was neve
 all that is random (first parameters, order of the batches, noise) depends on the seed and the step
 alone, and all that is remembered from step to step lies in the checkpoint.
 
-Measured: 98.1 to 98.3 % of the 360 test digits right, with seeds 0 to 4.
+Measured, seeds 0 to 4: 98.06 to 98.33 % of the 360 test digits right, 27 to 31 CPU seconds a run.
 
 It leaves in `digits-run/`: `checkpoints/`, the best epoch's and the latest; `model.safetensors`,
 the best, for `flax-bilstm convert` and PyTorch; `digits.png`, its mistakes and its attention.
