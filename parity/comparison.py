@@ -106,6 +106,11 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
         if array is not None and not np.all(np.isfinite(array)):
             bad = np.argwhere(~np.isfinite(array))
             return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
+    if truth is None and candidate is not None and not any(o is not None for o in own):
+        return (
+            "the reference never uses it and has None, the candidate has an array: it trains it, "
+            "and weight decay would move it"
+        )
     absent = [side for side, array in sides if array is None]
     if absent and len(absent) < len(sides):
         return f"{' and '.join(absent)} has None (never used), the others an array"

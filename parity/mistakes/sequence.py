@@ -87,7 +87,7 @@ def of_direction(cell: Cell, *, final: bool = False) -> Known:
     yield f"the {other.direction} direction's weights are used", others
     if not final:
         yield "the outputs are in reverse order of time: not flipped back", backwards
-        yield "outputs are flipped, and the input is not", unflipped
+        yield "the input is flipped twice or not at all, the outputs are flipped", unflipped
 
 
 def of_output(names: Sequence[str]) -> Known:

@@ -75,6 +75,7 @@ GRADIENTS = (
              loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, target: (
                  _sum_of_squares(output, target) - jax.lax.stop_gradient(
                      _sum_of_squares(output, target) * (1 - 1 / output.size))))),
-    Mutation("the unused Linear is a trained parameter", "attention.attn.bias", "gradients", "",
+    Mutation("the unused Linear is a trained parameter", "attention.attn.bias", "gradients",
+             "the reference never uses it",
              planting.patched(network, "Unused", lambda real: nnx.Param)),
 )  # fmt: skip

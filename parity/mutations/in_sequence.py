@@ -66,6 +66,9 @@ TIME = (
              planting.recurrence(lambda real, *given: real(*given[:-1], False))),
     Mutation("reverse direction's outputs not flipped back", cell("reverse", "outputs"),
              "one direction", "not flipped back", planting.recurrence(_flipped_outputs, "reverse")),
+    Mutation("reverse direction flipped twice", cell("reverse", "outputs"), "one direction",
+             "flipped twice", planting.recurrence(lambda real, w, x, *rest: (
+                 real(w, x[::-1], *rest)), "reverse")),
     Mutation("both directions run in reverse", cell("forward", "outputs"), "one direction",
              "last step to the first",
              planting.recurrence(lambda real, *given: real(*given[:-1], True))),

@@ -9,6 +9,7 @@ import optax
 import torch
 from flax import nnx
 
+from flax_bilstm import network
 from parity.mutations import planting
 from parity.mutations.mutation import Mutation
 from parity.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
@@ -49,6 +50,15 @@ def _clipped_kernel(call: Any, module: Any, x: Any) -> Any:
     return x @ jnp.clip(module.kernel[...], -bound, bound) + module.bias[...][None]
 
 
+class _DecayingAll(nnx.Optimizer):
+    """AdamW's decay on what nothing trains, as of an optimizer that is handed every variable."""
+
+    def update(self, model: Any, gradient: Any, /, **options: Any) -> None:
+        super().update(model, gradient, **options)
+        unused = nnx.state(model, network.Unused)
+        nnx.update(model, jax.tree.map(lambda leaf: leaf * (1 - 1e-3 * 1e-2), unused))
+
+
 _FAST = Optimizer("sgd at 0.5", lambda p: torch.optim.SGD(p, lr=0.5), optax.sgd(0.5))
 
 TRAINING = (
@@ -70,6 +80,9 @@ TRAINING = (
              optimizer=fed(MOMENTUM, optax.chain(optax.scale(0.1), optax.sgd(0.01, momentum=0.9)))),
     Mutation("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
              optimizer=fed(SGD, optax.sgd(0.02))),
+    Mutation("the unused Linear decays with the rest", "attention.attn.weight", "training",
+             "never used, yet the candidate moved it",
+             planting.patched(nnx, "Optimizer", lambda real: _DecayingAll), optimizer=ADAMW),
     Mutation("a bias left out of the update", "lstm.bias_hh_l0", "training", "",
              optimizer=fed(SGD, _frozen(optax.sgd(0.01), "bias_hh"))),
     Mutation("the head's weight clipped to where it started", "output", "training", "",
