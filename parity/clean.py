@@ -1,7 +1,9 @@
 """No false alarm: unfaulted networks of many sizes, scales and seeds, every one of which must pass.
 
-Programs are compiled once per shape and used for all seeds of it; weights and inputs of a seed are
-as small and as large as they come, and half of the shapes are padded batches.
+Programs are compiled once per shape and used for all seeds of it; half of the shapes are padded
+batches. Weights are from a tenth to twice as large as PyTorch draws them, inputs from a hundredth to
+once a standard normal's. Far outside of that, gates are shut in every unit at every step, and what is
+left of the numbers is the activations' own rounding, which libraries do not share.
 """
 
 from dataclasses import dataclass
@@ -72,7 +74,7 @@ def failures(shape: Shape, seeds: range) -> list[str]:
     found = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        gain, loudness = 10 ** rng.uniform(-1, 0.5), 10 ** rng.uniform(-2, 1)
+        gain, loudness = 10 ** rng.uniform(-1, 0.3), 10 ** rng.uniform(-2, 0)
         weights = {
             name: (gain * rng.uniform(-1, 1, t.shape) / shape.hidden_dim**0.5).astype(np.float32)
             for name, t in model.state_dict().items()
