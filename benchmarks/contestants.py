@@ -103,7 +103,8 @@ def _jitted(model: Any, x: Any, target: Any, mode: str) -> Run:
     import optax
     from flax import nnx
 
-    graph, parameters, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graph, parameters, rest = split
     x, target = jax.device_put((x, target))
 
     def predict(parameters: Any, rest: Any, x: Any) -> Any:

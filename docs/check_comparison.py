@@ -57,8 +57,8 @@ X = random(BATCH, TIME, FEATURES)
 def arrays(outcome: Any) -> list[np.ndarray]:
     """(outputs, (h_n, c_n)) as NumPy arrays."""
     outputs, (h_n, c_n) = outcome
-    detach = lambda a: np.asarray(a.detach() if hasattr(a, "detach") else a)  # noqa: E731
-    return [detach(outputs), detach(h_n), detach(c_n)]
+    results = outputs, h_n, c_n
+    return [np.asarray(a.detach() if hasattr(a, "detach") else a) for a in results]
 
 
 def close(got: Iterable[Any], expected: Iterable[Any]) -> bool:

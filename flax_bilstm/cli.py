@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +93,8 @@ def _writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
 
 
-def _convert(**options: object) -> int:
-    print(conversion.convert(Conversion(**options), _say))  # type: ignore[arg-type]
+def _convert(**options: Any) -> int:
+    print(conversion.convert(Conversion(**options), _say))
     return GOOD
 
 

@@ -1,7 +1,5 @@
 """Equinox: its cell, in a loop that one writes oneself."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 from typing import Any
 
 import jax
@@ -28,8 +26,11 @@ class Equinox(Library):
             lacks("bidirectional", ["Bidirectional", "RNN", "LSTM", "BiLSTM"], eqx.nn)
         ((weight_ih, weight_hh, bias),) = directions(weights, 0)
         cell = eqx.nn.LSTMCell(weight_ih.shape[1], weight_hh.shape[1], key=jax.random.key(0))
-        where = lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias)  # noqa: E731
-        cell = eqx.tree_at(where, cell, tuple(map(jnp.asarray, (weight_ih, weight_hh, bias))))
+        cell = eqx.tree_at(
+            lambda cell: (cell.weight_ih, cell.weight_hh, cell.bias),
+            cell,
+            tuple(map(jnp.asarray, (weight_ih, weight_hh, bias))),
+        )
         if dtype is not None:  # there is no compute dtype: one casts the cell
             cell = jax.tree.map(lambda leaf: leaf.astype(dtype), cell)
         return cell

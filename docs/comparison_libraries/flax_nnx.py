@@ -1,7 +1,5 @@
 """Flax NNX: its runners over its cell."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Haiku: its core and its unroll."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 from typing import Any
 
 import jax

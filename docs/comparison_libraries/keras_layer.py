@@ -1,7 +1,5 @@
 """Keras: its layer, on the JAX backend."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 import os
 from typing import Any
 

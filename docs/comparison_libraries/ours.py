@@ -1,7 +1,5 @@
 """This library."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """PyTorch: the truth that the others are compared with."""
 
-# ruff: noqa: D102, its base class says what each method does
-
 from typing import Any
 
 import numpy as np
@@ -97,8 +95,8 @@ class Torch(Library):
 
         x = torch.tensor(x)
         lstm = self.params(weights)
-        run = lambda x: self.apply(lstm, x)[0]  # noqa: E731
-        return torch.func.jvp(run, (x,), (torch.ones_like(x),))[1].detach().numpy()
+        along = (torch.ones_like(x),)
+        return torch.func.jvp(lambda x: self.apply(lstm, x)[0], (x,), along)[1].detach().numpy()
 
     def own_gradient(self, weights: Weights, x: np.ndarray) -> bool:
         outputs = self.apply(self.params(weights, "float32"), x)[0]

@@ -74,21 +74,19 @@ def cell(
 def with_slope(
     function: Callable[[Array], Array], slope: Callable[[Array], Array]
 ) -> Callable[[Array], Array]:
-    """The function, with a derivative of one's own: slope of the function's value."""
+    """The function, with a derivative of one's own: slope of the function's argument."""
 
     @jax.custom_vjp
     def faulty(z: Array) -> Array:
         return function(z)
 
-    faulty.defvjp(
-        lambda z: (function(z), function(z)), lambda value, cotangent: (cotangent * slope(value),)
-    )
+    faulty.defvjp(lambda z: (function(z), z), lambda z, cotangent: (cotangent * slope(z),))
     return faulty
 
 
 def scaled_slope(factor: float) -> Callable[[Array], Array]:
     """The identity, whose gradient is multiplied."""
-    return with_slope(lambda z: z, lambda value: jnp.full_like(value, factor))
+    return with_slope(lambda z: z, lambda z: jnp.full_like(z, factor))
 
 
 def hard(z: Array) -> Array:
@@ -103,20 +101,7 @@ def exponential_tanh(z: Array) -> Array:
 
 def exponential_sigmoid(z: Array) -> Array:
     """σ with a derivative that is not finite where exp(−z) overflows."""
-    return with_slope_of_input(jax.nn.sigmoid, lambda z: jnp.exp(-z) / (1 + jnp.exp(-z)) ** 2)(z)
-
-
-def with_slope_of_input(
-    function: Callable[[Array], Array], slope: Callable[[Array], Array]
-) -> Callable[[Array], Array]:
-    """The function, with a derivative of one's own: slope of the function's argument."""
-
-    @jax.custom_vjp
-    def faulty(z: Array) -> Array:
-        return function(z)
-
-    faulty.defvjp(lambda z: (function(z), z), lambda z, cotangent: (cotangent * slope(z),))
-    return faulty
+    return with_slope(jax.nn.sigmoid, lambda z: jnp.exp(-z) / (1 + jnp.exp(-z)) ** 2)(z)
 
 
 def only_float32(change: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -14,24 +14,6 @@ from parity.mutations import faults, planting
 from parity.mutations.mutation import Mutation, cell
 
 
-def _truncated(every: int) -> Any:
-    def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
-        outputs = []
-        for t in range(0, x.shape[0], every):
-            state = State(*map(jax.lax.stop_gradient, state)) if t else state
-            output, state = real(w, x[t : t + every], state, None, reverse)
-            outputs.append(output)
-        return jnp.concatenate(outputs), state
-
-    return fault
-
-
-def _halved_gradient(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
-    return real(
-        w._replace(kernel_hh=faults.scaled_slope(0.5)(w.kernel_hh)), x, state, valid, reverse
-    )
-
-
 def _sum_of_squares(output: Any, target: Any) -> Any:
     return jnp.sum(jnp.square(output - target))
 
@@ -40,7 +22,8 @@ GRADIENTS = (
     Mutation("folded biases: bias_hh gets no gradient", cell("reverse", "input_gate"), "gradients",
              "bias_hh gets no gradient", planting.weights(faults.stopped("bias_hh"))),
     Mutation("gradient of weight_hh halved", cell("forward", "input_gate"), "gradients", "0.5",
-             planting.recurrence(_halved_gradient, "forward")),
+             planting.weights(lambda w: w._replace(
+                 kernel_hh=faults.scaled_slope(0.5)(w.kernel_hh)), "forward")),
     Mutation("no gradient into the previous hidden state", cell("reverse", "input_gate"),
              "gradients", "no gradient flows into the previous hidden state",
              planting.loop(faults.cell(enter=lambda s: s._replace(
@@ -51,12 +34,14 @@ GRADIENTS = (
                  cell=jax.lax.stop_gradient(s.cell))))),
     Mutation("forget gate's derivative f, not f (1 − f)", cell("reverse", "forget_gate"),
              "gradients", "",
-             planting.loop(faults.cell(forget=faults.with_slope(jax.nn.sigmoid, lambda f: f)))),
+             planting.loop(faults.cell(forget=faults.with_slope(jax.nn.sigmoid, jax.nn.sigmoid)))),
     Mutation("derivative of the cell gate's tanh missing", cell("reverse", "cell_gate"),
              "gradients", "derivative of the cell gate's tanh",
              planting.loop(faults.cell(candidate=faults.with_slope(jnp.tanh, jnp.ones_like)))),
     Mutation("gradient cut every 8 steps", cell("forward", "outputs"), "gradients",
-             "gradients stop every 8 steps", planting.recurrence(_truncated(8), "forward")),
+             "gradients stop every 8 steps",
+             planting.in_pieces(8, lambda start, state: State(
+                 *map(jax.lax.stop_gradient, state)))),
     Mutation("no gradient through the attention weights", "attention.weights", "gradients",
              "no gradient flows through the weights",
              planting.attention(faults.attend(weigh=lambda s: jax.lax.stop_gradient(

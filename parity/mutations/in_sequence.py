@@ -9,22 +9,6 @@ from parity.mutations import faults, planting
 from parity.mutations.mutation import Mutation, cell
 
 
-def _restarting(every: int) -> Any:
-    def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
-        starts = range(0, x.shape[0], every)
-        if reverse:
-            starts = range(x.shape[0] % -every, x.shape[0], every)
-        pieces = [
-            real(w, x[max(t, 0) : t + every], state, None if valid is None else valid[t:t + every],
-                 reverse)
-            for t in starts
-        ]  # fmt: skip
-        final = pieces[0 if reverse else -1][1]
-        return jnp.concatenate([outputs for outputs, _ in pieces]), final
-
-    return fault
-
-
 def _after(t: int, change: Any) -> Any:
     """From step t on, the weights are changed."""
 
@@ -77,7 +61,7 @@ TIME = (
     Mutation("state starts at 1", cell("forward", "outputs"), "forward", "starts at 1",
              planting.calling(lstm.LSTM, _ones)),
     Mutation("state restarts at step 16", cell("forward", "outputs"), "later steps",
-             "every 16 steps", planting.recurrence(_restarting(16), "forward")),
+             "every 16 steps", planting.in_pieces(16, lambda start, state: start)),
     Mutation("weights changed from step 10 on", cell("forward", "outputs"), "later steps", "",
              planting.recurrence(_after(10, faults.turned_blocks), "forward")),
     Mutation("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",

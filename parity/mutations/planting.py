@@ -4,17 +4,18 @@ A plant is a function that gives a context manager: the fault is in force while 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_bilstm import implementations, lstm, network
-from flax_bilstm.implementations import fused
-from flax_bilstm.recurrence import State, Weights, where_valid
+from flax_bilstm.implementations import fused, scan
+from flax_bilstm.recurrence import State, Weights
 
-Plant = Callable[[], AbstractContextManager[None]]
+Plant = Callable[[], AbstractContextManager[Any]]
 Run = Callable[..., tuple[Array, State]]
 
 nothing: Plant = nullcontext
@@ -22,17 +23,7 @@ nothing: Plant = nullcontext
 
 def patched(owner: Any, name: str, fault: Callable[[Any], Any]) -> Plant:
     """`owner.name` replaced by what the fault makes of it."""
-
-    @contextmanager
-    def plant() -> Iterator[None]:
-        real = getattr(owner, name)
-        setattr(owner, name, fault(real))
-        try:
-            yield
-        finally:
-            setattr(owner, name, real)
-
-    return plant
+    return lambda: mock.patch.object(owner, name, fault(getattr(owner, name)))
 
 
 def recurrence(fault: Callable[..., tuple[Array, State]], only: str = "both") -> Plant:
@@ -44,15 +35,7 @@ def recurrence(fault: Callable[..., tuple[Array, State]], only: str = "both") ->
             return fault(real, weights, x, state, valid, reverse)
         return real(weights, x, state, valid, reverse)
 
-    @contextmanager
-    def plant() -> Iterator[None]:
-        implementations.IMPLEMENTATIONS[implementations.DEFAULT] = run
-        try:
-            yield
-        finally:
-            implementations.IMPLEMENTATIONS[implementations.DEFAULT] = real
-
-    return plant
+    return lambda: mock.patch.dict(implementations.IMPLEMENTATIONS, {implementations.DEFAULT: run})
 
 
 def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
@@ -64,21 +47,27 @@ def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
 
 def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> Plant:
     """The recurrence as a scan over a step of one's own."""
+    return both(
+        patched(scan, "cell_step", lambda real: step),
+        recurrence(lambda real, *arguments: scan.run_direction(*arguments), only),
+    )
 
-    def fault(real: Run, w: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
-        def body(carry: State, given: tuple[Array, Any]) -> tuple[State, Array]:
-            x_t, valid_t = given
-            new = step(w, carry, x_t)
-            kept = State(
-                where_valid(valid_t, new.hidden, carry.hidden),
-                where_valid(valid_t, new.cell, carry.cell),
-            )
-            return kept, where_valid(valid_t, new.hidden, None)
 
-        final, outputs = jax.lax.scan(body, state, (x, valid), reverse=reverse)
-        return outputs, final
+def in_pieces(every: int, begin: Callable[[State, State], State]) -> Plant:
+    """The forward direction in pieces of some steps, each beginning with `begin(start, state)`.
 
-    return recurrence(fault, only)
+    Those are the state that the sequence started with, and the one after the piece before.
+    """
+
+    def fault(real: Run, w: Weights, x: Array, start: State, valid: Any, reverse: bool) -> Any:
+        state, outputs = start, []
+        for t in range(0, x.shape[0], every):
+            before = begin(start, state) if t else start
+            output, state = real(w, x[t : t + every], before, None, reverse)
+            outputs.append(output)
+        return jnp.concatenate(outputs), state
+
+    return recurrence(fault, "forward")
 
 
 def product(change: Callable[[Array], Array]) -> Plant:
@@ -140,12 +129,9 @@ def both(*plants: Plant) -> Plant:
 
     @contextmanager
     def plant() -> Iterator[None]:
-        first, *rest = plants
-        with first():
-            if rest:
-                with both(*rest)():
-                    yield
-            else:
-                yield
+        with ExitStack() as planted:
+            for each in plants:
+                planted.enter_context(each())
+            yield
 
     return plant

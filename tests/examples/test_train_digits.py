@@ -55,8 +55,11 @@ def arrays(output: Path, epoch: int) -> dict[str, np.ndarray]:
 
 def test_a_killed_run_ends_bit_equal(whole, run, start, tmp_path):
     expected, _ = whole
-    writing = lambda: any(tmp_path.glob("checkpoints/*tmp*"))  # noqa: E731
-    kill_when(start("train_digits.py", tmp_path), lambda: complete(tmp_path) and writing())
+
+    def writing_another():
+        return complete(tmp_path) and any(tmp_path.glob("checkpoints/*tmp*"))
+
+    kill_when(start("train_digits.py", tmp_path), writing_another)
     survived = complete(tmp_path)
     kill_when(start("train_digits.py", tmp_path), lambda: complete(tmp_path) - survived)
     printed = run("train_digits.py", tmp_path)

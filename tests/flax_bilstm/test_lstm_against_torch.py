@@ -18,7 +18,7 @@ from flax_bilstm.implementations import IMPLEMENTATIONS
 
 torch = pytest.importorskip("torch")
 
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 TOLERANCE = 1e-12
 HIDDEN, PROJECTED = 4, 2

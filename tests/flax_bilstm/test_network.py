@@ -14,7 +14,7 @@ from flax_bilstm.implementations import IMPLEMENTATIONS
 
 torch = pytest.importorskip("torch")
 
-import torch_ref  # noqa: E402
+import torch_ref
 
 
 def pair(input_dim, hidden_dim, output_dim, dtype="float64", score="dot", **options):

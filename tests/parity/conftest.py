@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import flax_bilstm as fb  # noqa: E402
-import torch_ref  # noqa: E402
-from parity import Port, Side, bilstm  # noqa: E402
-from parity.port import Step, cast  # noqa: E402
+import flax_bilstm as fb
+import torch_ref
+from parity import Port, Side, bilstm
+from parity.port import Step, cast
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from flax import nnx
 
 torch = pytest.importorskip("torch")
 
-import flax_bilstm as fb  # noqa: E402
-import parity  # noqa: E402
-import torch_ref  # noqa: E402
-from parity import bilstm, harness  # noqa: E402
-from parity.mutations import faults, planting  # noqa: E402
-from parity.optimizers import SGD  # noqa: E402
+import flax_bilstm as fb
+import parity
+import torch_ref
+from parity import bilstm, harness
+from parity.mutations import faults, planting
+from parity.optimizers import SGD
 
 ALL = ("float64", "float32", "bfloat16")
 

@@ -10,14 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax import nnx  # noqa: E402
+from flax import nnx
 
-import flax_bilstm as fb  # noqa: E402
-from flax_bilstm.state_dict_table import table  # noqa: E402
-from parity import Port, bilstm, harness  # noqa: E402
-from parity.losses import MEAN_SQUARED_ERROR  # noqa: E402
-from parity.nnx_side import nnx_side  # noqa: E402
-from torch_ref import unrolled  # noqa: E402
+import flax_bilstm as fb
+from flax_bilstm.state_dict_table import table
+from parity import Port, bilstm, harness
+from parity.losses import MEAN_SQUARED_ERROR
+from parity.nnx_side import nnx_side
+from torch_ref import unrolled
 
 STAGES = [
     "lstm.output.forward",

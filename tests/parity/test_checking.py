@@ -3,9 +3,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import parity  # noqa: E402
-from parity.checking import check_port  # noqa: E402
-from parity.optimizers import SGD  # noqa: E402
+import parity
+from parity.checking import check_port
+from parity.optimizers import SGD
 
 
 @pytest.fixture(scope="module")

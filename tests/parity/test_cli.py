@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import cli, digits, proof  # noqa: E402
-from parity.optimizers import SGD  # noqa: E402
-from parity.report import Report, Row  # noqa: E402
+from parity import cli, digits, proof
+from parity.optimizers import SGD
+from parity.report import Report, Row
 
 
 @pytest.fixture

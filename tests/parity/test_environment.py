@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity.environment import describe_environment, pinned_precision  # noqa: E402
+from parity.environment import describe_environment, pinned_precision
 
 
 def test_everything_is_said_and_fits_json():

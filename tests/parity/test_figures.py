@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import flax_bilstm as fb  # noqa: E402
-from parity import Report, bilstm, figures  # noqa: E402
-from torch_ref import unrolled  # noqa: E402
+import flax_bilstm as fb
+from parity import Report, bilstm, figures
+from torch_ref import unrolled
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import flax_bilstm as fb  # noqa: E402
-import torch_ref  # noqa: E402
-from parity import bilstm, harness  # noqa: E402
-from parity.bilstm_stages import anatomy  # noqa: E402
-from parity.bilstm_truth import truth  # noqa: E402
-from parity.losses import MEAN_SQUARED_ERROR  # noqa: E402
-from parity.mistakes import arrays  # noqa: E402
-from parity.stages import alone  # noqa: E402
+import flax_bilstm as fb
+import torch_ref
+from parity import bilstm, harness
+from parity.bilstm_stages import anatomy
+from parity.bilstm_truth import truth
+from parity.losses import MEAN_SQUARED_ERROR
+from parity.mistakes import arrays
+from parity.stages import alone
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR  # noqa: E402
+from parity.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR
 
 OUTPUT = np.random.default_rng(0).standard_normal((4, 3))
 TARGETS = [

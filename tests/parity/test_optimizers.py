@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import harness, optimizers  # noqa: E402
-from parity.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD  # noqa: E402
+from parity import harness, optimizers
+from parity.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
 
 UNUSED = ("attention.attn.weight", "attention.attn.bias")
 

@@ -5,8 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import parts  # noqa: E402
-from parity.report import Report, Row  # noqa: E402
+from parity import parts
+from parity.report import Report, Row
 
 
 def part(name, progress):

@@ -11,9 +11,9 @@ from flax import nnx
 
 torch = pytest.importorskip("torch")
 
-import parity  # noqa: E402
-from parity import modules  # noqa: E402
-from parity.taps import Taps, tapped_nnx, tapped_torch  # noqa: E402
+import parity
+from parity import modules
+from parity.taps import Taps, tapped_nnx, tapped_torch
 
 GUIDE = Path(__file__).parents[2] / "docs" / "port-your-own.md"
 

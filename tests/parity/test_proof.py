@@ -3,8 +3,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import digits, figures, proof  # noqa: E402
-from parity.report import Report, Row  # noqa: E402
+from parity import digits, figures, proof
+from parity.report import Report, Row
 
 
 def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("torch")
 jsonschema = pytest.importorskip("jsonschema")
 
-from parity import Report, Row, harness  # noqa: E402
-from parity.report import SCHEMA_VERSION  # noqa: E402
+from parity import Report, Row, harness
+from parity.report import SCHEMA_VERSION
 
 SCHEMA = json.loads(files("parity").joinpath("report.schema.json").read_text(encoding="utf-8"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"

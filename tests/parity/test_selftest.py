@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import clean, cli, selftest  # noqa: E402
-from parity.mutations import MUTATIONS, SHOWS, Mutation  # noqa: E402
+from parity import clean, cli, selftest
+from parity.mutations import MUTATIONS, SHOWS, Mutation
 
 
 def numbers(*names):

@@ -4,9 +4,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR  # noqa: E402
-from parity.optimizers import ADAM, MOMENTUM  # noqa: E402
-from parity.torch_side import torch_side  # noqa: E402
+from parity.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR
+from parity.optimizers import ADAM, MOMENTUM
+from parity.torch_side import torch_side
 
 
 class Model(torch.nn.Module):

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch_ref  # noqa: E402
+import torch_ref
 
 SIZES = dict(input_dim=7, hidden_dim=5, output_dim=3)
 

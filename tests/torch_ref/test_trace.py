@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch_ref import BiLSTMWithAttention, unrolled  # noqa: E402
+from torch_ref import BiLSTMWithAttention, unrolled
 
 GATES = ["input_gate", "forget_gate", "cell_gate", "output_gate"]  # i, f, g, o
 STEP = [

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from torch_ref import unrolled  # noqa: E402
+from torch_ref import unrolled
 
 SWITCHES = ("bias", "bidirectional", "projected", "with_state", "with_lengths")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from torch_ref import BiLSTMWithAttention, unrolled  # noqa: E402
+from torch_ref import BiLSTMWithAttention, unrolled
 
 SCORES = ["dot", "general"]
 
