@@ -50,9 +50,6 @@ def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
             progress.advance(task)
         rate = started["PyTorch"].ask(matmul=True)["flops_per_second"]
         facts = {name: worker.facts for name, worker in started.items()}
-    notes: list[str] = []
-    if whole:
-        notes = [_memory_note(), _compile_note()]
     return {
         "schema_version": 1,
         "date": time.strftime("%Y-%m-%d"),
@@ -70,7 +67,7 @@ def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
         "contestants": facts,
         "matmul_flops_per_second": rate,
         "cells": measured,
-        "notes": notes,
+        "notes": [_memory_note(), _compile_note()] if whole else [],
     }
 
 

@@ -75,17 +75,17 @@ def build_flax_bilstm(cell: Cell, contestant: Contestant) -> Run:
 
     model = fb.from_state_dict(weights(cell.hidden_dim), implementation=contestant.implementation)
     x, target = (jax.numpy.asarray(array) for array in inputs(cell))
+    if contestant.devices == 1:
+        return _jitted(model, x, target, cell.mode)
     mesh = sharding.make_mesh(directions=contestant.directions)
-    if contestant.devices > 1:
-        model = sharding.replicate(model, mesh)
-        x, target = sharding.shard_batch((x, target), mesh)
-    run = _jitted(model, x, target, cell.mode)
+    x, target = sharding.shard_batch((x, target), mesh)
+    run = _jitted(sharding.replicate(model, mesh), x, target, cell.mode)
 
     def run_in_mesh() -> Any:
         with jax.set_mesh(mesh):
             return run()
 
-    return run if contestant.directions == 1 else run_in_mesh
+    return run_in_mesh
 
 
 def build_nnx(cell: Cell, contestant: Contestant) -> Run:

@@ -33,7 +33,13 @@ def run_layer(
     first.
     """
     if len(weights) == 2 and jax.sharding.get_abstract_mesh().shape.get(AXIS) == 2:
-        return _run_split(run, weights, x, states, valid)
+        split = jax.shard_map(
+            partial(_run_own, run),
+            in_specs=PartitionSpec(),
+            out_specs=(PartitionSpec(None, None, AXIS), PartitionSpec(AXIS)),
+            axis_names={AXIS},
+        )
+        return split(tuple(weights), states, x, valid)
     results = [
         run(each, x, State(states.hidden[k], states.cell[k]), valid, k == 1)
         for k, each in enumerate(weights)
@@ -42,31 +48,15 @@ def run_layer(
     return jnp.concatenate(outputs, axis=-1), jax.tree.map(lambda *each: jnp.stack(each), *finals)
 
 
-def _run_split(
-    run: Implementation,
-    weights: Sequence[Weights],
-    x: Float[Array, "time batch in"],
-    states: State,
-    valid: Bool[Array, "time batch 1"] | None,
-) -> tuple[Float[Array, "time batch out"], State]:
-    """Every device runs one direction, forward in time; the reverse one turns its time around."""
-
-    @partial(
-        jax.shard_map,
-        in_specs=PartitionSpec(),
-        out_specs=(PartitionSpec(None, None, AXIS), PartitionSpec(AXIS)),
-        axis_names={AXIS},
-    )
-    def run_own(*inputs: Any) -> tuple[Array, State]:
-        weights, states, x, valid = jax.lax.pcast(inputs, AXIS, to="varying")
-        reverse = jax.lax.axis_index(AXIS) == 1
-        own = jax.tree.map(partial(jnp.where, ~reverse), *weights)
-        state = State(*(jnp.where(reverse, array[1], array[0]) for array in states))
-        x, valid = _flip_if(reverse, (x, valid))
-        outputs, final = run(own, x, state, valid, False)
-        return _flip_if(reverse, outputs), jax.tree.map(lambda array: array[None], final)
-
-    return run_own(tuple(weights), states, x, valid)
+def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:
+    """What each device runs: its direction, forward in time; the reverse one turns time around."""
+    weights, states, x, valid = jax.lax.pcast(inputs, AXIS, to="varying")
+    reverse = jax.lax.axis_index(AXIS) == 1
+    own = jax.tree.map(partial(jnp.where, ~reverse), *weights)
+    state = State(*(jnp.where(reverse, array[1], array[0]) for array in states))
+    x, valid = _flip_if(reverse, (x, valid))
+    outputs, final = run(own, x, state, valid, False)
+    return _flip_if(reverse, outputs), jax.tree.map(lambda array: array[None], final)
 
 
 def _flip_if(condition: Array, tree: Any) -> Any:

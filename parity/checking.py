@@ -13,7 +13,7 @@ from parity.harness import Progress, compare
 from parity.optimizers import OPTIMIZERS, Optimizer
 from parity.port import TARGET, Arrays, Port, floating
 from parity.report import Report
-from parity.tolerances import TRUTH
+from parity.tolerances import DTYPES, TRUTH
 
 Inputs = np.ndarray | tuple[np.ndarray, ...]
 """What the models are called with: an array, or several by position."""
@@ -26,7 +26,7 @@ def check(
     *,
     parameters: Sequence[tuple[str, str, modules.Transform]] = (),
     stages: Mapping[str, str] | None = None,
-    dtypes: Sequence[str] = ("float64", "float32"),
+    dtypes: Sequence[str] = DTYPES,
     training_steps: int = 10,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
@@ -86,7 +86,7 @@ def check_port(
     training_steps: int,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
-    dtypes: Sequence[str] = ("float64", "float32"),
+    dtypes: Sequence[str] = DTYPES,
     case: str = "",
     progress: Progress = lambda what: None,
 ) -> Report:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from parity.report import Row
-from parity.tolerances import bound, undetermined
+from parity.tolerances import bound, epsilon, undetermined
 
 Value = np.ndarray | None
 
@@ -53,7 +52,7 @@ def judge(
         spread=spread,
         bound=limit,
         scale=scale,
-        epsilon=float(jnp.finfo(dtype).eps),
+        epsilon=epsilon(dtype),
         where=where,
         **place,
     )

@@ -7,7 +7,6 @@ as a right candidate agrees with the reference, by the bounds of `parity.toleran
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 
 from parity.comparison import magnitude
@@ -17,7 +16,7 @@ from parity.optimizers import Optimizer
 from parity.port import Arrays, Gradients, Port, Side
 from parity.report import Row
 from parity.stages import Alone, run
-from parity.tolerances import TRUTH, bound
+from parity.tolerances import TRUTH, bound, epsilon
 
 
 def of_stage(chain: Sequence[Alone]) -> tuple[str, str]:
@@ -110,7 +109,6 @@ def _distance(
     """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
     worst = 0.0
     largest = max(map(magnitude, mistaken.values()), default=0.0)
-    epsilon = float(jnp.finfo(dtype).eps)
     for name, array in mistaken.items():
         claimed = given.get(name)
         if array is None and claimed is None:
@@ -121,7 +119,7 @@ def _distance(
         scale = magnitude(array) or largest
         if not (np.isfinite(scale) and distance <= bound(dtype, spreads.get(name, 0.0), scale)):
             return float("inf")
-        worst = max(worst, distance / (epsilon * scale) if scale else 0.0)
+        worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
     return worst
 
 

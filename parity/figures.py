@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -18,11 +17,10 @@ from parity.forcing import forced_recurrence
 from parity.losses import MEAN_SQUARED_ERROR
 from parity.nnx_side import nnx_side
 from parity.port import Arrays, Port, cast
-from parity.tolerances import TOLERANCES, TRUTH, bound, nudged
+from parity.tolerances import DTYPES, TOLERANCES, TRUTH, bound, epsilon, nudged
 from parity.torch_side import torch_side
 
 DIRECTIONS = ("forward", "reverse")
-DTYPES = ("float64", "float32")
 SEQUENCES = 8
 """As many of a batch's sequences have their attention drawn."""
 
@@ -95,7 +93,7 @@ def _errors(port: Port, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
     stages = []
     for name, expected in truth.items():
         scale = float(np.abs(expected).max())
-        ulp = float(jnp.finfo(dtype).eps) * scale or 1.0
+        ulp = epsilon(dtype) * scale or 1.0
 
         def by_step(run: Arrays, name: str = name, ulp: float = ulp) -> np.ndarray:
             return np.abs(run[name] - truth[name]).max(axis=(0, 2)) / ulp

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from parity import figures, lockstep
 from parity.comparison import identical
 from parity.environment import describe_environment, pinned_precision
@@ -13,7 +11,7 @@ from parity.lockstep import judged, names
 from parity.optimizers import Optimizer
 from parity.port import Arrays, Port, cast
 from parity.report import Report, Row
-from parity.tolerances import TOLERANCES, TRUTH, nudged, nudged_inputs
+from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon, nudged, nudged_inputs
 
 Progress = Callable[[str], None]
 """Told what is being checked, before it is."""
@@ -23,7 +21,7 @@ def compare(
     port: Port,
     inputs: Arrays,
     *,
-    dtypes: Sequence[str] = ("float64", "float32"),
+    dtypes: Sequence[str] = DTYPES,
     optimizers: Sequence[Optimizer] = (),
     batches: Sequence[Arrays] = (),
     case: str = "",
@@ -54,7 +52,8 @@ def compare(
         raise ValueError(
             f"dtypes: expected at least one of {tuple(TOLERANCES)}, got {tuple(dtypes)!r}"
         )
-    narrowest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).eps)
+    narrowest = max(dtypes, key=epsilon)
+    trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     with pinned_precision():
@@ -66,18 +65,18 @@ def compare(
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
         theirs = port.reference
-        truth = {
+        truths = {
             "forward": theirs.forward(theirs.parameters, inputs, TRUTH),
             "gradients": theirs.gradients(theirs.parameters, inputs, TRUTH),
         }
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
-            rows += _functions(port, inputs, dtype, case, truth)
-            for optimizer in optimizers if batches and TOLERANCES[dtype].trains else ():
+            rows += _functions(port, inputs, dtype, case, truths)
+            for optimizer in optimizers if dtype in trains else ():
                 progress(f"{case} {dtype}: training, {optimizer.name}")
                 trained, losses = lockstep.train(port, optimizer, batches, dtype, case)
                 rows += trained
-                if dtype == [d for d in dtypes if TOLERANCES[d].trains][-1]:
+                if dtype == trains[-1]:
                     of = ", ".join(filter(None, (case, optimizer.name, dtype)))
                     drawn.append(figures.loss_curves(of, port.loss, *losses))
         if not all(row.passed for row in (*handed, *rows)):
@@ -107,8 +106,8 @@ def _functions(
     ours, theirs = port.candidate, port.reference
 
     def rows(check: str, expected: Any, claimed: Any, truth: Any, *data: Arrays) -> Iterator[Row]:
-        plain = dtype == TRUTH and truth is truths.get(check)  # then it has been run already
-        own = [truth if plain else expected(theirs.parameters, *data, dtype)]
+        known = dtype == TRUTH and check in truths  # then it has been run already
+        own = [truth if known else expected(theirs.parameters, *data, dtype)]
         for seed in range(TOLERANCES[dtype].nudges):
             near = (nudged_inputs(arrays, dtype, seed) for arrays in data)
             own.append(expected(nudged(theirs.parameters, dtype, seed), *near, dtype))

@@ -9,7 +9,7 @@ from parity.comparison import Value, identical, judge, magnitude
 from parity.optimizers import Optimizer
 from parity.port import Arrays, Gradients, Port, Step
 from parity.report import Row
-from parity.tolerances import TOLERANCES, TRUTH, nudged
+from parity.tolerances import TOLERANCES, TRUTH, nudged, nudged_inputs
 
 
 class Losses(NamedTuple):
@@ -37,7 +37,8 @@ def train(
     own = [_recorded(plain, losses.reference)]
     for seed in range(TOLERANCES[dtype].nudges):
         near = twins.nudged(optimizer, dtype, seed)
-        own.append(reference.train(nudged(start, dtype, seed), batches, near, dtype))
+        data = [nudged_inputs(batch, dtype, seed) for batch in batches]
+        own.append(reference.train(nudged(start, dtype, seed), data, near, dtype))
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place), losses
 
@@ -62,7 +63,11 @@ def update(
     own = [reference.update(start, gradients, optimizer, dtype)]
     for seed in range(TOLERANCES[dtype].nudges):
         near = twins.nudged(optimizer, dtype, seed)
-        own.append(reference.update(nudged(start, dtype, seed), gradients, near, dtype))
+        slopes = [
+            {**each, **nudged({n: g for n, g in each.items() if g is not None}, dtype, seed)}
+            for each in gradients
+        ]
+        own.append(reference.update(nudged(start, dtype, seed), slopes, near, dtype))
     place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place)
 

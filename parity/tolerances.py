@@ -75,16 +75,22 @@ TOLERANCES = {
 }
 
 TRUTH = "float64"
+DTYPES = ("float64", "float32")
+"""What is computed in unless something else is asked for."""
+
+
+def epsilon(dtype: str) -> float:
+    """The dtype's machine epsilon, of bfloat16 too."""
+    return float(jnp.finfo(dtype).eps)
 
 
 def nudged(arrays: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
     """Every floating element times 1 − ε, 1 or 1 + ε at random, in the dtype; zeros stay."""
     rng = np.random.default_rng(seed)
-    epsilon = float(jnp.finfo(dtype).eps)
     moved = cast(arrays, dtype)
     for name, array in moved.items():
         if floating(array):
-            factors = 1 + epsilon * rng.integers(-1, 2, size=array.shape)
+            factors = 1 + epsilon(dtype) * rng.integers(-1, 2, size=array.shape)
             moved[name] = np.asarray(array.astype(np.float64) * factors, dtype)
     return moved
 
@@ -98,8 +104,7 @@ def nudged_inputs(inputs: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray
 def bound(dtype: str, own: float, scale: float) -> float:
     """The largest distance that passes, in the tensor's own unit."""
     row = TOLERANCES[dtype]
-    epsilon = float(jnp.finfo(dtype).eps)
-    return min(row.k * own + row.floor * epsilon * scale, row.ceiling * scale)
+    return min(row.k * own + row.floor * epsilon(dtype) * scale, row.ceiling * scale)
 
 
 def undetermined(dtype: str, own: float, scale: float) -> bool:
