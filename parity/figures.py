@@ -12,12 +12,13 @@ import torch
 
 import flax_bilstm as fb
 from flax_bilstm.state_dict_table import table
+from parity import nudging
 from parity.environment import pinned_precision
 from parity.forcing import forced_recurrence
 from parity.losses import MEAN_SQUARED_ERROR
 from parity.nnx_side import nnx_side
 from parity.port import Arrays, Port, cast
-from parity.tolerances import DTYPES, TOLERANCES, TRUTH, bound, epsilon, nudged
+from parity.tolerances import DTYPES, TRUTH, bound, epsilon
 from parity.torch_side import torch_side
 
 DIRECTIONS = ("forward", "reverse")
@@ -85,10 +86,7 @@ def _errors(port: Port, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
     """Per place the largest error of every time step, in ULP of the place's scale."""
     theirs, ours = port.reference, port.candidate
     truth = theirs.forward(theirs.parameters, inputs, TRUTH)
-    own = [theirs.forward(theirs.parameters, inputs, dtype)]
-    for seed in range(TOLERANCES[dtype].nudges):
-        near = nudged(theirs.parameters, dtype, seed), nudged(inputs, dtype, seed)
-        own.append(theirs.forward(*near, dtype))
+    own = [side.forward(side.parameters, inputs, dtype) for side in nudging.runs(theirs, dtype)]
     given = ours.forward(ours.parameters, inputs, dtype)
     stages = []
     for name, expected in truth.items():

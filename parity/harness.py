@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from parity import figures, lockstep
+from parity import figures, lockstep, nudging
 from parity.comparison import identical
 from parity.environment import describe_environment, pinned_precision
 from parity.localise import explain, locate
 from parity.lockstep import judged, names
 from parity.optimizers import Optimizer
-from parity.port import Arrays, Port, cast
+from parity.port import Arrays, Port, Side, cast
 from parity.report import Report, Row
-from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon, nudged, nudged_inputs
+from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
 """Told what is being checked, before it is."""
@@ -103,21 +103,21 @@ def _functions(
     port: Port, inputs: Arrays, dtype: str, case: str, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
     """Every stage alone, every stage of the forward pass, every gradient in backward order."""
-    ours, theirs = port.candidate, port.reference
+    plain, *moved = nudging.runs(port.reference, dtype)
 
-    def rows(check: str, expected: Any, claimed: Any, truth: Any, *data: Arrays) -> Iterator[Row]:
+    def rows(check: str, truth: Any, *data: Arrays) -> Iterator[Row]:
+        def run(side: Side) -> Any:
+            return getattr(side, check)(side.parameters, *data, dtype)
+
         known = dtype == TRUTH and check in truths  # then it has been run already
-        own = [truth if known else expected(theirs.parameters, *data, dtype)]
-        for seed in range(TOLERANCES[dtype].nudges):
-            near = (nudged_inputs(arrays, dtype, seed) for arrays in data)
-            own.append(expected(nudged(theirs.parameters, dtype, seed), *near, dtype))
-        given = claimed(ours.parameters, *data, dtype)
+        own = [truth if known else run(plain), *map(run, moved)]
+        given = run(port.candidate)
         for name in names(truth, given):
             place = {"case": case, "check": check, "dtype": dtype, "name": name}
             yield judged(truth, given, own, 0.0, place)
 
     stages = truths["forward"]
-    if theirs.local and ours.local:
-        yield from rows("local", theirs.local, ours.local, stages, inputs, stages)
-    yield from rows("forward", theirs.forward, ours.forward, stages, inputs)
-    yield from rows("gradients", theirs.gradients, ours.gradients, truths["gradients"], inputs)
+    if port.reference.local and port.candidate.local:
+        yield from rows("local", stages, inputs, stages)
+    yield from rows("forward", stages, inputs)
+    yield from rows("gradients", truths["gradients"], inputs)

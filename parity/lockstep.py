@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import tee
 from typing import Any, NamedTuple
 
-from parity import optimizers as twins
+from parity import nudging
 from parity.comparison import Value, identical, judge, magnitude
 from parity.optimizers import Optimizer
 from parity.port import Arrays, Gradients, Port, Step
 from parity.report import Row
-from parity.tolerances import TOLERANCES, TRUTH, nudged, nudged_inputs
+from parity.tolerances import TRUTH
 
 
 class Losses(NamedTuple):
@@ -27,18 +27,16 @@ def train(
     start = reference.parameters
     unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
     losses = Losses([], [])
+    itself, *nudged = nudging.runs(reference, dtype)
     truth = reference.train(start, batches, optimizer, TRUTH)
     if dtype == TRUTH:
         truth, plain = tee(truth)
     else:
-        plain = reference.train(start, batches, optimizer, dtype)
+        plain = itself.train(start, batches, optimizer, dtype)
     trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
     given = _recorded(trained, losses.candidate)
-    own = [_recorded(plain, losses.reference)]
-    for seed in range(TOLERANCES[dtype].nudges):
-        near = twins.nudged(optimizer, dtype, seed)
-        data = [nudged_inputs(batch, dtype, seed) for batch in batches]
-        own.append(reference.train(nudged(start, dtype, seed), data, near, dtype))
+    moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
+    own = [_recorded(plain, losses.reference), *moved]
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place), losses
 
@@ -60,14 +58,11 @@ def update(
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
     given = candidate.update(start, gradients, optimizer, dtype)
-    own = [reference.update(start, gradients, optimizer, dtype)]
-    for seed in range(TOLERANCES[dtype].nudges):
-        near = twins.nudged(optimizer, dtype, seed)
-        slopes = [
-            {**each, **nudged({n: g for n, g in each.items() if g is not None}, dtype, seed)}
-            for each in gradients
-        ]
-        own.append(reference.update(nudged(start, dtype, seed), slopes, near, dtype))
+    own = [
+        side.update(start, gradients, optimizer, dtype)
+        for side in nudging.runs(reference, dtype)
+        if side.update
+    ]
     place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place)
 

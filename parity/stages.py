@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from parity import nudging
 from parity.comparison import judge, magnitude
 from parity.losses import Loss
 from parity.port import TARGET, Arrays, Gradients, Side, cast
 from parity.report import Row
-from parity.tolerances import TOLERANCES, TRUTH, nudged
+from parity.tolerances import TRUTH
 
 INNER_PRODUCT = Loss(
     "inner product with a cotangent",
@@ -137,10 +138,8 @@ def alone(
         inputs[TARGET] = cotangent
     inputs, parameters = cast(inputs, dtype), cast(parameters, dtype)
     expected = run(stage.reference, check, parameters, inputs, TRUTH)
-    own = [run(stage.reference, check, parameters, inputs, dtype)]
-    for seed in range(TOLERANCES[dtype].nudges):
-        near = nudged(parameters, dtype, seed), nudged(inputs, dtype, seed)  # the cotangent too
-        own.append(run(stage.reference, check, *near, dtype))
+    sides = nudging.runs(stage.reference, dtype)  # the cotangent is moved too
+    own = [run(side, check, parameters, inputs, dtype) for side in sides]
     place = {**place, "check": check, "dtype": dtype}
     try:
         given = run(stage.candidate, check, parameters, inputs, dtype)

@@ -8,12 +8,14 @@ over all elements, passes when
 where ε is the dtype's machine epsilon, so that ε · scale is one ULP of the tensor's scale.
 
 **Own distance** is what the reference's arithmetic itself is worth: the largest distance from the
-truth among its run in that dtype and a few more of its runs with every weight and input moved by
-at most one ULP of itself. Data stored in a dtype is uncertain by that much, so no program can be
-held to more (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
-section 1.5). The extra runs carry the problem's conditioning into the bound — cancellation in a
-small output, saturated softmaxes, Adam's division by a root near zero, long training — and they
-make it steady: one run alone may be right by luck, and a lucky reference would accuse everyone.
+truth among its run in that dtype and a few nudged ones (`parity.nudging`), in which everything
+given and every value of σ, tanh and their like is moved by at most one ULP of itself. Data stored
+in a dtype is uncertain by that much, and so are functions that every library rounds in its own way,
+so no program can be held to more (backward error: Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., section 1.5). The nudged runs carry the problem's conditioning into the bound —
+cancellation in a small output, saturated gates and softmaxes, Adam's division by a root near zero,
+long training — and they make it steady: one run alone may be right by luck, and a lucky reference
+would accuse everyone.
 
 An array can be cancellation alone: the gradient of an attention's key bias is zero, and what any
 program computes for it is rounding. Where the reference's own distance is above the ceiling, such
@@ -26,9 +28,6 @@ the 2¹² ULP or more by which lowered precision (TF32, bfloat16) or wrong seman
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-import numpy as np
-
-from parity.port import Arrays, cast, differentiable, floating
 
 
 @dataclass(frozen=True)
@@ -82,23 +81,6 @@ DTYPES = ("float64", "float32")
 def epsilon(dtype: str) -> float:
     """The dtype's machine epsilon, of bfloat16 too."""
     return float(jnp.finfo(dtype).eps)
-
-
-def nudged(arrays: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
-    """Every floating element times 1 − ε, 1 or 1 + ε at random, in the dtype; zeros stay."""
-    rng = np.random.default_rng(seed)
-    moved = cast(arrays, dtype)
-    for name, array in moved.items():
-        if floating(array):
-            factors = 1 + epsilon(dtype) * rng.integers(-1, 2, size=array.shape)
-            moved[name] = np.asarray(array.astype(np.float64) * factors, dtype)
-    return moved
-
-
-def nudged_inputs(inputs: Arrays, dtype: str, seed: int) -> dict[str, np.ndarray]:
-    """The inputs with those nudged that have a gradient; targets and integers stay."""
-    names = differentiable(inputs)
-    return {**inputs, **nudged({name: inputs[name] for name in names}, dtype, seed)}
 
 
 def bound(dtype: str, own: float, scale: float) -> float:

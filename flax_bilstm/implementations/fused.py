@@ -1,10 +1,10 @@
-"""The default: one product a step, one tanh a step, and a derivative written out by hand.
+"""The default: one product a step, two activations a step, and a derivative written out by hand.
 
-Forward, σ(z) = ½ tanh(½ z) + ½ turns the four activations into one tanh over the whole gate block;
-the ½ goes into the weights. Backward, the loop computes only the gates' gradient dz; every weight,
-bias and input gradient is one product over all steps after it (back-propagation through time,
-Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016). Forward mode (jvp, hessian) is not
-defined here: use `implementation="scan"`.
+Forward, the gates lie in the order i, f, o, g, so that one σ and one tanh, each over neighbouring
+columns, are a step's activations of them. Backward, the loop computes only the gates' gradient dz;
+every weight, bias and input gradient is one product over all steps after it (back-propagation
+through time, Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016). Forward mode (jvp,
+hessian) is not defined here: use `implementation="scan"`.
 """
 
 from functools import partial
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float
 
@@ -30,14 +29,15 @@ HOIST_BELOW_BATCH = 32
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads again. `gates` are activated; both states are as carried."""
+    """What the backward pass reads again. `sigmoids` are the gates i, f and o; cells as carried."""
 
     weights: Weights
     x: Float[Array, "time batch in"]
     initial: State
     valid: Bool[Array, "time batch 1"] | None
     outputs: Float[Array, "time batch out"]
-    gates: Float[Array, "time batch gates"]
+    sigmoids: Float[Array, "time batch 3*hidden"]
+    cell_gates: Float[Array, "time batch hidden"]
     cells: Float[Array, "time batch hidden"]
 
 
@@ -50,7 +50,7 @@ def run_direction(
     reverse: bool,
 ) -> tuple[Float[Array, "time batch out"], State]:
     """One direction over time; see `implementations.Implementation`."""
-    outputs, final, _, _ = _forward(weights, x, state, valid, reverse, save=False)
+    outputs, final, _ = _forward(weights, x, state, valid, reverse, save=False)
     return outputs, final
 
 
@@ -61,19 +61,15 @@ def _forward(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
     save: bool,
-) -> tuple[Array, State, Array | None, Array | None]:
-    """Outputs, final state and, where `save` asks for them, activated gates and carried cells."""
+) -> tuple[Array, State, tuple[Array, Array, Array] | None]:
+    """Outputs, final state and, where `save` asks for them, σ of i, f and o, tanh of g, cells."""
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     hidden_size = state.cell.shape[-1]
-    # tanh(scale z) scale + offset is σ(z) for i, f and o, and tanh(z) for g.
-    scale = jnp.asarray(np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size), wide)
-    offset = jnp.asarray(np.repeat([0.5, 0.5, 0.0, 0.5], hidden_size), wide)
-    kernel_ih = (weights.kernel_ih.astype(wide) * scale[None]).astype(dtype)
-    kernel_hh = (weights.kernel_hh.astype(wide) * scale[None]).astype(dtype)
-    bias = jnp.zeros_like(scale)
+    kernel_ih, kernel_hh = _cell_gate_last(weights.kernel_ih), _cell_gate_last(weights.kernel_hh)
+    bias = jnp.zeros(4 * hidden_size, wide)
     for term in (weights.bias_ih, weights.bias_hh):
         if term is not None:
-            bias = bias + term.astype(wide) * scale
+            bias = bias + _cell_gate_last(term).astype(wide)
     hoist = x.shape[1] < HOIST_BELOW_BATCH
     if hoist:
         inputs = matmul(x, kernel_ih) + bias[None, None]
@@ -87,27 +83,33 @@ def _forward(
             z = x_t + matmul(state.hidden, kernel_hh)
         else:
             z = matmul(jnp.concatenate([x_t, state.hidden], axis=-1), kernel) + bias[None]
-        gates = jnp.tanh(z) * scale[None] + offset[None]
-        input_gate, forget_gate, cell_gate, output_gate = jnp.split(gates, 4, axis=-1)
+        sigmoids = jax.nn.sigmoid(z[:, : 3 * hidden_size])
+        input_gate, forget_gate, output_gate = jnp.split(sigmoids, 3, axis=-1)
+        cell_gate = jnp.tanh(z[:, 3 * hidden_size :])
         cell = forget_gate * state.cell + input_gate * cell_gate
         hidden = project(weights, output_gate * jnp.tanh(cell), dtype)
         carried = State(
             where_valid(valid_t, hidden, state.hidden), where_valid(valid_t, cell, state.cell)
         )
         output = where_valid(valid_t, hidden, None)
-        return carried, (output, gates, carried.cell) if save else (output, None, None)
+        return carried, (output, (sigmoids, cell_gate, carried.cell) if save else None)
 
-    final, (outputs, gates, cells) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
-    return outputs, final, gates, cells
+    final, (outputs, saved) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
+    return outputs, final, saved
+
+
+def _cell_gate_last(array: Float[Array, "*leading gates"]) -> Float[Array, "*leading gates"]:
+    """The blocks i, f, g, o of the last axis in the order i, f, o, g."""
+    i, f, g, o = jnp.split(array, 4, axis=-1)
+    return jnp.concatenate([i, f, o, g], axis=-1)
 
 
 def _run_and_save(
     weights: Weights, x: Array, state: State, valid: Array | None, reverse: bool
 ) -> tuple[tuple[Array, State], Residuals]:
-    outputs, final, gates, cells = _forward(weights, x, state, valid, reverse, save=True)
-    assert gates is not None
-    assert cells is not None
-    return (outputs, final), Residuals(weights, x, state, valid, outputs, gates, cells)
+    outputs, final, saved = _forward(weights, x, state, valid, reverse, save=True)
+    assert saved is not None
+    return (outputs, final), Residuals(weights, x, state, valid, outputs, *saved)
 
 
 def _previous(initial: Array, carried: Array, reverse: bool) -> Array:
@@ -120,13 +122,13 @@ def _previous(initial: Array, carried: Array, reverse: bool) -> Array:
 def _backward(
     reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
 ) -> tuple[Weights, Array, State, None]:
-    weights, x, initial, valid, outputs, gates, cells = residuals
+    weights, x, initial, valid, outputs, sigmoids, cell_gates, cells = residuals
     d_outputs, d_final = cotangents
-    dtype, wide = x.dtype, gates.dtype
+    dtype, wide = x.dtype, cells.dtype
 
     def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, tuple[Any, ...]]:
-        d_output, gates_t, cell, previous_cell, valid_t = inputs_t
-        i, f, g, o = jnp.split(gates_t, 4, axis=-1)
+        d_output, sigmoids_t, g, cell, previous_cell, valid_t = inputs_t
+        i, f, o = jnp.split(sigmoids_t, 3, axis=-1)
         d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
         d_out = d_hidden
         if weights.kernel_hr is not None:
@@ -153,7 +155,10 @@ def _backward(
     previous_cells = _previous(initial.cell, cells, reverse)
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
     d_initial, (dz, d_out) = jax.lax.scan(
-        step, d_last, (d_outputs, gates, cells, previous_cells, valid), reverse=not reverse
+        step,
+        d_last,
+        (d_outputs, sigmoids, cell_gates, cells, previous_cells, valid),
+        reverse=not reverse,
     )
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
@@ -167,7 +172,7 @@ def _backward(
     d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
     d_kernel_hr = None
     if weights.kernel_hr is not None:
-        unprojected = (gates[..., -cells.shape[-1] :] * jnp.tanh(cells)).astype(dtype)
+        unprojected = (sigmoids[..., -cells.shape[-1] :] * jnp.tanh(cells)).astype(dtype)
         d_kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
     d_weights = Weights(
         kernel_ih=over_steps(x, dz, weights.kernel_ih),

@@ -4,7 +4,7 @@
 
 A file holds one case: its sizes and options (as JSON in the metadata), the inputs, the weights, the
 cotangents that outputs are weighted with to a scalar, and for each dtype torch's outputs and the
-scalar's gradients. `spread` is by how much torch's own values vary (`parity.tolerances`).
+scalar's gradients. `spread` is by how much torch's own values vary (`parity.nudging`).
 """
 
 import json
@@ -17,11 +17,11 @@ import torch
 from safetensors.numpy import save_file
 
 import torch_ref
+from parity.nudging import moved_functions, nudged
 from parity.port import Arrays, cast
-from parity.tolerances import TOLERANCES, nudged
+from parity.tolerances import DTYPES, TOLERANCES
 
 HERE = Path(__file__).parent
-DTYPES = ("float64", "float32")
 BATCH, TIME, FEATURES, HIDDEN = 3, 6, 5, 4
 
 CASES: dict[str, dict[str, Any]] = {
@@ -64,8 +64,9 @@ def make(number: int, case: Mapping[str, Any]) -> dict[str, np.ndarray]:
         made |= _named(dtype, own)
         runs = [own]
         for seed in range(TOLERANCES[dtype].nudges):
-            near = nudged(inputs, dtype, seed), nudged(weights, dtype, seed)
-            runs.append(run(case, *near, cotangents, dtype))
+            near = (nudged(arrays, dtype, seed) for arrays in (inputs, weights, cotangents))
+            with moved_functions(dtype, seed):
+                runs.append(run(case, *near, dtype))
         spread = {n: np.max([np.abs(r[n] - truth[n]).max() for r in runs]) for n in truth}
         made |= _named(f"spread/{dtype}", {n: np.float64(s) for n, s in spread.items()})
     return made
