@@ -49,6 +49,7 @@ def test_every_name_is_one_of_torch_operators(name):
         lambda x: torch.softmax(x, 0), lambda x: torch.log_softmax(x, 0),
         torch.nn.functional.logsigmoid, lambda x: torch.nn.functional.layer_norm(x, x.shape),
         lambda x: x.clone().sigmoid_(), lambda x: (x.abs() + 1) ** 1.5,
+        lambda x: torch.ops.aten.sigmoid_backward(x, torch.full_like(x, 0.3)),
     ],
 )  # fmt: skip
 def test_elementary_functions_move_by_one_ulp_of_their_value(function, dtype):
@@ -59,6 +60,15 @@ def test_elementary_functions_move_by_one_ulp_of_their_value(function, dtype):
     relative = ((moved - plain).abs() / plain.abs().clamp(min=1e-300)).numpy()
     assert relative.max() <= 2 * torch.finfo(dtype).eps  # powers may take two functions
     assert np.mean(relative > 0) > 0.4
+
+
+def test_functions_move_by_the_seed():
+    def run(seed):
+        with moved_functions("float64", seed):
+            return torch.tanh(X)
+
+    assert torch.equal(run(0), run(0))
+    assert not torch.equal(run(0), run(1))
 
 
 def test_sums_products_and_copies_stay_as_they_are():
@@ -88,15 +98,16 @@ def test_a_derivative_sees_the_moved_value():
 def test_the_gates_inside_an_lstm_are_moved_and_onednn_is_put_back(dtype):
     lstm = torch.nn.LSTM(3, 4, dtype=getattr(torch, dtype))
     x = torch.ones(5, 2, 3, dtype=lstm.weight_ih_l0.dtype)
-    before = torch.backends.mkldnn.enabled
+    before, *_ = torch.backends.mkldnn.set_flags(True)
     with moved_functions(dtype, 0), torch.no_grad():
         first, second = lstm(x)[0], lstm(x)[0]
-    # bfloat16's LSTM stays whole, see there.
-    assert torch.equal(first, second) == (dtype == "bfloat16" and torch.backends.mkldnn.enabled)
-    assert torch.backends.mkldnn.enabled == before
+    whole = dtype == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert torch.equal(first, second) == whole  # see there
+    assert torch.backends.mkldnn.enabled
     with pytest.raises(ZeroDivisionError), moved_functions(dtype, 0):
         raise ZeroDivisionError
-    assert torch.backends.mkldnn.enabled == before
+    assert torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.set_flags(before)
 
 
 class Model(torch.nn.Module):
