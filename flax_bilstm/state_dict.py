@@ -4,6 +4,7 @@ Every torch key and every Flax leaf is used exactly once, or nothing is loaded a
 all that is wrong. Which tensor goes where, and which way round, stands in `state_dict_table`.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -148,10 +149,38 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
         ValueError: the names are neither an LSTM's nor the network's, or a tensor that tells a
             size is missing or no such matrix; the error lists all else that is wrong, too.
     """
+    kind, num_layers, has = _read_names(arrays)
+    prefix, head = ("lstm.", {"fc.weight": 1}) if kind is BiLSTMWithAttention else ("", {})
+    ih, hh = f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"
+    telling = {ih: 4, hh: 4} | head  # the tensors that tell sizes; rows are a multiple of
+    if unclear := list(_unclear(telling, arrays)):
+        names = (row.torch_name for row in expand(kind, max(num_layers, 1)))
+        expected = [
+            name
+            for name in names
+            if name not in telling and all(there or part not in name for part, there in has.items())
+        ]
+        rest = {name: array for name, array in arrays.items() if name not in telling}
+        _refuse(kind, [*unclear, *_problems(dict.fromkeys(expected), rest)])
+    hidden, features = arrays[ih].shape[0] // 4, arrays[ih].shape[1]
+    if head:
+        outputs = arrays["fc.weight"].shape[0]
+        return kind, {"input_dim": features, "hidden_dim": hidden, "output_dim": outputs}
+    return kind, {
+        "input_size": features,
+        "hidden_size": hidden,
+        "num_layers": num_layers,
+        "bias": has["bias"],
+        "bidirectional": has["reverse"],
+        "proj_size": arrays[hh].shape[1] if has["weight_hr"] else 0,
+    }
+
+
+def _read_names(arrays: Mapping[str, Any]) -> tuple[type[Module], int, dict[str, bool]]:
+    """What the names alone tell: the kind, the layers, and which optional parts a cell has."""
     kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
-    prefix = "lstm." if kind is BiLSTMWithAttention else ""
-    recurrent = [match for name in arrays if (match := _NAME.fullmatch(name.removeprefix(prefix)))]
-    if not recurrent:
+    layers = {name: int(match["k"]) for name in arrays if (match := _NAME.fullmatch(name))}
+    if not layers:
         first = "weight_ih_l0"
         inside = {n.removesuffix(first).removesuffix("lstm.") for n in arrays if first in n}
         found = ", ".join(sorted(prefix for prefix in inside if prefix.endswith(".")))
@@ -161,55 +190,24 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
             + (f"there is one under {found} " if found else "name a submodule ")
             + "(load takes prefix=, flax-bilstm --prefix)."
         )
-    layers = {int(match["k"]) for match in recurrent}
-    num_layers = next(k for k in range(len(layers) + 1) if k not in layers)  # up to the first gap
-    network = kind is BiLSTMWithAttention
-    has = {  # the network's LSTM is bidirectional, with biases and without projection
-        "bias": network or any(match["kind"].startswith("bias") for match in recurrent),
-        "reverse": network or any(match["reverse"] for match in recurrent),
-        "weight_hr": not network and any(match["kind"] == "weight_hr" for match in recurrent),
-    }
-    telling = {f"{prefix}weight_ih_l0": 4, f"{prefix}weight_hh_l0": 4}  # rows are a multiple of
-    telling |= {"fc.weight": 1} if network else {}
-    unclear = [
-        f"missing: {name}, which tells sizes"
-        if name not in arrays
-        else f"shape: {name}, expected a matrix of rows in multiples of {rows}, got "
-        f"{arrays[name].shape}"
-        for name, rows in telling.items()
-        if name not in arrays
-        or arrays[name].ndim != 2
-        or 0 in arrays[name].shape
-        or arrays[name].shape[0] % rows
-    ]
-    if unclear:
-        expected = [
-            row.torch_name
-            for row in expand(kind, max(num_layers, 1))
-            if all(there or part not in row.torch_name for part, there in has.items())
-            and row.torch_name not in telling
-        ]
-        rest = {name: array for name, array in arrays.items() if name not in telling}
-        _refuse(kind, [*unclear, *_problems(dict.fromkeys(expected), rest)])
-    weight_ih, weight_hh = (arrays[name] for name in list(telling)[:2])
-    hidden = weight_ih.shape[0] // 4
-    if network:
-        return kind, {
-            "input_dim": weight_ih.shape[1],
-            "hidden_dim": hidden,
-            "output_dim": arrays["fc.weight"].shape[0],
-        }
-    return kind, {
-        "input_size": weight_ih.shape[1],
-        "hidden_size": hidden,
-        "num_layers": num_layers,
-        "bias": has["bias"],
-        "bidirectional": has["reverse"],
-        "proj_size": weight_hh.shape[1] if has["weight_hr"] else 0,
-    }
+    num_layers = next(k for k in itertools.count() if k not in layers.values())  # to the first gap
+    has = {"bias": True, "reverse": True, "weight_hr": False}  # the network's LSTM
+    if kind is LSTM:
+        has = {part: any(part in name for name in layers) for part in has}
+    return kind, num_layers, has
 
 
-_NAME = re.compile(r"(?P<kind>(weight|bias)_(ih|hh|hr))_l(?P<k>\d+)(?P<reverse>_reverse)?")
+_NAME = re.compile(r"(lstm\.)?(weight|bias)_(ih|hh|hr)_l(?P<k>\d+)(_reverse)?")
+
+
+def _unclear(telling: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What keeps sizes from being read: name → what a matrix' rows are a multiple of."""
+    for name, rows in telling.items():
+        shape = arrays[name].shape if name in arrays else None
+        if shape is None:
+            yield f"missing: {name}, which tells sizes"
+        elif len(shape) != 2 or 0 in shape or shape[0] % rows:
+            yield f"shape: {name}, expected a matrix of rows in multiples of {rows}, got {shape}"
 
 
 def _problems(
@@ -241,6 +239,7 @@ def _refuse(kind: type[Module], problems: Iterable[str]) -> None:
     listed = list(problems)
     if listed:
         raise ValueError(
-            f"state_dict: does not fit a {kind.__name__}; nothing was loaded.\n  "
-            + "\n  ".join(listed)
+            f"state_dict: does not fit {kind.__name__}; nothing was loaded. It takes the "
+            "state dict of the whole module and nothing else; prefix= (flax-bilstm --prefix) names "
+            "a submodule, param_dtype= (--dtype) casts.\n  " + "\n  ".join(listed)
         )

@@ -233,6 +233,16 @@ def test_a_transposed_matrix_that_tells_sizes():
         fb.from_state_dict(arrays)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (12, 0), (12,), (13, 5)])
+def test_what_tells_no_size(shape):
+    arrays = numbered(network())
+    arrays["lstm.weight_ih_l0"] = np.zeros(shape, "f4")
+    with pytest.raises(
+        ValueError, match="shape: lstm.weight_ih_l0, .* got " + re.escape(str(shape))
+    ):
+        fb.from_state_dict(arrays)
+
+
 def test_a_layer_number_that_leaves_a_gap_is_unexpected():
     arrays = numbered(fb.LSTM(5, 4, rngs=nnx.Rngs(0)))
     arrays["weight_ih_l99999999"] = arrays["weight_ih_l0"]
