@@ -7,6 +7,7 @@
 Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def read(path: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     try:
+        _read_through(path.absolute())
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             item = checkpointer.metadata(path.absolute()).item_metadata
             # As NumPy arrays they keep 64 bits and need none of the devices they were saved from.
@@ -48,10 +50,28 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged files can end in any exception at all
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path}: expected an Orbax checkpoint, got a damaged one: {first}"
+            f"{path}: expected an Orbax checkpoint, got a damaged one: {first}. Copy or save it "
+            "again."
         ) from error
     model = tree.pop("model", tree)
     return {"model": _to_torch(dict(flatten(model))), **(tree if model is not tree else {})}
+
+
+def _read_through(path: Path) -> None:
+    """Read all bytes of a database of arrays, one by one, so that damage is one exception.
+
+    Orbax reads them at once, and reports of those that it leaves behind after the first failure.
+    """
+    import tensorstore
+
+    if json.loads((path / "_METADATA").read_text()).get("use_ocdbt", False):
+        base = {"driver": "file", "path": f"{path}/"}
+        arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        names = arrays.list().result()
+        if not names:
+            raise ValueError("its arrays are missing")
+        for name in names:
+            arrays.read(name).result()
 
 
 def write(

@@ -214,6 +214,19 @@ def test_a_damaged_orbax_checkpoint_is_refused(gone: str, tmp_path: Path) -> Non
         fb.load(tmp_path / "run")
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_of_damaged_arrays_one_error_is_all_that_is_said(
+    damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fb.save(network(), tmp_path / "run")
+    for path in (tmp_path / "run" / "d").iterdir():
+        content = path.read_bytes()
+        path.unlink() if damage == "gone" else path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"damaged one: [A-Z_]+: Error reading .* again\."):
+        fb.load(tmp_path / "run")
+    assert capfd.readouterr().err == ""  # not what Orbax's other reads came to
+
+
 class Malicious:
     """Unpickled, it creates the file `trace`."""
 
