@@ -52,7 +52,8 @@ def unwrap(content: Mapping[str, Any], prefix: str | None = None) -> Checkpoint:
         raise ValueError(
             "expected a state dict, or one under any of "
             f"{', '.join(STATE_DICT_KEYS)}, got a mapping with the keys "
-            f"{', '.join(map(str, list(content)[:8]))} ({len(content)} in all)."
+            f"{', '.join(map(str, list(content)[:8]))} ({len(content)} in all); save the mapping "
+            "that holds the tensors by itself."
         )
     content = {str(name): value for name, value in content.items()}
     names = _strip(content, prefix, notes)
@@ -60,7 +61,8 @@ def unwrap(content: Mapping[str, Any], prefix: str | None = None) -> Checkpoint:
     if others:
         raise ValueError(
             "expected a state dict, tensors alone, got also "
-            f"{', '.join(f'{name} ({type(content[name]).__name__})' for name in others[:8])}."
+            f"{', '.join(f'{name} ({type(content[name]).__name__})' for name in others[:8])}; save "
+            "the mapping that holds the tensors by itself."
         )
     try:
         arrays = to_numpy({names[name]: content[name] for name in names})
@@ -88,8 +90,8 @@ def _optimizer(content: Mapping[str, Any], notes: list[str]) -> Mapping[str, Any
 def _strip(names: Iterable[str], prefix: str | None, notes: list[str]) -> dict[str, str]:
     """Name in the file → name in the model, for the names that are the model's."""
     taken = {name: name.replace(COMPILED, ".") for name in names}
-    stripped = [COMPILED[1:]] if any(COMPILED in name for name in taken) else []
-    wanted = prefix and prefix.rstrip(".") + "."
+    stripped: list[str] = []
+    wanted = prefix and (prefix.rstrip(".") + ".").replace(COMPILED, ".")
     while taken:
         if wanted and any(name.startswith(wanted) for name in taken.values()):
             found, wanted = wanted, None
@@ -111,6 +113,8 @@ def _strip(names: Iterable[str], prefix: str | None, notes: list[str]) -> dict[s
             f"prefix: expected one that names begin with, got {prefix!r}; the names are "
             f"{', '.join(list(taken.values())[:8])} ({len(taken)} in all)."
         )
+    if any(COMPILED in name for name in taken):  # wherever it stood
+        stripped.append(COMPILED[1:])
     if len(set(taken.values())) < len(taken):
         raise ValueError(f"names: expected them to differ without {stripped}, got {sorted(taken)}.")
     if stripped:
