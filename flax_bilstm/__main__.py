@@ -1,5 +1,6 @@
 """`python -m flax_bilstm` is `flax-bilstm`."""
 
+import signal
 import sys
 
 import jax
@@ -8,7 +9,11 @@ from flax_bilstm.cli import main
 
 
 def run() -> None:
-    """Run the command line on the CPU, so that it waits for no accelerator and takes none."""
+    """Run the command line on the CPU, so that it waits for no accelerator and takes none.
+
+    SIGTERM ends it as Ctrl-C does: what it was writing is cleared away.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     jax.config.update("jax_platforms", "cpu")
     sys.exit(main())
 

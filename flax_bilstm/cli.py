@@ -14,7 +14,7 @@ from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.conversion import Conversion, DifferenceError
 from flax_bilstm.export import PLATFORMS, export, largest_difference, serialize
 
-GOOD, DIFFERS, BAD_INPUT = 0, 1, 2
+GOOD, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"flax-bilstm: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("flax-bilstm: interrupted.", file=sys.stderr)
+        return INTERRUPTED
     return code
 
 

@@ -1,6 +1,7 @@
 """`flax-bilstm convert`, in process: what it writes, what it proves, and what it refuses."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints, verification
-from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
+from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, INTERRUPTED, main
 
 
 @pytest.fixture
@@ -198,6 +199,20 @@ def test_as_a_module(source: Path, tmp_path: Path) -> None:
     done = subprocess.run(bad, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == BAD_INPUT
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(number: int, source: Path, tmp_path: Path) -> None:
+    program = f"""
+import os
+from flax_bilstm import __main__, conversion
+conversion.verification.verify = lambda *_: os.kill(os.getpid(), {int(number)})  # all is written
+__main__.run()
+"""
+    command = [sys.executable, "-c", program, "convert", str(source), str(tmp_path / "new.orbax")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "flax-bilstm: interrupted.\n")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("arguments", [(), ("convert",), ("convert", "a.pt"), ("transmogrify",)])
