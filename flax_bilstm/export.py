@@ -3,6 +3,9 @@
 https://docs.jax.dev/en/latest/export/export.html
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from flax import nnx
@@ -24,7 +27,8 @@ def export(model: Module) -> jax.export.Exported:
     x has the model's layout, (batch, time, features) or time-major, and its parameters' dtype; y is
     what the model returns, and the weights are constants. The recurrence is the plain scan, the
     only one that lowers for every platform. Products have the precision of
-    `jax.default_matmul_precision` at the time of the export.
+    `jax.default_matmul_precision` at the time of the export. Older versions of JAX than
+    the exporting one may refuse it; newer ones, by six months or less, do not.
 
     Raises:
         TypeError: `model` is no LSTM or BiLSTMWithAttention.
@@ -35,7 +39,20 @@ def export(model: Module) -> jax.export.Exported:
     batch, time = jax.export.symbolic_shape("batch, time")
     leading = (time, batch) if lstm.time_major else (batch, time)
     x = jax.ShapeDtypeStruct((*leading, lstm.input_size), lstm.layers[0].forward.kernel_ih.dtype)
-    return jax.export.export(jax.jit(lambda x: frozen(x)), platforms=PLATFORMS)(x)
+    with _without_source_locations():
+        return jax.export.export(jax.jit(lambda x: frozen(x)), platforms=PLATFORMS)(x)
+
+
+@contextlib.contextmanager
+def _without_source_locations() -> Iterator[None]:
+    """Keep the paths of this machine's files out of what is lowered."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def serialize(exported: jax.export.Exported) -> bytes:

@@ -73,6 +73,12 @@ def test_the_weights_are_inside() -> None:
     assert 4 * numbers < large < 4 * numbers + small
 
 
+def test_it_tells_nothing_of_the_machine_that_made_it() -> None:
+    limit = jax.config.jax_traceback_in_locations_limit
+    assert b".py" not in fb.export(MODELS["network"](jnp.float32)).serialize()
+    assert jax.config.jax_traceback_in_locations_limit == limit
+
+
 def test_another_module_is_refused() -> None:
     with pytest.raises(TypeError, match="LSTMCell"):
         fb.export(fb.LSTMCell(2, 3, rngs=nnx.Rngs(0)))  # type: ignore[arg-type]
