@@ -101,7 +101,7 @@ def _optimizer(model: Module, read: Checkpoint) -> Any:
     try:
         optimizer = optimizer_from_torch(model, read.optimizer or {}, read.parameters)
     except ValueError as error:
-        raise ValueError(f"{error} Or leave it out: --no-optimizer.") from error
+        raise ValueError(f"{error}\n  Or leave it out: --no-optimizer.") from error
     return nnx.state(optimizer)
 
 

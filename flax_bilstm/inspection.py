@@ -12,7 +12,7 @@ from flax_bilstm import checkpoints, optimizer_state
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.network import Unused
 from flax_bilstm.state_dict import from_state_dict, read_sizes
-from flax_bilstm.state_dict_table import leaves, table
+from flax_bilstm.state_dict_table import Module, leaves, table
 
 
 def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
@@ -21,8 +21,9 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
     file, format, notes (what was unwrapped, stripped, left out), model (class and sizes, null if
     unknown), numbers (how many, in all tensors), bytes, tensors (name, shape, dtype, norm: the
     Euclidean one in float64, null if not finite; not_finite: how many values are; unused: whether
-    no forward pass reads it), optimizer (its equal in optax, or why there is none; null if the
-    file holds none), problems (what would not load and why), loads (whether it would).
+    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried
+    over; null if the file holds none), problems (what would not load and why), loads (whether it
+    would).
 
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
@@ -30,7 +31,7 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
     read = checkpoints.read(path, prefix)
     arrays = read.tensors
     model, unused = _model(arrays)
-    problems = _problems(arrays)
+    loaded, problems = _load(arrays)
     return {
         "file": str(path),
         "format": checkpoints.format_of(path).title,
@@ -48,7 +49,7 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
             }
             for name, array in arrays.items()
         ],
-        "optimizer": _optimizer(read),
+        "optimizer": _optimizer(read, loaded),
         "problems": problems,
         "loads": not problems,
     }
@@ -109,20 +110,23 @@ def _norm(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _problems(arrays: dict[str, np.ndarray]) -> list[str]:
+def _load(arrays: dict[str, np.ndarray]) -> tuple[Module | None, list[str]]:
+    """The model, or all that keeps it from being loaded."""
     try:
         with jax.enable_x64(True):
-            from_state_dict(arrays)
+            return from_state_dict(arrays), []
     except ValueError as error:
         first, *each = str(error).splitlines()
-        return [line.strip() for line in each] or [first]
-    return []
+        return None, [line.strip() for line in each] or [first]
 
 
-def _optimizer(read: Checkpoint) -> str | None:
+def _optimizer(read: Checkpoint, model: Module | None) -> str | None:
     if read.optimizer is None:
         return None
     try:
+        if model is not None:
+            with jax.enable_x64(True):
+                optimizer_state.optimizer_from_torch(model, read.optimizer, read.parameters)
         return optimizer_state.describe(read.optimizer)
     except ValueError as error:
-        return str(error)
+        return str(error).removeprefix("optimizer: ")
