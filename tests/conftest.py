@@ -37,8 +37,26 @@ if importlib.util.find_spec("torch"):
 
 
 @pytest.fixture
-def x64() -> Iterator[None]:
+def quickly_compiled() -> Iterator[None]:
+    """For tests of what is computed, not of its rounding: compiling is most of a test's time.
+
+    XLA optimizes the program as ever; LLVM hardly optimizes the machine code of it.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def x64(quickly_compiled: None) -> Iterator[None]:
     """Float64 in JAX for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def x64_beside_others() -> Iterator[None]:
+    """The same where lower precisions are judged by float64: those are compiled as for users."""
     with jax.enable_x64(True):
         yield
 

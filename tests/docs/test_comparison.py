@@ -1,10 +1,8 @@
 """docs/comparison.md says of the libraries that are installed here what is measured of them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -14,13 +12,11 @@ pytest.importorskip("torch")  # the truth of every entry
 
 
 @pytest.fixture
-def comparison(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def comparison(monkeypatch: pytest.MonkeyPatch, quickly_compiled: None) -> ModuleType:
     monkeypatch.syspath_prepend(str(DOCS))
     import check_comparison
 
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time
-    yield check_comparison
-    jax.config.update("jax_disable_most_optimizations", False)
+    return check_comparison
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch.func's own

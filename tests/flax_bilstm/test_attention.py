@@ -1,5 +1,7 @@
 """Attention: softmax(y yᵀ) y, all queries or the last, over each sequence's own steps only."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from flax_bilstm.attention import all_queries, last_query
 BATCH, TIME, FEATURES = 3, 5, 4
 LENGTHS = np.array([5, 1, 3])
 QUERIES = {"all": all_queries, "last": last_query}
+COMPILED = {name: jax.jit(function) for name, function in QUERIES.items()}
 
 
 def draw(*shape, seed=0):
@@ -34,8 +37,9 @@ def test_equations_on_each_sequence_alone(score, lengths):
     matrix = draw(FEATURES, FEATURES, seed=1) if score == "general" else None
     kernel = None if matrix is None else jnp.asarray(matrix.T)  # Flax's layout
     given = None if lengths is None else jnp.asarray(lengths)
-    contexts, weights = all_queries(jnp.asarray(y), given, kernel)
-    last_contexts, last_weights = last_query(jnp.asarray(y), given, kernel)
+    contexts, weights = map(np.asarray, COMPILED["all"](jnp.asarray(y), given, kernel))
+    last = COMPILED["last"](jnp.asarray(y), given, kernel)
+    last_contexts, last_weights = map(np.asarray, last)
     for b, n in enumerate([TIME] * BATCH if lengths is None else lengths):
         context, weight = softmax_by_definition(y[b, :n], matrix)
         np.testing.assert_allclose(contexts[b, :n], context, rtol=0, atol=1e-14)
@@ -54,12 +58,11 @@ def test_padding_changes_nothing(queries, filling):
     y = draw(BATCH, TIME, FEATURES).astype("f4")
     padded = np.where(np.arange(TIME)[None, :, None] < LENGTHS[:, None, None], y, filling)
 
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
     def run(y):
-        def loss(y):
-            context, weights = QUERIES[queries](y, jnp.asarray(LENGTHS))
-            return (context**2).sum() + (weights**2).sum(), (context, weights)
-
-        return jax.value_and_grad(loss, has_aux=True)(jnp.asarray(y))
+        context, weights = QUERIES[queries](y, jnp.asarray(LENGTHS))
+        return (context**2).sum() + (weights**2).sum(), (context, weights)
 
     for clean, filled in zip(
         jax.tree.leaves(run(y)), jax.tree.leaves(run(padded.astype("f4"))), strict=True
@@ -78,7 +81,7 @@ def test_an_empty_sequence_gives_zeros_and_finite_gradients(queries):
         context, weights = QUERIES[queries](y, lengths)
         return (context**2).sum(), (context, weights)
 
-    gradient, (context, weights) = jax.grad(loss, has_aux=True)(y)
+    gradient, (context, weights) = jax.jit(jax.grad(loss, has_aux=True))(y)
     np.testing.assert_array_equal(context[0], 0)
     np.testing.assert_array_equal(weights[0], 0)
     np.testing.assert_array_equal(gradient[0], 0)

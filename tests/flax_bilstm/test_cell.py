@@ -37,7 +37,7 @@ def test_against_torch(assert_close, bias, batch):
     x, h, c = (rng.normal(size=(*batch, size)) for size in (3, 5, 5))
     with torch.no_grad():
         expected = reference(torch.tensor(x), (torch.tensor(h), torch.tensor(c)))
-    carry, output = cell((jnp.asarray(c), jnp.asarray(h)), jnp.asarray(x))
+    carry, output = jax.jit(cell)((jnp.asarray(c), jnp.asarray(h)), jnp.asarray(x))
     actual = {"h": carry[1], "c": carry[0]}
     assert_close(actual, dict(zip(actual, expected, strict=True)), 1e-13)
     np.testing.assert_array_equal(output, carry[1])
@@ -96,7 +96,7 @@ def test_under_jit_grad_and_vmap(assert_close):
     def loss(x, carry):
         return jnp.sum(cell(carry, x)[1] ** 2)
 
-    expected = jax.grad(loss)(x, carry)
+    expected = jax.grad(loss)(x, carry)  # operation by operation
     assert expected.any()
     assert_close({"d x": jax.jit(jax.grad(loss))(x, carry)}, {"d x": expected}, 1e-6)
     assert_close({"d x": jax.vmap(jax.grad(loss))(x, carry)}, {"d x": expected}, 1e-6)

@@ -77,7 +77,7 @@ def stated() -> dict[str, dict[str, float]]:
     return {row[0]: dict(zip(COLUMNS, map(float, row[1:]), strict=True)) for row in rows}
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64_beside_others")
 def test_errors_are_those_that_the_document_states() -> None:
     truths = list(quantities(jnp.float64))
     table = stated()

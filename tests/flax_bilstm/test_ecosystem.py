@@ -17,6 +17,9 @@ from flax import nnx
 
 import flax_bilstm as fb
 
+# Two ways to the same numbers are compared here; how they round is judged elsewhere.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 BATCH, TIME, IN, HIDDEN = 3, 4, 2, 3
 X = jax.random.normal(jax.random.key(7), (BATCH, TIME, IN))
 LENGTHS = jnp.array([4, 1, 3])

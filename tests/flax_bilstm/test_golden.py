@@ -53,17 +53,20 @@ def run(model: Any, names: str, inputs: Any, cotangents: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", NAMES)
-def test_outputs_and_gradients_are_torchs(name: str, dtype: str, under_torch_names: Any) -> None:
+def test_outputs_and_gradients_are_torchs(
+    name: str, dtype: str, under_torch_names: Any, request: pytest.FixtureRequest
+) -> None:
     case, golden = read(name)
-    with jax.enable_x64(dtype == "float64"):
-        weights = {n: a.astype(dtype) for n, a in under(golden, "weights").items()}
-        model = fb.from_state_dict(weights)
-        inputs = {n: jnp.asarray(a, dtype) for n, a in under(golden, "inputs").items()}
-        cotangents = {n: jnp.asarray(a, dtype) for n, a in under(golden, "cotangents").items()}
-        found, (by_weight, by_input) = run(model, json.dumps(case), inputs, cotangents)
-        given = {f"outputs/{n}": np.asarray(a) for n, a in found.items()}
-        gradients = {**by_input, **under_torch_names(model, by_weight)}
-        given |= {f"gradients/{n}": np.asarray(a) for n, a in gradients.items()}
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    weights = {n: a.astype(dtype) for n, a in under(golden, "weights").items()}
+    model = fb.from_state_dict(weights)
+    inputs = {n: jnp.asarray(a, dtype) for n, a in under(golden, "inputs").items()}
+    cotangents = {n: jnp.asarray(a, dtype) for n, a in under(golden, "cotangents").items()}
+    found, (by_weight, by_input) = run(model, json.dumps(case), inputs, cotangents)
+    given = {f"outputs/{n}": np.asarray(a) for n, a in found.items()}
+    gradients = {**by_input, **under_torch_names(model, by_weight)}
+    given |= {f"gradients/{n}": np.asarray(a) for n, a in gradients.items()}
     truth, own = under(golden, "float64"), under(golden, dtype)
     assert given.keys() == truth.keys()
     for what in truth:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from functools import partial
 
 import jax
 import jax.export
@@ -55,22 +56,19 @@ def case(dtype, batch=2, bias=True, proj=0, lengths=True, time=TIME, seed=0):
     return weights, x if valid is None else jnp.where(valid, x, jnp.zeros_like(x)), state, valid
 
 
+@partial(jax.jit, static_argnames=("implementation", "reverse"))
 def results_and_gradients(implementation, arrays, reverse):
     """By name, compiled; the loss weighs every number of every result differently."""
-    run = IMPLEMENTATIONS[implementation]
+    weights, x, state, valid = arrays
 
-    @jax.jit
-    def results_and_gradients(weights, x, state, valid):
-        def call(weights, x, state):
-            outputs, final = run(weights, x, state, valid, reverse)
-            return {"outputs": outputs, "h_n": final.hidden, "c_n": final.cell}
+    def call(weights, x, state):
+        outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, reverse)
+        return {"outputs": outputs, "h_n": final.hidden, "c_n": final.cell}
 
-        results, pull_back = jax.vjp(call, weights, x, state)
-        d_weights, d_x, d_state = pull_back(jax.tree.map(jnp.cos, results))
-        grads = {**d_weights._asdict(), "x": d_x, "h_0": d_state.hidden, "c_0": d_state.cell}
-        return results | {f"d {name}": value for name, value in grads.items() if value is not None}
-
-    return results_and_gradients(*arrays)
+    results, pull_back = jax.vjp(call, weights, x, state)
+    d_weights, d_x, d_state = pull_back(jax.tree.map(jnp.cos, results))
+    grads = {**d_weights._asdict(), "x": d_x, "h_0": d_state.hidden, "c_0": d_state.cell}
+    return results | {f"d {name}": value for name, value in grads.items() if value is not None}
 
 
 OPTIONS = {
@@ -104,7 +102,7 @@ def test_float64_equals_the_plain_implementation(assert_close, options, batch, r
 PRECISIONS = {jnp.float32: 2**-23, jnp.bfloat16: 2**-8, jnp.float16: 2**-11}
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64_beside_others")
 @pytest.mark.parametrize("batch", [2, FROM])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_lower_precision_comes_close_to_float64(assert_close, dtype, batch):
@@ -190,9 +188,9 @@ def test_jvp_jacobian_and_hessian_against_torch(assert_close):
         "hessian": functional.hessian(theirs, there),
     }
     actual = {
-        "jvp": jax.jvp(ours, (x,), (jnp.asarray(direction),))[1],
-        "jacobian": jax.jacfwd(ours)(x),
-        "hessian": jax.hessian(ours)(x),
+        "jvp": jax.jit(lambda x, v: jax.jvp(ours, (x,), (v,))[1])(x, jnp.asarray(direction)),
+        "jacobian": jax.jit(jax.jacfwd(ours))(x),
+        "hessian": jax.jit(jax.hessian(ours))(x),
     }
     assert_close(actual, expected, 1e-12)
 

@@ -15,6 +15,9 @@ from flax.training.train_state import TrainState
 import flax_bilstm as fb
 import flax_bilstm.linen
 
+# Two ways to the same program are compared here; how it rounds is judged elsewhere.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 X = jax.random.normal(jax.random.key(7), (3, 3, 4))
 LENGTHS = jnp.array([3, 1, 2])
 NETWORK = (4, 3, 2)

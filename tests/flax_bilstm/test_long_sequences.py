@@ -36,6 +36,7 @@ def temporaries(implementation, time):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.usefixtures("quickly_compiled")  # memory is planned before the machine code
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_step_more_costs_the_same_at_any_time(implementation):
     """Attention for all queries would take 4·time more: 12,000 bytes a step here, and growing."""

@@ -49,6 +49,11 @@ def run_flax(model, x):
     return output, gradients
 
 
+@nnx.jit
+def forward(model, x):
+    return model(x)
+
+
 @given(st.integers(1, 3), st.integers(1, 4), st.sampled_from(["float16", "bfloat16", "float32"]))
 @example(1, 1, "float32")
 @settings(max_examples=6)  # each compiles
@@ -56,14 +61,18 @@ def test_every_compute_dtype_is_near_float64(batch, time, dtype):
     _, model = pair(3, 4, 2, dtype="float32")
     x = draw(batch, time, 3).astype("f4")
     low = fb.from_state_dict(fb.state_dict(model), dtype=dtype)
-    output = low(jnp.asarray(x))
+    output = forward(low, jnp.asarray(x))
     assert output.dtype == dtype
     # Outputs are of order 1; an epsilon is lost at each of a few roundings.
     np.testing.assert_allclose(
-        np.asarray(output, "f8"), np.asarray(model(x), "f8"), rtol=0, atol=8 * jnp.finfo(dtype).eps
+        np.asarray(output, "f8"),
+        np.asarray(forward(model, x), "f8"),
+        rtol=0,
+        atol=8 * jnp.finfo(dtype).eps,
     )
 
 
+@pytest.mark.usefixtures("x64")
 @settings(max_examples=8)  # each compiles
 @example(sizes=(1, 1, 1), batch=1, time=1, implementation="fused")
 @given(
@@ -73,18 +82,17 @@ def test_every_compute_dtype_is_near_float64(batch, time, dtype):
 def test_forward_and_gradients_in_float64(
     assert_close, under_torch_names, sizes, batch, time, implementation
 ):
-    with jax.enable_x64(True):
-        theirs, ours = pair(*sizes, implementation=implementation)
-        x = draw(batch, time, sizes[0])
-        expected = run_torch(theirs, x)
-        output, (d_model, d_x) = run_flax(ours, jnp.asarray(x))
-        actual = {"output": output, "x": d_x} | under_torch_names(ours, d_model)
-        # A tensor that cancels to nearly nothing has a scale of its own: compare at the sum's.
-        floor = 1e-13 * max(np.abs(value).max() for value in expected.values())
-        for name, truth in expected.items():
-            error = np.abs(np.asarray(actual[name]) - truth).max()
-            assert error <= 1e-12 * np.abs(truth).max() + floor, name
-        assert actual.keys() == expected.keys()
+    theirs, ours = pair(*sizes, implementation=implementation)
+    x = draw(batch, time, sizes[0])
+    expected = run_torch(theirs, x)
+    output, (d_model, d_x) = run_flax(ours, jnp.asarray(x))
+    actual = {"output": output, "x": d_x} | under_torch_names(ours, d_model)
+    # A tensor that cancels to nearly nothing has a scale of its own: compare at the sum's.
+    floor = 1e-13 * max(np.abs(value).max() for value in expected.values())
+    for name, truth in expected.items():
+        error = np.abs(np.asarray(actual[name]) - truth).max()
+        assert error <= 1e-12 * np.abs(truth).max() + floor, name
+    assert actual.keys() == expected.keys()
 
 
 @pytest.mark.usefixtures("x64")
@@ -106,7 +114,8 @@ def test_published_size_in_float32_is_as_near_the_truth_as_pytorch_is():
         own = theirs(torch.from_numpy(x)).numpy()
         truth = theirs.double()(torch.from_numpy(x).double()).numpy()
     scale = np.abs(truth).max()
-    error, own_error = np.abs(ours(x) - truth).max() / scale, np.abs(own - truth).max() / scale
+    error = np.abs(forward(ours, x) - truth).max() / scale
+    own_error = np.abs(own - truth).max() / scale
     assert error <= 4 * own_error + 4 * np.finfo(np.float32).eps
 
 
@@ -152,8 +161,8 @@ def test_attention_weights_are_the_last_steps():
 def test_vmap_over_batches():
     _, ours = pair(3, 4, 2)
     x = jnp.asarray(draw(5, 2, 6, 3))
-    mapped = nnx.vmap(lambda model, x: model(x), in_axes=(None, 0))(ours, x)
-    np.testing.assert_allclose(mapped, jnp.stack([ours(part) for part in x]), atol=1e-14)
+    mapped = nnx.jit(nnx.vmap(lambda model, x: model(x), in_axes=(None, 0)))(ours, x)
+    np.testing.assert_allclose(mapped, jnp.stack([forward(ours, part) for part in x]), atol=1e-14)
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -163,10 +172,15 @@ def test_no_optimizer_moves_the_unused_linear(tx):
     before = fb.state_dict(model)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     x = jnp.asarray(draw(2, 5, 3), jnp.float32)
-    for _ in range(3):
+
+    @nnx.jit
+    def step(model, optimizer):
         gradients = nnx.grad(lambda model: (model(x) ** 2).sum())(model)
         assert "attention" not in gradients
         optimizer.update(model, gradients)
+
+    for _ in range(3):
+        step(model, optimizer)
     after = fb.state_dict(model)
     for name in before:
         same = before[name].tobytes() == after[name].tobytes()

@@ -52,6 +52,7 @@ def train(batch, mask, place=lambda tree: tree):
 
 def main(coordinator, rank, target):
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time
     jax.config.update("jax_num_cpu_devices", DEVICES)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(

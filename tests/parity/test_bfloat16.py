@@ -18,19 +18,18 @@ from parity.optimizers import SGD
 ALL = ("float64", "float32", "bfloat16")
 
 
-@pytest.fixture(autouse=True)
-def operation_by_operation():
+@pytest.fixture
+def operation_by_operation(quickly_compiled):
     """Operations are compiled once for all that is planted here."""
     with jax.disable_jit():
         yield
 
 
 def test_the_network_passes_and_trains_in_the_other_dtypes_only(network):
-    with jax.disable_jit(False):
-        report = parity.check(
-            network.reference, network.candidate, network.x, dtypes=ALL, training_steps=1,
-            optimizers=[SGD],
-        )  # fmt: skip
+    report = parity.check(
+        network.reference, network.candidate, network.x, dtypes=ALL, training_steps=1,
+        optimizers=[SGD],
+    )  # fmt: skip
     report.assert_passed()
     checks = {dtype: {row.check for row in report.rows if row.dtype == dtype} for dtype in ALL}
     assert checks["bfloat16"] == {"forward", "gradients"}
@@ -45,6 +44,7 @@ def test_the_network_passes_and_trains_in_the_other_dtypes_only(network):
     assert drawn["case"] == "sgd, float32"
 
 
+@pytest.mark.usefixtures("operation_by_operation")
 def test_a_model_that_holds_bfloat16_is_compared_as_it_is(network):
     reference = torch_ref.BiLSTMWithAttention(5, 4, 3).to(torch.bfloat16)
     candidate = fb.from_state_dict(reference.state_dict())
@@ -53,6 +53,7 @@ def test_a_model_that_holds_bfloat16_is_compared_as_it_is(network):
     harness.compare(port, network.inputs, dtypes=["bfloat16"]).assert_passed()
 
 
+@pytest.mark.usefixtures("operation_by_operation")
 def test_values_of_eight_bits_fail_in_bfloat16_alone(network):
     def fault(real, weights, x, *rest):
         y, state = real(weights, x, *rest)
@@ -65,6 +66,7 @@ def test_values_of_eight_bits_fail_in_bfloat16_alone(network):
     assert failing == {"bfloat16"}
 
 
+@pytest.mark.usefixtures("operation_by_operation")
 def test_a_mistake_is_placed_and_named_in_bfloat16(network):
     swapped = planting.weights(faults.gate_order((1, 0, 2, 3)), "reverse")
     with swapped():
@@ -74,6 +76,7 @@ def test_a_mistake_is_placed_and_named_in_bfloat16(network):
     assert "input and forget gates are exchanged" in first.note
 
 
+@pytest.mark.usefixtures("operation_by_operation")
 def test_other_ports_are_checked_too():
     reference = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5))
     layers = nnx.Linear(6, 5, rngs=nnx.Rngs(0)), nnx.LayerNorm(5, epsilon=1e-5, rngs=nnx.Rngs(0))

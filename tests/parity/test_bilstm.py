@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections import OrderedDict
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +36,9 @@ def forward_failures(report):
     return [row.name for row in report.rows if row.check == "forward" and not row.passed]
 
 
-def float64(port, inputs):
-    return harness.compare(port, inputs, dtypes=["float64"])
+@pytest.fixture
+def float64(quickly_compiled):
+    return partial(harness.compare, dtypes=["float64"])
 
 
 def test_the_network_passes(network):
@@ -100,7 +102,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_that_differs_is_named(network, name):
+def test_every_parameter_that_differs_is_named(float64, network, name):
     held = dict(network.port.candidate.parameters)
     assert sorted(held) == sorted(NAMES)
     held[name] = held[name].copy()
@@ -117,7 +119,9 @@ def test_every_parameter_that_differs_is_named(network, name):
     ("name", "stage"),
     [(FORWARD_WEIGHT, "lstm.output.forward"), (REVERSE_WEIGHT, "lstm.output.reverse")],
 )
-def test_a_mangled_matrix_shows_in_the_direction_that_it_belongs_to(network, fault, name, stage):
+def test_a_mangled_matrix_shows_in_the_direction_that_it_belongs_to(
+    float64, network, fault, name, stage
+):
     held = dict(network.port.candidate.parameters)
     held[name] = fault(held[name])
     report = float64(network.port.holding(network.port.reference.parameters, held), network.inputs)
@@ -174,7 +178,7 @@ class FaultyNetwork:
         ("bias doubled", "output"),
     ],
 )
-def test_porting_mistakes_are_found_at_their_stage(network, fault, stage):
+def test_porting_mistakes_are_found_at_their_stage(float64, network, fault, stage):
     candidate = nnx_side(
         network.candidate, table(network.candidate), FaultyNetwork(fault), MEAN_SQUARED_ERROR
     )
@@ -214,7 +218,7 @@ def test_a_candidate_computing_in_bfloat16_fails(network):
         {"bias": False, "bidirectional": True},
     ],
 )
-def test_a_plain_lstm_is_a_port_too(options):
+def test_a_plain_lstm_is_a_port_too(float64, options):
     torch.manual_seed(0)
     reference = torch.nn.LSTM(3, 4, batch_first=True, **options)
     candidate = fb.from_state_dict(reference.state_dict())

@@ -13,8 +13,8 @@ from parity.report import Report, Row
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """One shape and one optimizer: the rest is compiled elsewhere."""
+def small(monkeypatch, quickly_compiled):
+    """One shape and one optimizer: the rest is compiled elsewhere, and judged there."""
     monkeypatch.setattr(proof, "SHAPES", ((2, 3),))
     monkeypatch.setattr(proof, "OPTIMIZERS", (SGD,))
 

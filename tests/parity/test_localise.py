@@ -17,7 +17,7 @@ from parity.stages import alone
 
 
 @pytest.fixture(autouse=True)
-def operation_by_operation():
+def operation_by_operation(quickly_compiled):
     """Operations are compiled once for all stages; whole stages would be compiled one by one."""
     with jax.disable_jit():
         yield

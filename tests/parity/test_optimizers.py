@@ -61,6 +61,7 @@ FORGOTTEN = {
 }
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("fault", FORGOTTEN)
 def test_other_defaults_are_caught(network, batches, fault):
     twin, forgotten = FORGOTTEN[fault]
@@ -71,6 +72,7 @@ def test_other_defaults_are_caught(network, batches, fault):
     assert first.name.startswith("lstm.weight_ih_l0")
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 def test_an_unused_parameter_moved_by_decay_is_caught(network, batches):
     """As if it were an ordinary parameter with a gradient of 0, which optax.adamw decays."""
     whole = network.port.candidate

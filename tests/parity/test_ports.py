@@ -1,7 +1,4 @@
-"""Ports that have nothing to do with LSTMs: the documented one, and one with planted faults."""
-
-import re
-from pathlib import Path
+"""A port that has nothing to do with LSTMs, with planted faults."""
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +12,12 @@ import parity
 from parity import modules
 from parity.taps import Taps, tapped_nnx, tapped_torch
 
-GUIDE = Path(__file__).parents[2] / "docs" / "port-your-own.md"
-
 
 @pytest.fixture
 def lenient():
     """Promotion as users have it, not as this suite asks of the library."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
-
-
-@pytest.mark.usefixtures("lenient")
-def test_the_guide_runs_and_prints_what_it_says(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    user_code = [line for line in "".join(blocks[:2]).splitlines() if line.strip()]
-    assert len(user_code) < 40
-    namespace: dict = {}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{GUIDE.name}, block {number}", "exec"), namespace)
-    said = re.findall(r"# (norm1)\n|# (\[.*\])\n", "".join(blocks))
-    assert capsys.readouterr().out.split("\n")[:-1] == ["".join(words) for words in said]
 
 
 class TorchGRU(torch.nn.Module):
@@ -139,7 +122,7 @@ def test_a_right_port_passes_and_has_all_its_stages(reference):
         ("final state doubled", ["output.1", "outputs"], None),
     ],
 )
-@pytest.mark.usefixtures("lenient")
+@pytest.mark.usefixtures("lenient", "quickly_compiled")
 def test_a_fault_is_told_from_what_inherits_it(reference, fault, wrong, inheriting):
     report = check(reference, fault)
     assert report.first_divergence.name == wrong[0]
