@@ -113,6 +113,7 @@ def test_the_gates_inside_an_lstm_are_moved_and_onednn_is_put_back(dtype):
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
+        torch.manual_seed(0)
         self.fc = torch.nn.Linear(3, 2)
 
     def forward(self, x):
@@ -135,8 +136,8 @@ def batches():
 @pytest.mark.parametrize("check", ["forward", "gradients"])
 def test_a_nudged_side_differs_by_its_seed_and_by_rounding_only(side, batches, check):
     def run(side):
-        (value, *_) = getattr(side, check)(side.parameters, batches[0], "float64").values()
-        return value
+        values = getattr(side, check)(side.parameters, batches[0], "float64").values()
+        return np.concatenate([value.ravel() for value in values])
 
     plain, first, again, other = map(
         run, (side, nudged_side(side, 0), nudged_side(side, 0), nudged_side(side, 1))
