@@ -1,0 +1,138 @@
+"""What is no state dict of ours is refused as a whole, with all that is wrong with it."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_bilstm as fb
+
+
+def network():
+    return fb.BiLSTMWithAttention(5, 3, 2, rngs=nnx.Rngs(0))
+
+
+def held_by(module):
+    """Its state dict, to be changed."""
+    return {name: np.array(array) for name, array in fb.state_dict(module).items()}
+
+
+def test_all_problems_come_in_one_error_and_nothing_is_loaded():
+    model = network()
+    before, arrays = held_by(model), held_by(model)
+    del arrays["lstm.bias_ih_l0"]
+    arrays["surplus"] = np.zeros(3, "f4")
+    arrays["fc.weight"] = arrays["fc.weight"].T
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.float16)
+    arrays["lstm.weight_hh_l0"][2, 1] = np.nan
+    arrays["attention.attn.bias"][0] = np.inf
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - matched below, line by line
+        fb.load_state_dict(model, arrays)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert sorted(lines) == sorted(
+        [
+            "missing: lstm.bias_ih_l0, expected shape (12,)",
+            "unexpected: surplus, shape (3,)",
+            "shape: fc.weight, expected (2, 6), got (6, 2)",
+            "dtype: fc.bias, expected float32, got float16",
+            "not finite: lstm.weight_hh_l0, 1 of 36 values, the first at (2, 1)",
+            "not finite: attention.attn.bias, 1 of 6 values, the first at (0,)",
+        ]
+    )
+    assert "nothing was loaded" in str(caught.value)
+    for name, array in fb.state_dict(model).items():
+        assert array.tobytes() == before[name].tobytes(), name
+
+
+def test_mixed_dtypes_are_refused():
+    arrays = held_by(network())
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.float16)
+    with pytest.raises(ValueError, match=r"dtype: fc\.bias, expected float32, got float16"):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.parametrize("missing", ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc.weight"])
+def test_a_tensor_that_tells_sizes_is_missing_among_other_faults(missing):
+    arrays = held_by(network())
+    del arrays[missing], arrays["lstm.bias_hh_l0"]
+    arrays["fc.bias"][0] = np.nan
+    arrays["surplus"] = np.zeros(3, "f4")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - matched below, line by line
+        fb.from_state_dict(arrays)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        f"missing: {missing}, which tells sizes",
+        "missing: lstm.bias_hh_l0, expected shape unknown",
+        "not finite: fc.bias, 1 of 2 values, the first at (0,)",
+        "unexpected: surplus, shape (3,)",
+    ]
+
+
+def test_a_transposed_matrix_that_tells_sizes():
+    arrays = held_by(network())
+    arrays["lstm.weight_ih_l0"] = arrays["lstm.weight_ih_l0"].T
+    with pytest.raises(
+        ValueError, match=r"shape: lstm\.weight_ih_l0, .*multiples of 4, got \(5, 12\)"
+    ):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (12, 0), (12,), (13, 5)])
+def test_what_tells_no_size(shape):
+    arrays = held_by(network())
+    arrays["lstm.weight_ih_l0"] = np.zeros(shape, "f4")
+    with pytest.raises(
+        ValueError, match="shape: lstm.weight_ih_l0, .* got " + re.escape(str(shape))
+    ):
+        fb.from_state_dict(arrays)
+
+
+def test_a_layer_number_that_leaves_a_gap_is_unexpected():
+    arrays = held_by(fb.LSTM(5, 4, rngs=nnx.Rngs(0)))
+    arrays["weight_ih_l99999999"] = arrays["weight_ih_l0"]
+    with pytest.raises(ValueError, match="unexpected: weight_ih_l99999999"):
+        fb.from_state_dict(arrays)
+
+
+def test_a_cast_takes_no_integers():
+    arrays = held_by(network())
+    arrays["fc.bias"] = arrays["fc.bias"].astype(np.int64)
+    with pytest.raises(ValueError, match=r"dtype: fc\.bias, expected float32, got int64"):
+        fb.from_state_dict(arrays, param_dtype=jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "expected the names of an nn.LSTM"),
+        ({"conv.weight": np.zeros(3, "f4")}, r"conv\.weight"),
+        ({"module.lstm.weight_ih_l0": np.zeros((4, 1), "f4")}, r"one under module\. \("),
+        ({"weight_ih_l0": object()}, "expected a tensor or array, got object"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="expected a mapping from names to tensors, got list"):
+        fb.from_state_dict([("a", 1)])
+
+
+def test_integers_are_refused():
+    arrays = {name: a.astype(np.int32) for name, a in held_by(network()).items()}
+    with pytest.raises(ValueError, match=r"floating.*int32"):
+        fb.from_state_dict(arrays)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_foreign_or_altered_module_is_refused():
+    with pytest.raises(TypeError, match="expected LSTM or BiLSTMWithAttention, got Linear"):
+        fb.state_dict(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    model = network()
+    model.extra = nnx.Param(jnp.zeros(3))
+    with pytest.raises(TypeError, match="extra"):
+        fb.state_dict(model)
