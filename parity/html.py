@@ -14,7 +14,7 @@ from parity.report import Report, Row
 SHOWN_FAILURES = 10
 _SUMMARY = (
     "what", "", "check", "dtype", "cases", "arrays", "nearest to its bound",
-    "distance", "Flax, ULP", "PyTorch, ULP", "bound, ULP", "of the bound",
+    "distance", "ULP", "reference", "ULP", "bound, ULP", "of the bound",
 )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ def describe(row: Row) -> str:
     where = f" at {list(row.where)}" if row.where else ""
     words = row.note or (
         f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP){where}, allowed "
-        f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g}"
+        f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g} "
+        f"({row.ulp(row.reference_distance):.3g} ULP)"
     )
     return f"{row.name} ({place}{step}): {words}"
 
@@ -131,7 +132,7 @@ def _summary(rows: Iterable[Row]) -> Table:
     for heading in ("cases", "arrays"):
         table.add_column(heading, justify="right")
     table.add_column("nearest to its bound", overflow="fold")
-    for heading in ("distance", "ULP", "reference ULP", "bound ULP", ""):
+    for heading in ("distance", "ULP", "reference", "ULP", "bound ULP", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for group, members, worst in summarized(rows):
         counts = len({row.case for row in members}), len(members)
@@ -150,10 +151,10 @@ def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list
         yield group, members, min(members, key=lambda row: (row.passed, -row.tightness))
 
 
-def nearest(row: Row) -> tuple[str, str, str, str, str]:
-    """A row as name, distance, and in ULP its distance, the reference's and the bound."""
+def nearest(row: Row) -> tuple[str, ...]:
+    """A row as name, its distance and the reference's, each also in ULP, and the bound in ULP."""
     if row.epsilon == 0:  # equality to the last bit: there is no distance to tell
-        return "all equal to the last bit" if row.passed else row.name, "", "", "", ""
+        return "all equal to the last bit" if row.passed else row.name, "", "", "", "", ""
     which = row.case.partition(":")[2].strip()
     step = "" if row.step is None else f"step {row.step}"
     place = ", ".join(part for part in (which, step) if part)
@@ -161,6 +162,7 @@ def nearest(row: Row) -> tuple[str, str, str, str, str]:
         f"{row.name} ({place})" if place else row.name,
         f"{row.distance:.2e}",
         f"{row.ulp(row.distance):.3g}",
+        f"{row.reference_distance:.2e}",
         f"{row.ulp(row.reference_distance):.3g}",
         f"{row.ulp(row.bound):.3g}",
     )

@@ -26,8 +26,8 @@ class Row:
         passed: whether the distance is within the bound, and everything finite.
         distance: max |candidate − truth| over the elements, in the array's own unit.
         reference_distance: the same for the reference itself in that dtype.
-        spread: the largest reference_distance when weights and inputs move by up to one ULP,
-            which the bound is made from (`parity.tolerances`).
+        spread: the largest reference_distance of its plain and its nudged runs
+            (`parity.nudging`), which the bound is made from (`parity.tolerances`).
         bound: the largest distance that passes.
         scale: max |truth|, or what stands for it where the truth is cancellation alone.
         epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0

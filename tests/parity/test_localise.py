@@ -13,6 +13,7 @@ from parity.bilstm_stages import anatomy
 from parity.bilstm_truth import truth
 from parity.losses import MEAN_SQUARED_ERROR
 from parity.mistakes import arrays
+from parity.mutations import planting
 from parity.stages import alone
 
 
@@ -88,6 +89,18 @@ def test_a_reference_that_is_another_network_is_not_explained(network):
     )
     assert report.first_divergence.check == "forward"
     assert report.first_divergence.name == "output"
+
+
+def test_a_stage_of_another_shape_is_placed(network):
+    def steps_first(call, module, x, *rest, **options):  # as without batch_first
+        y, (h_n, c_n) = call(jax.numpy.swapaxes(x, 0, 1))
+        return jax.numpy.swapaxes(y, 0, 1), (h_n[:, : len(x)], c_n[:, : len(x)])
+
+    with planting.calling(fb.LSTM, steps_first)():
+        port = bilstm.port(network.reference, network.candidate)
+        first = harness.compare(port, network.inputs, dtypes=["float64"]).first_divergence
+    assert first.name == "lstm.layer0.forward.outputs"
+    assert "the candidate has shape" in first.note
 
 
 def test_a_port_without_stages_is_not_explained(linear):

@@ -22,6 +22,18 @@ def test_the_summary_shows_what_is_nearest_to_its_bound():
     assert "stage0" not in text
 
 
+def test_both_distances_stand_there_absolute_and_in_ulp():
+    row = Row("c", "forward", "float64", "y", False, 3e-10, 5e-13, 6e-13, 1e-12, 1.0, 2**-52)
+    report = Report((row,), {})
+    summary = rendering.text(report).splitlines()
+    (line,) = (line for line in summary if line.startswith("c "))
+    expected = ["3.00e-10", "1.35e+06", "5.00e-13", "2.25e+03"]
+    assert line.split()[6:10] == expected
+    assert "5e-13 (2.25e+03 ULP)" in rendering.verdict(report)
+    cells = [cell.strip() for cell in rendering.markdown(report).splitlines()[-1].split("|")]
+    assert cells[4:8] == expected
+
+
 def test_long_lists_of_failures_are_cut_short_and_say_so():
     many = tuple(
         Row("c", "forward", "float64", f"s{i}", False, 1.0, 0, 0, 0.5, 1.0, 2**-52)
