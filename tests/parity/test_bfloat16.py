@@ -16,6 +16,7 @@ from parity.mutations import faults, planting
 from parity.optimizers import SGD
 
 ALL = ("float64", "float32", "bfloat16")
+KERNELS = "kernel_ih", "kernel_hh"
 
 
 @pytest.fixture
@@ -60,6 +61,21 @@ def test_values_of_eight_bits_fail_in_bfloat16_alone(network):
         return (jax.lax.reduce_precision(y, 5, 2) if x.dtype == jnp.bfloat16 else y), state
 
     with planting.recurrence(fault)():
+        port = bilstm.port(network.reference, network.candidate)
+        report = harness.compare(port, network.inputs, dtypes=ALL[1:])
+    failing = {row.dtype for row in report.rows if not row.passed}
+    assert failing == {"bfloat16"}
+
+
+@pytest.mark.usefixtures("operation_by_operation")
+def test_weights_of_four_significant_bits_fail_in_bfloat16_alone(network):
+    def rounded(w):
+        if w.kernel_ih.dtype != jnp.bfloat16:
+            return w
+        kernels = {n: jax.lax.reduce_precision(getattr(w, n), 8, 3) for n in KERNELS}
+        return w._replace(**kernels)
+
+    with planting.weights(rounded)():
         port = bilstm.port(network.reference, network.candidate)
         report = harness.compare(port, network.inputs, dtypes=ALL[1:])
     failing = {row.dtype for row in report.rows if not row.passed}
