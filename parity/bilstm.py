@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
@@ -133,7 +134,14 @@ def flax_network(
 def torch_lstm(model: torch.nn.LSTM, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The stages of a plain LSTM; the loss descends outputs and final states together."""
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
-    y, (h_n, c_n) = model(inputs["x"], state)
+    x, lengths = inputs["x"], inputs.get("lengths")
+    if lengths is None:
+        y, (h_n, c_n) = model(x, state)
+    else:
+        first = model.batch_first
+        packed = pack_padded_sequence(x, lengths.cpu(), first, enforce_sorted=False)
+        y, (h_n, c_n) = model(packed, state)
+        y, _ = pad_packed_sequence(y, first, total_length=x.shape[1 if first else 0])
     everything = torch.cat([y.flatten(), h_n.flatten(), c_n.flatten()])
     directions = 2 if model.bidirectional else 1
     return {**_by_direction(y, directions), "h_n": h_n, "c_n": c_n, "everything": everything}
@@ -142,7 +150,7 @@ def torch_lstm(model: torch.nn.LSTM, inputs: Mapping[str, torch.Tensor]) -> dict
 def flax_lstm(model: fb.LSTM, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The same stages of the Flax LSTM."""
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
-    y, (h_n, c_n) = model(inputs["x"], initial_state=state)
+    y, (h_n, c_n) = model(inputs["x"], initial_state=state, lengths=inputs.get("lengths"))
     everything = jnp.concatenate([y.ravel(), h_n.ravel(), c_n.ravel()])
     stages = _by_direction(y, model.num_directions)
     return {**stages, "h_n": h_n, "c_n": c_n, "everything": everything}

@@ -81,7 +81,7 @@ def check(
 
 def check_port(
     port: Port,
-    x: Inputs,
+    x: Inputs | Arrays,
     *,
     training_steps: int,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
@@ -90,7 +90,10 @@ def check_port(
     case: str = "",
     progress: Progress = lambda what: None,
 ) -> Report:
-    """`check` for a port at hand, whose compiled functions are then used again."""
+    """`check` for a port at hand, whose compiled functions are then used again.
+
+    x may also be several arrays by name.
+    """
     given = _named(x)
     rng = np.random.default_rng(seed)
     *_, output = port.reference.forward(port.reference.parameters, given, TRUTH).values()
@@ -114,8 +117,10 @@ def check_port(
     )  # fmt: skip
 
 
-def _named(x: Inputs) -> dict[str, np.ndarray]:
-    """One array as "x", several as "x0", "x1" and so on."""
+def _named(x: Inputs | Arrays) -> Arrays:
+    """One array as "x", several as "x0", "x1" and so on, those with names as they are."""
+    if isinstance(x, Mapping):
+        return x
     if isinstance(x, tuple):
         return {f"x{i}": np.asarray(array) for i, array in enumerate(x)}
     return {"x": np.asarray(x)}

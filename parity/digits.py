@@ -25,12 +25,12 @@ from parity.losses import CROSS_ENTROPY
 from parity.optimizers import adam
 from parity.port import TARGET, Port
 from parity.report import Report, Row
+from parity.tolerances import REQUIRED_ACCURACY
 
 SEED = 0
 HIDDEN_DIM = 32
 BATCH = 64
 ADAM = adam(1e-2)
-REQUIRED_ACCURACY = 0.95
 TRAINED, LOCKSTEP = "digits: trained", "digits: lockstep"
 
 

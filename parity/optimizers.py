@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import optax
+
+from parity.tolerances import ADAM_STEP_ROUNDING, epsilon
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +49,6 @@ class Optimizer:
 _ADAM: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 _TORCH_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
 _ADAM_MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
-# Adam divides its second moment by 1 − 0.999^t. torch computes that in Python's floats, optax in
-# the dtype, where storing 0.999 alone costs up to ε/4 and the difference thus ε/4 / (1 − 0.999);
-# the square root halves it.
-_ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
 
 
 def adam(learning_rate: float) -> Optimizer:
@@ -61,7 +58,7 @@ def adam(learning_rate: float) -> Optimizer:
         _torch("Adam", lr=learning_rate, **_TORCH_ADAM),
         optax.adam(learning_rate, **_ADAM),
         _ADAM_MOMENTS,
-        _ADAM_STEP_ROUNDING,
+        ADAM_STEP_ROUNDING,
     )
 
 
@@ -78,7 +75,7 @@ ADAMW = Optimizer(
     _torch("AdamW", lr=1e-3, weight_decay=1e-2, **_TORCH_ADAM),
     optax.adamw(1e-3, weight_decay=1e-2, **_ADAM),
     _ADAM_MOMENTS,
-    _ADAM_STEP_ROUNDING,
+    ADAM_STEP_ROUNDING,
 )
 
 OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
@@ -86,7 +83,7 @@ OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
 
 def nudged(optimizer: Optimizer, dtype: str, seed: int) -> Optimizer:
     """The same with torch's learning rate moved by `step_rounding` ULP, up or down by the seed."""
-    factor = 1 + (-1) ** seed * optimizer.step_rounding * float(jnp.finfo(dtype).eps)
+    factor = 1 + (-1) ** seed * optimizer.step_rounding * epsilon(dtype)
 
     def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
         made = optimizer.torch(parameters)

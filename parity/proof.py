@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,9 +19,22 @@ from parity.port import Arrays, Port
 from parity.report import Report
 
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 128, 64, 1
-Shape = tuple[int, int]
-SHAPES: tuple[Shape, ...] = ((4, 12), (1, 12), (4, 1), (1, 1), (8, 50))
-"""(batch, time); training is checked at the first."""
+LOUDNESS = (1.0, 30.0, 0.1)
+"""How many times a standard normal's the inputs are, seed after seed: large ones shut gates."""
+
+
+class Shape(NamedTuple):
+    """Of a batch; a padded one has sequences of all lengths, and rubbish in the padding."""
+
+    batch: int
+    time: int
+    padded: bool = False
+
+
+SHAPES = (
+    Shape(4, 12), Shape(1, 12), Shape(4, 1), Shape(1, 1), Shape(5, 9, padded=True), Shape(8, 50),
+)  # fmt: skip
+"""Training is checked at the first."""
 
 
 def whole(seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
@@ -84,7 +97,7 @@ def _at(
     for seed, port in enumerate(ports):
         yield check_port(
             port,
-            _random_input(seed, *shape, features),
+            _random_inputs(seed, shape, features),
             case=_case(what, shape, seed),
             training_steps=_steps(shape, seed, steps),
             optimizers=OPTIMIZERS,
@@ -98,23 +111,30 @@ def _drawn(
     features: int, progress: Progress,
 ) -> Iterator[Report]:  # fmt: skip
     """The figures, as a report without rows, if the shape is the longest."""
-    if shape == max(SHAPES, key=lambda shape: shape[1]):
+    if shape == max(SHAPES, key=lambda shape: shape.time):
         progress(f"{what}: figures")
-        x = _random_input(0, *shape, features)
+        x = _random_inputs(0, shape, features)["x"]
         case = _case(what, shape, 0)
         yield Report((), {}, figures.of_model(port, torch_model, flax_model, x, case=case))
 
 
 def _case(what: str, shape: Shape, seed: int) -> str:
-    return f"{what}: batch {shape[0]}, time {shape[1]}, seed {seed}"
+    padded = ", padded" if shape.padded else ""
+    return f"{what}: batch {shape.batch}, time {shape.time}{padded}, seed {seed}"
 
 
 def _steps(shape: Shape, seed: int, steps: int) -> int:
     return steps if shape == SHAPES[0] and seed == 0 else 0
 
 
-def _random_input(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+def _random_inputs(seed: int, shape: Shape, features: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((shape.batch, shape.time, features), dtype=np.float32)
+    x *= LOUDNESS[seed % len(LOUDNESS)]
+    if not shape.padded:
+        return {"x": x}
+    lengths = np.linspace(1, shape.time, shape.batch).astype(int)
+    return {"x": x, "lengths": rng.permutation(lengths)}
 
 
 def _initial(seed: int) -> torch_ref.BiLSTMWithAttention:

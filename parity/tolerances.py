@@ -74,6 +74,15 @@ TOLERANCES = {
     ),
 }
 
+ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
+"""By how many ULP the step's length may be rounded in Adam, by which the nudged runs move it. Adam
+divides its second moment by 1 − 0.999^t. torch computes that in Python's floats, optax in the
+dtype, where storing 0.999 alone costs up to ε/4 and the difference thus ε/4 / (1 − 0.999); the
+square root halves it."""
+
+REQUIRED_ACCURACY = 0.95
+"""Of the reference on the digits' test images: an untrained one would prove nothing."""
+
 TRUTH = "float64"
 DTYPES = ("float64", "float32")
 """What is computed in unless something else is asked for."""

@@ -21,7 +21,8 @@ NAMES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
 
 def read(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with safe_open(GOLDEN / f"{name}.safetensors", framework="numpy") as file:
-        return json.loads(file.metadata()["case"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        arrays = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        return json.loads(file.metadata()["made"])["case"], arrays
 
 
 def under(arrays: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:

@@ -131,7 +131,8 @@ def main() -> None:
     """Write every case."""
     torch.set_num_threads(1)
     for number, (name, case) in enumerate(CASES.items()):
-        metadata = {"case": json.dumps(case), "torch": torch.__version__}
+        # One key, since safetensors writes several in another order each time.
+        metadata = {"made": json.dumps({"case": case, "torch": torch.__version__})}
         save_file(make(number, case), HERE / f"{name}.safetensors", metadata)
         print(f"{name}.safetensors")
 

@@ -238,6 +238,24 @@ def test_a_plain_lstm_is_a_port_too(float64, options):
     assert {"x", "h_0", "c_0", "weight_hh_l0"} <= gradients
 
 
+def test_a_plain_lstm_is_compared_with_a_packed_sequence(float64, monkeypatch):
+    torch.manual_seed(0)
+    reference = torch.nn.LSTM(3, 4, bidirectional=True)  # time-major
+    candidate = fb.from_state_dict(reference.state_dict(), time_major=True)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "x": rng.standard_normal((5, 3, 3)),
+        "lengths": np.array([2, 5, 1]),
+        "target": rng.standard_normal(5 * 3 * 8 + 2 * 3 * 8),
+    }
+    float64(bilstm.port(reference, candidate), inputs).assert_passed()
+
+    call = fb.LSTM.__call__
+    monkeypatch.setattr(fb.LSTM, "__call__", lambda self, x, lengths, **rest: call(self, x, **rest))
+    report = float64(bilstm.port(reference, candidate), inputs)
+    assert "lstm.output.forward" in forward_failures(report)
+
+
 def test_models_of_other_kinds_are_refused(network):
     with pytest.raises(TypeError, match=r"flax_model: .* got Linear"):
         bilstm.port(network.reference, nnx.Linear(2, 3, rngs=nnx.Rngs(0)))

@@ -15,7 +15,7 @@ from parity.report import Report, Row
 @pytest.fixture
 def small(monkeypatch, quickly_compiled):
     """One shape and one optimizer: the rest is compiled elsewhere, and judged there."""
-    monkeypatch.setattr(proof, "SHAPES", ((2, 3),))
+    monkeypatch.setattr(proof, "SHAPES", (proof.Shape(2, 3), proof.Shape(2, 3, padded=True)))
     monkeypatch.setattr(proof, "OPTIMIZERS", (SGD,))
 
 

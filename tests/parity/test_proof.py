@@ -25,10 +25,17 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
     report = proof.whole(seeds=2, steps=3, jobs=1, progress=lambda what: None)
 
     assert report.figures == drawn
-    shapes = [(4, 12), (1, 12), (4, 1), (1, 1), (8, 50)]
-    asked.sort(key=lambda one: shapes.index(one[1].shape[:2]))  # each shape's seeds stay in order
-    assert [x.shape for _, x, _, _ in asked] == [(*s, 128) for s in shapes for _ in range(2)]
-    assert [steps for _, _, _, steps in asked] == [3] + [0] * 9
+    shapes = [(4, 12), (1, 12), (4, 1), (1, 1), (5, 9), (8, 50)]
+    asked.sort(key=lambda one: shapes.index(one[1]["x"].shape[:2]))  # seeds stay in order
+    inputs = [x for _, x, _, _ in asked]
+    assert [x["x"].shape for x in inputs] == [(*s, 128) for s in shapes for _ in range(2)]
+    assert [steps for _, _, _, steps in asked] == [3] + [0] * 11
+    (padded,) = {x["x"].shape[:2] for x in inputs if "lengths" in x}
+    assert padded == (5, 9)
+    for x in inputs[8:10]:
+        assert sorted(x["lengths"]) == [1, 3, 5, 7, 9]
+    for plain, loud in zip(inputs[::2], inputs[1::2], strict=True):
+        assert loud["x"].std() > 20 * plain["x"].std()
     assert [row.case for row in report.rows] == [
         *(case for _, _, case, _ in asked),
         real.rows[0].case,
