@@ -204,7 +204,8 @@ def test_as_a_module(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(number: int, source: Path, tmp_path: Path) -> None:
     program = f"""
-import os
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job has not
 from flax_bilstm import __main__, conversion
 conversion.verification.verify = lambda *_: os.kill(os.getpid(), {int(number)})  # all is written
 __main__.run()
