@@ -12,7 +12,8 @@ from flax import nnx
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention, Unused
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
+"""Names and indices, as NNX has them."""
 
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda array: array,
@@ -79,7 +80,7 @@ def leaves(module: Module) -> dict[Path, Any]:
         known = " or ".join(kind.__name__ for kind in TABLES)
         raise TypeError(f"module: expected {known}, got {type(module).__name__}.")
     return {
-        tuple(path): leaf  # type: ignore[arg-type]  # our paths hold only str and int
+        tuple(path): leaf
         for path, leaf in nnx.iter_graph(module)
         if isinstance(leaf, (nnx.Param, Unused))
     }

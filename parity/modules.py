@@ -46,7 +46,7 @@ class Parameter(NamedTuple):
     """One tensor under both of its names."""
 
     torch_name: str
-    path: tuple[str | int, ...]
+    path: tuple[Any, ...]
     transform: Transform
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
@@ -59,8 +59,9 @@ class Parameter(NamedTuple):
 
     @property
     def _transforms(self) -> tuple[Relayout, Relayout]:
-        known = isinstance(self.transform, str)
-        return TRANSFORMS[self.transform] if known else self.transform  # type: ignore[index, return-value]
+        if isinstance(self.transform, str):
+            return TRANSFORMS[self.transform]
+        return self.transform
 
 
 def port(
@@ -138,7 +139,7 @@ def load(
     state = nnx.state(flax_module)
     for path, leaf in nnx.to_flat_state(state):
         if path in leaves:
-            row = leaves[path]  # type: ignore[index]
+            row = leaves[path]
             leaf.set_value(jnp.asarray(row.from_torch(tensors[row.torch_name].cpu().numpy())))
     nnx.update(flax_module, state)
 
@@ -167,7 +168,7 @@ def parameter_table(
             problems.append(f"torch's {name} {shape}: flax_module has no {path} left for it")
             continue
         leaf, has = left.pop(path)
-        row = Parameter(name, leaf, transform)  # type: ignore[arg-type]  # str and int
+        row = Parameter(name, leaf, transform)
         wants = row.from_torch(np.empty(shape, np.uint8)).shape
         if wants != has:
             problems.append(f"torch's {name} {shape}: becomes {wants}, but {path} is {has}")

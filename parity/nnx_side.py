@@ -217,12 +217,12 @@ def recording(*modules: Any) -> Iterator[tuple[list[Any], ...]]:
 def _recorded(kind: type, results: list[Any]) -> type:
     """The class, but that every call's result is also kept."""
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = kind.__call__(self, *args, **kwargs)
         results.append(result)
         return result
 
-    return type(kind.__name__, (kind,), {"__call__": __call__})
+    return type(kind.__name__, (kind,), {"__call__": call})
 
 
 def _complete(named: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray]:

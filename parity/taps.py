@@ -89,12 +89,12 @@ def tapped_nnx(modules: Mapping[str, Any], taps: Taps) -> Iterator[None]:
     def wrapped(kind: Any) -> Any:
         function = kind.__call__
 
-        def __call__(self: Any, *args: Any, **options: Any) -> Any:  # noqa: N807
+        def call(self: Any, *args: Any, **options: Any) -> Any:
             if type(self) is not kind or id(self) not in paths:  # a subclass calling up, or another
                 return function(self, *args, **options)
             return taps.leave(function(self, *taps.enter(paths[id(self)], args), **options))
 
-        return __call__
+        return call
 
     with ExitStack() as undo:
         for kind in {type(module) for module in modules.values()}:
@@ -102,7 +102,6 @@ def tapped_nnx(modules: Mapping[str, Any], taps: Taps) -> Iterator[None]:
             restore = (
                 (delattr, kind, "__call__") if own is None else (setattr, kind, "__call__", own)
             )
-            call = wrapped(kind)
-            kind.__call__ = call
+            kind.__call__ = wrapped(kind)
             undo.callback(*restore)
         yield

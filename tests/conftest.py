@@ -48,17 +48,15 @@ def quickly_compiled() -> Iterator[None]:
 
 
 @pytest.fixture
-def x64(quickly_compiled: None) -> Iterator[None]:
-    """Float64 in JAX for the length of one test."""
+def x64_beside_others() -> Iterator[None]:
+    """Float64 in JAX where it judges lower precisions: those are compiled as for users."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
-def x64_beside_others() -> Iterator[None]:
-    """The same where lower precisions are judged by float64: those are compiled as for users."""
-    with jax.enable_x64(True):
-        yield
+def x64(quickly_compiled: None, x64_beside_others: None) -> None:
+    """Float64 in JAX for the length of one test."""
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class _Adam(torch.optim.Optimizer):
         self.root, self.corrected, self.first = root, corrected, first
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             (b1, b2), eps, rate = group["betas"], group["eps"], group["lr"]

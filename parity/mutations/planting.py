@@ -94,10 +94,10 @@ def calling(kind: type, change: Callable[..., Any]) -> Plant:
     """`change(call, module, *arguments)` in place of calling a module of this class."""
 
     def replaced(real: Any) -> Any:
-        def __call__(self: Any, *args: Any, **options: Any) -> Any:  # noqa: N807
+        def call(self: Any, *args: Any, **options: Any) -> Any:
             return change(lambda *a, **o: real(self, *a, **o), self, *args, **options)
 
-        return __call__
+        return call
 
     return patched(kind, "__call__", replaced)
 

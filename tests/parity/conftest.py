@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
 import torch_ref
-from parity import Port, Side, bilstm
+from parity import Port, Side, bilstm, harness
 from parity.port import Step, cast
 
 
@@ -95,3 +96,15 @@ def network():
         x=x,
         inputs={"x": x, "target": target},
     )
+
+
+@pytest.fixture
+def float64(quickly_compiled):
+    """The check in float64 alone."""
+    return partial(harness.compare, dtypes=["float64"])
+
+
+@pytest.fixture(scope="session")
+def forward_failures():
+    """The names of a report's stages that failed."""
+    return lambda report: [r.name for r in report.rows if r.check == "forward" and not r.passed]

@@ -54,32 +54,30 @@ def test_a_model_that_holds_bfloat16_is_compared_as_it_is(network):
     harness.compare(port, network.inputs, dtypes=["bfloat16"]).assert_passed()
 
 
-@pytest.mark.usefixtures("operation_by_operation")
-def test_values_of_eight_bits_fail_in_bfloat16_alone(network):
-    def fault(real, weights, x, *rest):
-        y, state = real(weights, x, *rest)
-        return (jax.lax.reduce_precision(y, 5, 2) if x.dtype == jnp.bfloat16 else y), state
+def eight_bits(real, weights, x, *rest):
+    y, state = real(weights, x, *rest)
+    return (jax.lax.reduce_precision(y, 5, 2) if x.dtype == jnp.bfloat16 else y), state
 
-    with planting.recurrence(fault)():
-        port = bilstm.port(network.reference, network.candidate)
-        report = harness.compare(port, network.inputs, dtypes=ALL[1:])
-    failing = {row.dtype for row in report.rows if not row.passed}
-    assert failing == {"bfloat16"}
+
+def four_significant_bits(w):
+    if w.kernel_ih.dtype != jnp.bfloat16:
+        return w
+    return w._replace(**{n: jax.lax.reduce_precision(getattr(w, n), 8, 3) for n in KERNELS})
 
 
 @pytest.mark.usefixtures("operation_by_operation")
-def test_weights_of_four_significant_bits_fail_in_bfloat16_alone(network):
-    def rounded(w):
-        if w.kernel_ih.dtype != jnp.bfloat16:
-            return w
-        kernels = {n: jax.lax.reduce_precision(getattr(w, n), 8, 3) for n in KERNELS}
-        return w._replace(**kernels)
-
-    with planting.weights(rounded)():
+@pytest.mark.parametrize(
+    "plant",
+    [
+        pytest.param(planting.recurrence(eight_bits), id="values of eight bits"),
+        pytest.param(planting.weights(four_significant_bits), id="weights of four"),
+    ],
+)
+def test_fewer_bits_fail_in_bfloat16_alone(network, plant):
+    with plant():
         port = bilstm.port(network.reference, network.candidate)
         report = harness.compare(port, network.inputs, dtypes=ALL[1:])
-    failing = {row.dtype for row in report.rows if not row.passed}
-    assert failing == {"bfloat16"}
+    assert {row.dtype for row in report.rows if not row.passed} == {"bfloat16"}
 
 
 @pytest.mark.usefixtures("operation_by_operation")

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 from collections import OrderedDict
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,15 +29,6 @@ STAGES = [
     "output",
 ]
 FORWARD_WEIGHT, REVERSE_WEIGHT = "lstm.weight_hh_l0", "lstm.weight_hh_l0_reverse"
-
-
-def forward_failures(report):
-    return [row.name for row in report.rows if row.check == "forward" and not row.passed]
-
-
-@pytest.fixture
-def float64(quickly_compiled):
-    return partial(harness.compare, dtypes=["float64"])
 
 
 def test_the_network_passes(network):
@@ -120,7 +110,7 @@ def test_every_parameter_that_differs_is_named(float64, network, name):
     [(FORWARD_WEIGHT, "lstm.output.forward"), (REVERSE_WEIGHT, "lstm.output.reverse")],
 )
 def test_a_mangled_matrix_shows_in_the_direction_that_it_belongs_to(
-    float64, network, fault, name, stage
+    float64, forward_failures, network, fault, name, stage
 ):
     held = dict(network.port.candidate.parameters)
     held[name] = fault(held[name])
@@ -189,7 +179,7 @@ def test_porting_mistakes_are_found_at_their_stage(float64, network, fault, stag
     assert (first and (first.check, first.name)) == (stage and ("forward", stage))
 
 
-def test_weights_rounded_to_bfloat16_fail_in_float32(network):
+def test_weights_rounded_to_bfloat16_fail_in_float32(forward_failures, network):
     """Planted behind the parameters' comparison: what is held is equal, what is computed is not."""
     whole = network.port.candidate
 
@@ -202,58 +192,12 @@ def test_weights_rounded_to_bfloat16_fail_in_float32(network):
     assert forward_failures(report) == STAGES
 
 
-def test_a_candidate_computing_in_bfloat16_fails(network):
+def test_a_candidate_computing_in_bfloat16_fails(forward_failures, network):
     low = fb.from_state_dict(network.reference.state_dict(), dtype=jnp.bfloat16)
     report = harness.compare(
         bilstm.port(network.reference, low), network.inputs, dtypes=["float32"]
     )
     assert forward_failures(report) == STAGES
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"num_layers": 2, "bidirectional": True, "proj_size": 2},
-        {"bias": False, "bidirectional": True},
-    ],
-)
-def test_a_plain_lstm_is_a_port_too(float64, options):
-    torch.manual_seed(0)
-    reference = torch.nn.LSTM(3, 4, batch_first=True, **options)
-    candidate = fb.from_state_dict(reference.state_dict())
-    rng = np.random.default_rng(0)
-    directions = 2 if reference.bidirectional else 1
-    states = directions * reference.num_layers
-    out = reference.proj_size or 4
-    inputs = {
-        "x": rng.standard_normal((2, 5, 3)),
-        "h_0": rng.standard_normal((states, 2, out)),
-        "c_0": rng.standard_normal((states, 2, 4)),
-        "target": rng.standard_normal(2 * 5 * directions * out + states * 2 * (out + 4)),
-    }
-    report = float64(bilstm.port(reference, candidate), inputs)
-    report.assert_passed()
-    gradients = {row.name for row in report.rows if row.check == "gradients"}
-    assert {"x", "h_0", "c_0", "weight_hh_l0"} <= gradients
-
-
-def test_a_plain_lstm_is_compared_with_a_packed_sequence(float64, monkeypatch):
-    torch.manual_seed(0)
-    reference = torch.nn.LSTM(3, 4, bidirectional=True)  # time-major
-    candidate = fb.from_state_dict(reference.state_dict(), time_major=True)
-    rng = np.random.default_rng(0)
-    inputs = {
-        "x": rng.standard_normal((5, 3, 3)),
-        "lengths": np.array([2, 5, 1]),
-        "target": rng.standard_normal(5 * 3 * 8 + 2 * 3 * 8),
-    }
-    float64(bilstm.port(reference, candidate), inputs).assert_passed()
-
-    call = fb.LSTM.__call__
-    monkeypatch.setattr(fb.LSTM, "__call__", lambda self, x, lengths, **rest: call(self, x, **rest))
-    report = float64(bilstm.port(reference, candidate), inputs)
-    assert "lstm.output.forward" in forward_failures(report)
 
 
 def test_models_of_other_kinds_are_refused(network):
