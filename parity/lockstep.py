@@ -23,16 +23,15 @@ def train(
     port: Port, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
-    reference, candidate = port.reference, port.candidate
+    (reference, *nudged), candidate = nudging.runs(port.reference, dtype), port.candidate
     start = reference.parameters
     unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
     losses = Losses([], [])
-    itself, *nudged = nudging.runs(reference, dtype)
     truth = reference.train(start, batches, optimizer, TRUTH)
     if dtype == TRUTH:
         truth, plain = tee(truth)
     else:
-        plain = itself.train(start, batches, optimizer, dtype)
+        plain = reference.train(start, batches, optimizer, dtype)
     trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
