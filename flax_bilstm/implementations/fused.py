@@ -2,8 +2,9 @@
 
 Forward, σ is taken of all four gates' columns at once, the cell gate's among them for nothing: one
 pass over neighbouring numbers is faster than three. Backward, the loop computes only the gates'
-gradient dz; every weight, bias and input gradient is one product over all steps after it
+gradient dz; every weight, bias and input gradient is one product over many steps, after them
 (back-propagation through time, Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016).
+Those products are taken a segment of steps at a time, so that dz never stands in memory whole.
 Forward mode (jvp, hessian) is not defined here: use `implementation="scan"`.
 """
 
@@ -27,20 +28,21 @@ from flax_bilstm.recurrence import (
 HOIST_BELOW_BATCH = 32
 """Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
 
+SEGMENT_ROWS = 4096
+"""Steps × batch size of one product in the backward pass: more are faster, and take memory."""
 
-class Residuals(NamedTuple):
-    """What the backward pass reads again. The gates are activated; cells are as carried."""
 
-    weights: Weights
-    x: Float[Array, "time batch in"]
-    initial: State
-    valid: Bool[Array, "time batch 1"] | None
-    outputs: Float[Array, "time batch out"]
+class Saved(NamedTuple):
+    """What the backward pass reads again of each step: where it started, and its activated gates.
+
+    An array for each: side by side in one they would be written more slowly.
+    """
+
+    state: State
     i: Float[Array, "time batch hidden"]
     f: Float[Array, "time batch hidden"]
     g: Float[Array, "time batch hidden"]
     o: Float[Array, "time batch hidden"]
-    cells: Float[Array, "time batch hidden"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -63,8 +65,8 @@ def _forward(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
     save: bool,
-) -> tuple[Array, State, tuple[Array, ...] | None]:
-    """Outputs, final state and, where `save` asks for them, the activated gates and the cells."""
+) -> tuple[Array, State, Saved | None]:
+    """Outputs, final state and, where `save` asks for it, what the backward pass needs."""
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     hidden_size = state.cell.shape[-1]
     bias = jnp.zeros(4 * hidden_size, wide)
@@ -92,10 +94,13 @@ def _forward(
             where_valid(valid_t, hidden, state.hidden), where_valid(valid_t, cell, state.cell)
         )
         output = where_valid(valid_t, hidden, None)
-        return carried, (output, (i, f, g, o, carried.cell) if save else None)
+        return carried, (output, Saved(state, i, f, g, o) if save else None)
 
     final, (outputs, saved) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
     return outputs, final, saved
+
+
+Residuals = tuple[Weights, Array, Array | None, Saved]  # weights, x, valid, saved
 
 
 def _run_and_save(
@@ -103,35 +108,34 @@ def _run_and_save(
 ) -> tuple[tuple[Array, State], Residuals]:
     outputs, final, saved = _forward(weights, x, state, valid, reverse, save=True)
     assert saved is not None
-    return (outputs, final), Residuals(weights, x, state, valid, outputs, *saved)
+    return (outputs, final), (weights, x, valid, saved)
 
 
-def _previous(initial: Array, carried: Array, reverse: bool) -> Array:
-    """The state each step started from: `carried` shifted by one step, `initial` at the start."""
-    if reverse:
-        return jnp.concatenate([carried[1:], initial[None]])
-    return jnp.concatenate([initial[None], carried[:-1]])
+def _segment_length(time: int, batch: int) -> int:
+    """The steps of one product: a divisor of `time`, and all of it where only small ones fit."""
+    limit = min(time, max(1, SEGMENT_ROWS // batch))
+    length = max(steps for steps in range(1, limit + 1) if time % steps == 0)
+    return length if 4 * length >= limit else time
 
 
 def _backward(
     reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
 ) -> tuple[Weights, Array, State, None]:
-    weights, x, initial, valid, outputs, *gates, cells = residuals
+    weights, x, valid, saved = residuals
     d_outputs, d_final = cotangents
-    dtype, wide = x.dtype, cells.dtype
+    dtype, wide = x.dtype, saved.state.cell.dtype
 
     def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, tuple[Any, ...]]:
-        d_output, (i, f, g, o), cell, previous_cell, valid_t = inputs_t
-        d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
-        d_out = d_hidden
+        d_output, valid_t, (state, i, f, g, o) = inputs_t
+        d_out = d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
         if weights.kernel_hr is not None:
-            d_hidden = matmul(d_hidden.astype(dtype), weights.kernel_hr.T)
-        tanh_cell = jnp.tanh(cell)
+            d_hidden = matmul(d_out.astype(dtype), weights.kernel_hr.T)
+        tanh_cell = jnp.tanh(f * state.cell + i * g)
         d_cell = where_valid(valid_t, d_state.cell, None) + d_hidden * o * (1 - tanh_cell**2)
         dz = jnp.concatenate(
             [
                 d_cell * g * i * (1 - i),
-                d_cell * previous_cell * f * (1 - f),
+                d_cell * state.cell * f * (1 - f),
                 d_cell * i * (1 - g**2),
                 d_hidden * tanh_cell * o * (1 - o),
             ],
@@ -143,40 +147,49 @@ def _backward(
                 jnp.where(valid_t, d_previous.hidden, d_state.hidden),
                 jnp.where(valid_t, d_previous.cell, d_state.cell),
             )
-        return d_previous, (dz, None if weights.kernel_hr is None else d_out.astype(dtype))
-
-    previous_cells = _previous(initial.cell, cells, reverse)
-    d_last = State(d_final.hidden.astype(wide), d_final.cell)
-    d_initial, (dz, d_out) = jax.lax.scan(
-        step,
-        d_last,
-        (d_outputs, tuple(gates), cells, previous_cells, valid),
-        reverse=not reverse,
-    )
+        if weights.kernel_hr is None:
+            return d_previous, (dz, None, None)
+        return d_previous, (dz, (o * tanh_cell).astype(dtype), d_out.astype(dtype))
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
         # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
         placed = jax.typeof(like).sharding
         out = placed if AxisType.Explicit in placed.mesh.axis_types else None
-        product = jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide, out_sharding=out)
-        return product.astype(like.dtype)
+        return jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide, out_sharding=out)
 
-    carried = where_valid(valid, outputs, jnp.broadcast_to(initial.hidden[None], outputs.shape))
-    d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
-    d_kernel_hr = None
-    if weights.kernel_hr is not None:
-        unprojected = (gates[3] * jnp.tanh(cells)).astype(dtype)
-        d_kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
-    d_weights = Weights(
-        kernel_ih=over_steps(x, dz, weights.kernel_ih),
-        kernel_hh=over_steps(_previous(initial.hidden, carried, reverse), dz, weights.kernel_hh),
-        bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
-        bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
-        kernel_hr=d_kernel_hr,
+    def segment(
+        carried: tuple[State, Weights], inputs: tuple[Any, ...]
+    ) -> tuple[tuple[State, Weights], Array]:
+        d_state, d_weights = carried
+        x, *_, (state, *_) = inputs
+        d_state, (dz, unprojected, d_out) = jax.lax.scan(
+            step, d_state, inputs[1:], reverse=not reverse
+        )
+        d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
+        own = Weights(
+            kernel_ih=over_steps(x, dz, weights.kernel_ih),
+            kernel_hh=over_steps(state.hidden, dz, weights.kernel_hh),
+            bias_ih=None if weights.bias_ih is None else d_bias,
+            bias_hh=None if weights.bias_hh is None else d_bias,
+            kernel_hr=None
+            if weights.kernel_hr is None
+            else over_steps(unprojected, d_out, weights.kernel_hr),
+        )
+        d_x = matmul(dz, weights.kernel_ih.T).astype(dtype)
+        return (d_state, jax.tree.map(jnp.add, d_weights, own)), d_x
+
+    d_last = State(d_final.hidden.astype(wide), d_final.cell)
+    none_yet = jax.tree.map(lambda weight: jnp.zeros_like(weight, dtype=wide), weights)
+    length = _segment_length(*x.shape[:2])
+    segments = jax.tree.map(
+        lambda array: array.reshape(-1, length, *array.shape[1:]), (x, d_outputs, valid, saved)
     )
-    d_x = matmul(dz, weights.kernel_ih.T).astype(x.dtype)
-    d_initial = State(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
-    return d_weights, d_x, d_initial, None
+    (d_initial, d_weights), d_x = jax.lax.scan(
+        segment, (d_last, none_yet), segments, reverse=not reverse
+    )
+    d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
+    d_initial = State(d_initial.hidden.astype(dtype), d_initial.cell)
+    return d_weights, d_x.reshape(x.shape), d_initial, None
 
 
 run_direction.defvjp(_run_and_save, _backward)

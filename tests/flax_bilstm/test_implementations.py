@@ -277,3 +277,18 @@ def test_the_product_with_the_input_is_hoisted_for_small_batches_alone(batch, pr
     """So that moving the bound does not leave one of its sides untested here."""
     jaxpr = jax.make_jaxpr(lambda *a: fused.run_direction(*a, False))(*case(jnp.float32, batch))
     assert str(jaxpr).count("dot_general") == products
+
+
+@pytest.mark.parametrize(
+    ("time", "batch", "length"),
+    [
+        (TIME, 2, TIME),
+        (checkpointed.LONGEST_SEGMENT + 2, BELOW, 129),  # in several: the cases above that say so
+        (checkpointed.LONGEST_SEGMENT + 2, FROM, 86),
+        (65536, 1, 4096),
+        (6, 10_000, 1),
+        (127, 128, 127),  # no divisor but 1, and products of 1 step would be slow
+    ],
+)
+def test_the_steps_of_one_product_in_the_backward_pass(time, batch, length):
+    assert fused._segment_length(time, batch) == length
