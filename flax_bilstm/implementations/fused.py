@@ -155,7 +155,9 @@ def _backward(
         # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
         placed = jax.typeof(like).sharding
         out = placed if AxisType.Explicit in placed.mesh.axis_types else None
-        return jnp.einsum("tbi,tbj->ij", a, b, preferred_element_type=wide, out_sharding=out)
+        # Not einsum, which sums over (batch, time): XLA then copies dz into that order first.
+        axes = ((0, 1), (0, 1))
+        return jnp.tensordot(a, b, axes, preferred_element_type=wide, out_sharding=out)
 
     def segment(
         carried: tuple[State, Weights], inputs: tuple[Any, ...]
