@@ -52,6 +52,7 @@ OURS = {
     "fused": Contestant("flax_bilstm", "fused"),
     "fused, batch on 2": Contestant("flax_bilstm", "fused", devices=2),
     "fused, directions on 2": Contestant("flax_bilstm", "fused", devices=2, directions=2),
+    "fused, both on 4": Contestant("flax_bilstm", "fused", devices=4, directions=2),
 }
 CONTESTANTS = PEERS | OURS
 DEFAULT = "fused"

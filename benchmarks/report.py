@@ -39,7 +39,14 @@ def summary(results: dict[str, Any]) -> list[str]:
         cells = [cell for cell in results["cells"] if cell["mode"] == mode]
         means = {peer: geometric_mean([ratio(cell, peer) for cell in cells]) for peer in PEERS}
         slowest = {peer: min(ratio(cell, peer) for cell in cells) for peer in PEERS}
-        parts = [f"{means[p]:.2f}× {p} (least {slowest[p]:.2f}×)" for p in PEERS]
+        bounds = {
+            peer: geometric_mean([_median(cell, peer) / floor(results, cell) for cell in cells])
+            for peer in PEERS
+        }
+        parts = [
+            f"{means[p]:.2f}× {p} (least {slowest[p]:.2f}×; the floor's {bounds[p]:.2f}×)"
+            for p in PEERS
+        ]
         lines.append(f"{mode}, geometric mean over {len(cells)} cells: {', '.join(parts)}")
     return [*lines, _spread(results), _beyond_the_default(results)]
 
