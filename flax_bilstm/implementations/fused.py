@@ -28,8 +28,9 @@ from flax_bilstm.recurrence import (
 HOIST_BELOW_BATCH = 32
 """Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
 
-SEGMENT_ROWS = 4096
-"""Steps × batch size of one product in the backward pass: more are faster, and take memory."""
+MOST_SEGMENTS, LEAST_ROWS = 8, 4096
+"""Of the backward pass: more segments take less memory; products of fewer rows (steps × batch size)
+are slower, and under a mesh each segment's are summed over the devices."""
 
 
 class Saved(NamedTuple):
@@ -111,11 +112,10 @@ def _run_and_save(
     return (outputs, final), (weights, x, valid, saved)
 
 
-def _segment_length(time: int, batch: int) -> int:
-    """The steps of one product: a divisor of `time`, and all of it where only small ones fit."""
-    limit = min(time, max(1, SEGMENT_ROWS // batch))
-    length = max(steps for steps in range(1, limit + 1) if time % steps == 0)
-    return length if 4 * length >= limit else time
+def _segments(time: int, batch: int) -> int:
+    """How many equal segments the backward pass takes."""
+    most = max(1, min(MOST_SEGMENTS, time * batch // LEAST_ROWS))
+    return max(count for count in range(1, most + 1) if time % count == 0)
 
 
 def _backward(
@@ -182,9 +182,10 @@ def _backward(
 
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
     none_yet = jax.tree.map(lambda weight: jnp.zeros_like(weight, dtype=wide), weights)
-    length = _segment_length(*x.shape[:2])
+    count = _segments(*x.shape[:2])
     segments = jax.tree.map(
-        lambda array: array.reshape(-1, length, *array.shape[1:]), (x, d_outputs, valid, saved)
+        lambda array: array.reshape(count, len(array) // count, *array.shape[1:]),
+        (x, d_outputs, valid, saved),
     )
     (d_initial, d_weights), d_x = jax.lax.scan(
         segment, (d_last, none_yet), segments, reverse=not reverse

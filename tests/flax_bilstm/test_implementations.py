@@ -280,15 +280,16 @@ def test_the_product_with_the_input_is_hoisted_for_small_batches_alone(batch, pr
 
 
 @pytest.mark.parametrize(
-    ("time", "batch", "length"),
+    ("time", "batch", "segments"),
     [
-        (TIME, 2, TIME),
-        (checkpointed.LONGEST_SEGMENT + 2, BELOW, 129),  # in several: the cases above that say so
-        (checkpointed.LONGEST_SEGMENT + 2, FROM, 86),
-        (65536, 1, 4096),
-        (6, 10_000, 1),
-        (127, 128, 127),  # no divisor but 1, and products of 1 step would be slow
+        (TIME, 2, 1),
+        (checkpointed.LONGEST_SEGMENT + 2, BELOW, 1),
+        (checkpointed.LONGEST_SEGMENT + 2, FROM, 2),  # the cases above that say "several segments"
+        (128, 128, 4),
+        (65536, 1, 8),
+        (127, 128, 1),  # a prime
+        (3, 0, 1),
     ],
 )
-def test_the_steps_of_one_product_in_the_backward_pass(time, batch, length):
-    assert fused._segment_length(time, batch) == length
+def test_segments_of_the_backward_pass(time, batch, segments):
+    assert fused._segments(time, batch) == segments
