@@ -2,9 +2,8 @@
 
 Forward, σ is taken of all four gates' columns at once, the cell gate's among them for nothing: one
 pass over neighbouring numbers is faster than three. Backward, the loop computes only the gates'
-gradient dz; every weight, bias and input gradient is one product over many steps, after them
+gradient dz; every weight, bias and input gradient is one product over all steps after it
 (back-propagation through time, Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016).
-Those products are taken a segment of steps at a time, so that dz never stands in memory whole.
 Forward mode (jvp, hessian) is not defined here: use `implementation="scan"`.
 """
 
@@ -27,10 +26,6 @@ from flax_bilstm.recurrence import (
 
 HOIST_BELOW_BATCH = 32
 """Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
-
-MOST_SEGMENTS, LEAST_ROWS = 8, 4096
-"""Of the backward pass: more segments take less memory; products of fewer rows (steps × batch size)
-are slower, and under a mesh each segment's are summed over the devices."""
 
 
 class Saved(NamedTuple):
@@ -112,12 +107,6 @@ def _run_and_save(
     return (outputs, final), (weights, x, valid, saved)
 
 
-def _segments(time: int, batch: int) -> int:
-    """How many equal segments the backward pass takes."""
-    most = max(1, min(MOST_SEGMENTS, time * batch // LEAST_ROWS))
-    return max(count for count in range(1, most + 1) if time % count == 0)
-
-
 def _backward(
     reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
 ) -> tuple[Weights, Array, State, None]:
@@ -151,48 +140,33 @@ def _backward(
             return d_previous, (dz, None, None)
         return d_previous, (dz, (o * tanh_cell).astype(dtype), d_out.astype(dtype))
 
+    d_last = State(d_final.hidden.astype(wide), d_final.cell)
+    d_initial, (dz, unprojected, d_out) = jax.lax.scan(
+        step, d_last, (d_outputs, valid, saved), reverse=not reverse
+    )
+
     def over_steps(a: Array, b: Array, like: Array) -> Array:
         # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
         placed = jax.typeof(like).sharding
         out = placed if AxisType.Explicit in placed.mesh.axis_types else None
         # Not einsum, which sums over (batch, time): XLA then copies dz into that order first.
         axes = ((0, 1), (0, 1))
-        return jnp.tensordot(a, b, axes, preferred_element_type=wide, out_sharding=out)
+        product = jnp.tensordot(a, b, axes, preferred_element_type=wide, out_sharding=out)
+        return product.astype(like.dtype)
 
-    def segment(
-        carried: tuple[State, Weights], inputs: tuple[Any, ...]
-    ) -> tuple[tuple[State, Weights], Array]:
-        d_state, d_weights = carried
-        x, *_, (state, *_) = inputs
-        d_state, (dz, unprojected, d_out) = jax.lax.scan(
-            step, d_state, inputs[1:], reverse=not reverse
-        )
-        d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
-        own = Weights(
-            kernel_ih=over_steps(x, dz, weights.kernel_ih),
-            kernel_hh=over_steps(state.hidden, dz, weights.kernel_hh),
-            bias_ih=None if weights.bias_ih is None else d_bias,
-            bias_hh=None if weights.bias_hh is None else d_bias,
-            kernel_hr=None
-            if weights.kernel_hr is None
-            else over_steps(unprojected, d_out, weights.kernel_hr),
-        )
-        d_x = matmul(dz, weights.kernel_ih.T).astype(dtype)
-        return (d_state, jax.tree.map(jnp.add, d_weights, own)), d_x
-
-    d_last = State(d_final.hidden.astype(wide), d_final.cell)
-    none_yet = jax.tree.map(lambda weight: jnp.zeros_like(weight, dtype=wide), weights)
-    count = _segments(*x.shape[:2])
-    segments = jax.tree.map(
-        lambda array: array.reshape(count, len(array) // count, *array.shape[1:]),
-        (x, d_outputs, valid, saved),
+    d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
+    d_weights = Weights(
+        kernel_ih=over_steps(x, dz, weights.kernel_ih),
+        kernel_hh=over_steps(saved.state.hidden, dz, weights.kernel_hh),
+        bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
+        bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
+        kernel_hr=None
+        if weights.kernel_hr is None
+        else over_steps(unprojected, d_out, weights.kernel_hr),
     )
-    (d_initial, d_weights), d_x = jax.lax.scan(
-        segment, (d_last, none_yet), segments, reverse=not reverse
-    )
-    d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
+    d_x = matmul(dz, weights.kernel_ih.T).astype(dtype)
     d_initial = State(d_initial.hidden.astype(dtype), d_initial.cell)
-    return d_weights, d_x.reshape(x.shape), d_initial, None
+    return d_weights, d_x, d_initial, None
 
 
 run_direction.defvjp(_run_and_save, _backward)

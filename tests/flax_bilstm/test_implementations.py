@@ -277,19 +277,3 @@ def test_the_product_with_the_input_is_hoisted_for_small_batches_alone(batch, pr
     """So that moving the bound does not leave one of its sides untested here."""
     jaxpr = jax.make_jaxpr(lambda *a: fused.run_direction(*a, False))(*case(jnp.float32, batch))
     assert str(jaxpr).count("dot_general") == products
-
-
-@pytest.mark.parametrize(
-    ("time", "batch", "segments"),
-    [
-        (TIME, 2, 1),
-        (checkpointed.LONGEST_SEGMENT + 2, BELOW, 1),
-        (checkpointed.LONGEST_SEGMENT + 2, FROM, 2),  # the cases above that say "several segments"
-        (128, 128, 4),
-        (65536, 1, 8),
-        (127, 128, 1),  # a prime
-        (3, 0, 1),
-    ],
-)
-def test_segments_of_the_backward_pass(time, batch, segments):
-    assert fused._segments(time, batch) == segments
