@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flax_bilstm import directions
+from flax_bilstm import arguments, directions
 
 AXIS = "batch"
 DIRECTION = directions.AXIS
@@ -89,10 +89,11 @@ def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     local = mesh.local_mesh.shape[AXIS]
     for leaf in jax.tree.leaves(tree):
-        if leaf.ndim == 0 or leaf.shape[0] % local:
+        shape = np.shape(leaf)
+        if not shape or shape[0] % local:
             raise ValueError(
                 f"tree: expected arrays whose first axis, the batch, is a multiple of {local}, the "
-                f"parts that the mesh makes of this process's batch, got shape {leaf.shape}; pad "
+                f"parts that the mesh makes of this process's batch, got shape {shape}; pad "
                 "it with pad_batch."
             )
     if jax.process_count() == 1:
@@ -107,7 +108,11 @@ def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
         The tree, every array (padded, ...), and a mask (padded,), 1.0 for the batch's own examples
         and 0.0 for the filling: weigh the examples' losses with it,
         `(losses * mask).sum() / mask.sum()`, and cut the filling off predictions.
+
+    Raises:
+        ValueError: multiple is not positive, or the arrays are of several batch sizes.
     """
+    arguments.positive("multiple", multiple)
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1:
         raise ValueError(f"tree: expected arrays of one batch size, got {sorted(sizes)}.")

@@ -169,13 +169,11 @@ def test_shard_batch_splits_the_first_axis():
         assert first.shape == second.shape
 
 
-@pytest.mark.parametrize("shape", [(3, 2), ()])
-def test_shard_batch_refuses_a_batch_that_does_not_divide(shape):
-    with pytest.raises(
-        ValueError,
-        match=re.escape("a multiple of 2, the parts") + ".*" + re.escape(f"got shape {shape}"),
-    ):
-        sharding.shard_batch((np.zeros((2, 2)), np.zeros(shape)), make_mesh())
+@pytest.mark.parametrize("leaf", [np.zeros((3, 2)), np.zeros(()), 0.5], ids=["3×2", "0-d", "float"])
+def test_shard_batch_refuses_a_batch_that_does_not_divide(leaf):
+    shape = re.escape(f"got shape {np.shape(leaf)}")
+    with pytest.raises(ValueError, match=f"a multiple of 2, the parts.*{shape}"):
+        sharding.shard_batch((np.zeros((2, 2)), leaf), make_mesh())
 
 
 @pytest.mark.parametrize(("size", "padded"), [(0, 0), (1, 4), (3, 4), (4, 4), (5, 8)])
@@ -194,6 +192,11 @@ def test_pad_batch_refuses_arrays_of_two_sizes():
         ValueError, match=re.escape("expected arrays of one batch size, got [2, 3]")
     ):
         sharding.pad_batch((np.zeros(2), np.zeros(3)), 2)
+
+
+def test_pad_batch_refuses_a_multiple_that_is_not_positive():
+    with pytest.raises(ValueError, match="multiple: expected an integer of at least 1, got 0"):
+        sharding.pad_batch(np.zeros(2), 0)
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion")
