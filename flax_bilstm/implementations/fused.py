@@ -28,17 +28,22 @@ HOIST_BELOW_BATCH = 32
 """Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
 
 
-class Saved(NamedTuple):
-    """What the backward pass reads again of each step: where it started, and its activated gates.
+class Residuals(NamedTuple):
+    """What the backward pass reads again. The gates are activated; a step started from its cell.
 
-    An array for each: side by side in one they would be written more slowly.
+    An array for each gate: side by side in one they would be written more slowly.
     """
 
-    state: State
+    weights: Weights
+    x: Float[Array, "time batch in"]
+    initial_hidden: Float[Array, "batch out"]
+    valid: Bool[Array, "time batch 1"] | None
+    outputs: Float[Array, "time batch out"]
     i: Float[Array, "time batch hidden"]
     f: Float[Array, "time batch hidden"]
     g: Float[Array, "time batch hidden"]
     o: Float[Array, "time batch hidden"]
+    cells: Float[Array, "time batch hidden"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -61,8 +66,8 @@ def _forward(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
     save: bool,
-) -> tuple[Array, State, Saved | None]:
-    """Outputs, final state and, where `save` asks for it, what the backward pass needs."""
+) -> tuple[Array, State, tuple[Array, ...] | None]:
+    """Outputs, final state and, where `save` asks for them, the activated gates and the cells."""
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     hidden_size = state.cell.shape[-1]
     bias = jnp.zeros(4 * hidden_size, wide)
@@ -90,13 +95,10 @@ def _forward(
             where_valid(valid_t, hidden, state.hidden), where_valid(valid_t, cell, state.cell)
         )
         output = where_valid(valid_t, hidden, None)
-        return carried, (output, Saved(state, i, f, g, o) if save else None)
+        return carried, (output, (i, f, g, o, state.cell) if save else None)
 
     final, (outputs, saved) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
     return outputs, final, saved
-
-
-Residuals = tuple[Weights, Array, Array | None, Saved]  # weights, x, valid, saved
 
 
 def _run_and_save(
@@ -104,27 +106,27 @@ def _run_and_save(
 ) -> tuple[tuple[Array, State], Residuals]:
     outputs, final, saved = _forward(weights, x, state, valid, reverse, save=True)
     assert saved is not None
-    return (outputs, final), (weights, x, valid, saved)
+    return (outputs, final), Residuals(weights, x, state.hidden, valid, outputs, *saved)
 
 
 def _backward(
     reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
 ) -> tuple[Weights, Array, State, None]:
-    weights, x, valid, saved = residuals
+    weights, x, initial_hidden, valid, outputs, *gates, cells = residuals
     d_outputs, d_final = cotangents
-    dtype, wide = x.dtype, saved.state.cell.dtype
+    dtype, wide = x.dtype, cells.dtype
 
     def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, tuple[Any, ...]]:
-        d_output, valid_t, (state, i, f, g, o) = inputs_t
+        d_output, valid_t, (i, f, g, o), previous_cell = inputs_t
         d_out = d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
         if weights.kernel_hr is not None:
             d_hidden = matmul(d_out.astype(dtype), weights.kernel_hr.T)
-        tanh_cell = jnp.tanh(f * state.cell + i * g)
+        tanh_cell = jnp.tanh(f * previous_cell + i * g)
         d_cell = where_valid(valid_t, d_state.cell, None) + d_hidden * o * (1 - tanh_cell**2)
         dz = jnp.concatenate(
             [
                 d_cell * g * i * (1 - i),
-                d_cell * state.cell * f * (1 - f),
+                d_cell * previous_cell * f * (1 - f),
                 d_cell * i * (1 - g**2),
                 d_hidden * tanh_cell * o * (1 - o),
             ],
@@ -142,7 +144,7 @@ def _backward(
 
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
     d_initial, (dz, unprojected, d_out) = jax.lax.scan(
-        step, d_last, (d_outputs, valid, saved), reverse=not reverse
+        step, d_last, (d_outputs, valid, tuple(gates), cells), reverse=not reverse
     )
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
@@ -154,10 +156,15 @@ def _backward(
         product = jnp.tensordot(a, b, axes, preferred_element_type=wide, out_sharding=out)
         return product.astype(like.dtype)
 
+    carried = where_valid(valid, outputs, jnp.broadcast_to(initial_hidden[None], outputs.shape))
+    if reverse:
+        previous_hidden = jnp.concatenate([carried[1:], initial_hidden[None]])
+    else:
+        previous_hidden = jnp.concatenate([initial_hidden[None], carried[:-1]])
     d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
     d_weights = Weights(
         kernel_ih=over_steps(x, dz, weights.kernel_ih),
-        kernel_hh=over_steps(saved.state.hidden, dz, weights.kernel_hh),
+        kernel_hh=over_steps(previous_hidden, dz, weights.kernel_hh),
         bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
         bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
         kernel_hr=None
