@@ -2,7 +2,7 @@
 
 XLA's cost analysis counts a loop's body once, and the CUDA compiler answers with none where there
 is no GPU. So the analysis is made here of the optimized program's text, and once more of every loop
-body by itself, taken times the steps that the one count left out.
+body by itself, loops within loops too, taken times the steps that the one count left out.
 """
 
 import re
@@ -26,31 +26,61 @@ class Costs(NamedTuple):
 
 
 COLLECTIVE = re.compile(r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(")
-LOOP = re.compile(r" while\(.*?body=%?([\w.-]+)(?:.*?known_trip_count\D+(\d+))?")
+ENTRY = re.compile(r"^ENTRY %?([\w.-]+)", re.MULTILINE)
+LOOP = re.compile(
+    r" while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)(?:.*?known_trip_count\D+(\d+))?"
+)
+BOUND = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 
 
-def costs(compiled: jax.stages.Compiled, time: int) -> Costs:
-    """The costs of a program whose loops all run over `time` steps, unless they say otherwise.
+def costs(compiled: jax.stages.Compiled) -> Costs:
+    """The costs of a program.
 
     Raises:
-        ValueError: the program has a loop that this count does not follow, one inside another, say.
+        ValueError: the program has a loop whose number of steps its text does not tell, or one that
+            this count does not reach: inside a conditional, say.
     """
     text: Any = compiled.as_text()
-    entry = text.split("\nENTRY ")[1]
-    loops = LOOP.findall(entry)
-    if len(loops) != text.count(" while("):
-        raise ValueError(f"{text.count(' while(')} loops in the program, {len(loops)} in its entry")
-    (flops, accessed), exchanges = _analysis(text), len(COLLECTIVE.findall(entry))
-    for body, trips in loops:
-        module, body_text = _as_entry(text, body)
-        step_flops, step_accessed = _analysis(module)
-        steps = int(trips or time)
-        flops += (steps - 1) * step_flops
-        accessed += (steps - 1) * step_accessed
-        exchanges += steps * len(COLLECTIVE.findall(body_text))
+    (entry,) = ENTRY.findall(text)
+    counted = _count(text, entry)
+    if counted.loops != text.count(" while("):
+        raise ValueError(f"{text.count(' while(')} loops in the program, {counted.loops} reached")
     memory: Any = compiled.memory_analysis()
     sizes = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    return Costs(flops, accessed, exchanges, *sizes)
+    return Costs(*counted.total, counted.exchanges, *sizes)
+
+
+class _Counted(NamedTuple):
+    """Of one run of a computation: FLOPs and bytes with every loop's body counted once, and in all.
+
+    Then its collective operations in all, and the loops in its text and in theirs.
+    """
+
+    once: tuple[float, float]
+    total: tuple[float, float]
+    exchanges: int
+    loops: int
+
+
+def _count(text: str, computation: str) -> _Counted:
+    module, own = _as_entry(text, computation)
+    once = _analysis(module)
+    (flops, accessed), exchanges, loops = once, len(COLLECTIVE.findall(own)), 0
+    for condition, body, known in LOOP.findall(own):
+        steps, inner = int(known or _bound(text, condition)), _count(text, body)
+        flops += steps * inner.total[0] - inner.once[0]
+        accessed += steps * inner.total[1] - inner.once[1]
+        exchanges += steps * inner.exchanges
+        loops += 1 + inner.loops
+    return _Counted(once, (flops, accessed), exchanges, loops)
+
+
+def _bound(text: str, condition: str) -> str:
+    """The number that a loop's condition counts up to: the TPU compiler tells it nowhere else."""
+    bounds = BOUND.findall(_as_entry(text, condition)[1])
+    if len(bounds) != 1:
+        raise ValueError(f"{condition}: expected a loop that counts up to a number, got {bounds}")
+    return str(bounds[0])
 
 
 def _analysis(text: str) -> tuple[float, float]:
@@ -66,4 +96,4 @@ def _as_entry(text: str, computation: str) -> tuple[str, str]:
     _, computations = text.split("\n", 1)  # without the header, which describes the old entry
     computations = computations.replace("\nENTRY ", "\n", 1)
     before, after = re.split(rf"^(?=%?{re.escape(computation)} )", computations, flags=re.MULTILINE)
-    return f"HloModule loop_body\n{before}ENTRY {after}", after.split("\n}\n", 1)[0]
+    return f"HloModule part\n{before}ENTRY {after}", after.split("\n}\n", 1)[0]
