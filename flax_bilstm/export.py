@@ -26,7 +26,7 @@ def export(model: Module) -> jax.export.Exported:
 
     x has the model's layout, (batch, time, features) or time-major, and its parameters' dtype; y is
     what the model returns, and the weights are constants. The recurrence is the plain scan, the
-    only one that lowers for every platform. Products have the precision of
+    only one that takes a batch and a time yet unknown. Products have the precision of
     `jax.default_matmul_precision` at the time of the export. Older versions of JAX than
     the exporting one may refuse it; newer ones, by six months or less, do not.
 
