@@ -43,7 +43,7 @@ class LSTM(nnx.Module):
         bidirectional: whether a reverse direction runs beside the forward one.
         proj_size: features of a projected output, 0 for none.
         time_major: x and outputs are (time, batch, features) instead of (batch, time, features).
-        implementation: how the recurrence is run; None picks the best for the platform. The
+        implementation: how the recurrence is run; None is "fused", on every platform. The
             names are the keys of `flax_bilstm.implementations.IMPLEMENTATIONS`.
         dtype: the compute dtype; None promotes input and parameters. Under float16 and bfloat16
             the cell state and all sums stay float32.
