@@ -30,6 +30,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
+# The benchmarks stay in the repository: where only the wheel is installed, they are not there.
+collect_ignore = [] if importlib.util.find_spec("benchmarks") else ["accelerators", "benchmarks"]
+
 if importlib.util.find_spec("torch"):
     import torch
 

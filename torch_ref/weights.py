@@ -63,7 +63,11 @@ def lstm_weights(state_dict: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     return tuple(
         {
             direction: CellWeights(
-                *(entries.get(f"{kind}_l{layer}{suffix}") for kind in CellWeights._fields)  # type: ignore[arg-type]
+                entries[f"weight_ih_l{layer}{suffix}"],
+                entries[f"weight_hh_l{layer}{suffix}"],
+                entries.get(f"bias_ih_l{layer}{suffix}"),
+                entries.get(f"bias_hh_l{layer}{suffix}"),
+                entries.get(f"weight_hr_l{layer}{suffix}"),
             )
             for direction, suffix in DIRECTIONS.items()
             if f"weight_ih_l{layer}{suffix}" in entries
