@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from accelerators.costs import Costs, costs
 from accelerators.programs import BATCH, HIDDEN_DIM, INPUT_DIM, TIME, programs
 from accelerators.targets import targets
-from flax_bilstm.implementations import IMPLEMENTATIONS
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 from flax_bilstm.sharding import make_mesh
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

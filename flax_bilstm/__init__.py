@@ -2,11 +2,11 @@
 
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save
-from flax_bilstm.export import export
+from flax_bilstm.conversion.optimizer import optimizer_from_torch
+from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Attention, BiLSTMWithAttention, Unused
-from flax_bilstm.optimizer_state import optimizer_from_torch
-from flax_bilstm.state_dict import from_state_dict, load_state_dict, state_dict
+from flax_bilstm.stablehlo import export
 
 __all__ = [
     "LSTM",

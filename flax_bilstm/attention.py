@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_bilstm.recurrence import accumulation_dtype, validity
+from flax_bilstm.recurrence.equations import accumulation_dtype, validity
 
 
 def attend(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from flax_bilstm import arguments
 from flax_bilstm.initializers import symmetric_uniform
-from flax_bilstm.recurrence import State, Weights, accumulation_dtype, cell_step
+from flax_bilstm.recurrence.equations import State, Weights, accumulation_dtype, cell_step
 
 
 class LSTMCell(nnx.RNNCellBase):

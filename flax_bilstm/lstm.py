@@ -8,10 +8,10 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from flax_bilstm import arguments, implementations
+from flax_bilstm import arguments, recurrence
 from flax_bilstm.cell import LSTMCell
-from flax_bilstm.directions import run_layer
-from flax_bilstm.recurrence import State, accumulation_dtype, validity
+from flax_bilstm.recurrence.directions import run_layer
+from flax_bilstm.recurrence.equations import State, accumulation_dtype, validity
 
 
 class Layer(nnx.Module):
@@ -44,7 +44,7 @@ class LSTM(nnx.Module):
         proj_size: features of a projected output, 0 for none.
         time_major: x and outputs are (time, batch, features) instead of (batch, time, features).
         implementation: how the recurrence is run; None is "fused", on every platform. The
-            names are the keys of `flax_bilstm.implementations.IMPLEMENTATIONS`.
+            names are the keys of `flax_bilstm.recurrence.IMPLEMENTATIONS`.
         dtype: the compute dtype; None promotes input and parameters. Under float16 and bfloat16
             the cell state and all sums stay float32.
         param_dtype: the parameters' dtype.
@@ -73,7 +73,7 @@ class LSTM(nnx.Module):
         arguments.positive("num_layers", num_layers)
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout!r}.")
-        implementations.resolve(implementation)
+        recurrence.resolve(implementation)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.bidirectional, self.proj_size = bias, bidirectional, proj_size
         self.time_major, self.implementation, self.dtype = time_major, implementation, dtype
@@ -162,7 +162,7 @@ class LSTM(nnx.Module):
         self, x: Float[Array, "time batch in"], states: State, valid: Array | None
     ) -> tuple[Float[Array, "time batch out"], State]:
         """Layer after layer; `states` and the final ones are (num_layers·directions, batch, ·)."""
-        run = implementations.resolve(self.implementation)
+        run = recurrence.resolve(self.implementation)
         count = self.num_directions
         finals: list[State] = []
         for k, layer in enumerate(self.layers):

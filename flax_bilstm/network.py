@@ -12,7 +12,7 @@ from flax_bilstm import arguments
 from flax_bilstm.attention import all_queries, last_query
 from flax_bilstm.initializers import symmetric_uniform
 from flax_bilstm.lstm import LSTM
-from flax_bilstm.recurrence import accumulation_dtype
+from flax_bilstm.recurrence.equations import accumulation_dtype
 
 SCORES = ("dot", "general")
 

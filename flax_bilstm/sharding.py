@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flax_bilstm import arguments, directions
+from flax_bilstm import arguments
+from flax_bilstm.recurrence import directions as layer_directions
 
 AXIS = "batch"
-DIRECTION = directions.AXIS
+DIRECTION = layer_directions.AXIS
 Tree = TypeVar("Tree")
 
 

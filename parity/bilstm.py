@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
-from flax_bilstm.state_dict_table import table
+from flax_bilstm.conversion.layers import table
 from parity.bilstm_candidate import last_query
 from parity.bilstm_stages import anatomy
 from parity.losses import MEAN_SQUARED_ERROR, Loss

@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from flax_bilstm import implementations
-from flax_bilstm.recurrence import State
+from flax_bilstm import recurrence
+from flax_bilstm.recurrence.equations import State
 from parity import gates
 from parity.bilstm_reference import Cell
 from parity.forcing import forced, forced_recurrence
@@ -24,7 +24,7 @@ Inputs = Mapping[str, Array]
 def quantity(model: Any, inputs: Inputs, cell: Cell, name: str) -> Array:
     """What `parity.gates` finds out about every step, by the model's implementation and weights."""
     lstm = getattr(model, "lstm", model)
-    run = implementations.resolve(lstm.implementation)
+    run = recurrence.resolve(lstm.implementation)
     x = inputs["x"]
     weights = getattr(lstm.layers[cell.layer], cell.direction).weights(x.dtype)
     state = State(inputs["hidden"], inputs["cell"])

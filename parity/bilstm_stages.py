@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import flax_bilstm as fb
-from flax_bilstm.state_dict_table import table
+from flax_bilstm.conversion.layers import table
 from parity import bilstm_candidate as ours
 from parity import bilstm_reference as theirs
 from parity import mistakes

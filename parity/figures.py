@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import flax_bilstm as fb
-from flax_bilstm.state_dict_table import table
+from flax_bilstm.conversion.layers import table
 from parity import nudging
 from parity.environment import pinned_precision
 from parity.forcing import forced_recurrence

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flax_bilstm import implementations
+from flax_bilstm import recurrence
 
 
 @contextmanager
@@ -25,10 +25,10 @@ def forced(module: Any, call: Callable[..., Any]) -> Iterator[None]:
 @contextmanager
 def forced_recurrence(name: str | None, run: Any) -> Iterator[Any]:
     """While it lasts, `run` is the implementation of that name; yields the one it stands for."""
-    real = implementations.resolve(name)
-    key = implementations.DEFAULT if name is None else name
-    implementations.IMPLEMENTATIONS[key] = run
+    real = recurrence.resolve(name)
+    key = recurrence.DEFAULT if name is None else name
+    recurrence.IMPLEMENTATIONS[key] = run
     try:
         yield real
     finally:
-        implementations.IMPLEMENTATIONS[key] = real
+        recurrence.IMPLEMENTATIONS[key] = real

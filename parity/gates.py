@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_bilstm.recurrence import State, Weights, accumulation_dtype
+from flax_bilstm.recurrence.equations import State, Weights, accumulation_dtype
 
 HOLD = 40.0
 """Bias of a held gate, in both biases: σ(±80) and tanh(80) are 0 and 1 to the last bit of 1."""

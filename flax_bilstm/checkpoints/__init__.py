@@ -16,8 +16,8 @@ import numpy as np
 from flax_bilstm.checkpoints import orbax_folder, safetensors_file, torch_file
 from flax_bilstm.checkpoints.replacing import kind_of, replacing
 from flax_bilstm.checkpoints.unwrap import Checkpoint, unwrap
-from flax_bilstm.state_dict import from_state_dict, state_dict
-from flax_bilstm.state_dict_table import Module
+from flax_bilstm.conversion.layers import Module
+from flax_bilstm.conversion.weights import from_state_dict, state_dict
 
 
 class Format(NamedTuple):

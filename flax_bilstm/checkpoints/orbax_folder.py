@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_bilstm.conversion.layers import expand
+from flax_bilstm.conversion.weights import read_sizes
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
-from flax_bilstm.state_dict import read_sizes
-from flax_bilstm.state_dict_table import expand
 
 RANDOM_STATE = "rngs"  # of dropout: no parameter
 

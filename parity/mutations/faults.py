@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence.equations import State, Weights
 
 
 def gate_order(order: Sequence[int]) -> Callable[[Weights], Weights]:

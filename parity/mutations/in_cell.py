@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from flax_bilstm.recurrence import State
+from flax_bilstm.recurrence.equations import State
 from parity.mutations import faults, planting
 from parity.mutations.mutation import Mutation, cell
 

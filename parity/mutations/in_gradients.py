@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flax_bilstm import network
-from flax_bilstm.recurrence import State
+from flax_bilstm.recurrence.equations import State
 from parity.losses import MEAN_SQUARED_ERROR
 from parity.mutations import faults, planting
 from parity.mutations.mutation import Mutation, cell

@@ -42,7 +42,7 @@ PRECISION = (
              planting.calling(nnx.Linear, lambda call, module, x: (
                  _TF32(x) @ _TF32(module.kernel[...]) + module.bias[...][None]))),
     Mutation("gradients handed back in bfloat16", cell("reverse", "outputs"), "float32", "bfloat16",
-             planting.recurrence(_rounded_gradient, "reverse")),
+             planting.implementation(_rounded_gradient, "reverse")),
 )  # fmt: skip
 
 
@@ -58,5 +58,5 @@ NOT_FINITE = (
              "not finite", "", planting.loop(faults.cell(sigmoid=faults.exponential_sigmoid)),
              case="large"),
     Mutation("gradient of a root behind a where", cell("reverse", "outputs"), "not finite", "",
-             planting.recurrence(_guarded_root, "reverse")),
+             planting.implementation(_guarded_root, "reverse")),
 )  # fmt: skip

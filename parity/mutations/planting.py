@@ -11,9 +11,9 @@ from unittest import mock
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from flax_bilstm import implementations, lstm, network
-from flax_bilstm.implementations import fused, scan
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm import lstm, network, recurrence
+from flax_bilstm.recurrence import fused, scan
+from flax_bilstm.recurrence.equations import State, Weights
 
 Plant = Callable[[], AbstractContextManager[Any]]
 Run = Callable[..., tuple[Array, State]]
@@ -26,21 +26,21 @@ def patched(owner: Any, name: str, fault: Callable[[Any], Any]) -> Plant:
     return lambda: mock.patch.object(owner, name, fault(getattr(owner, name)))
 
 
-def recurrence(fault: Callable[..., tuple[Array, State]], only: str = "both") -> Plant:
+def implementation(fault: Callable[..., tuple[Array, State]], only: str = "both") -> Plant:
     """`fault(real, weights, x, state, valid, reverse)` in place of the default implementation."""
-    real = implementations.IMPLEMENTATIONS[implementations.DEFAULT]
+    real = recurrence.IMPLEMENTATIONS[recurrence.DEFAULT]
 
     def run(weights: Weights, x: Array, state: State, valid: Any, reverse: bool) -> Any:
         if only in ("both", "reverse" if reverse else "forward"):
             return fault(real, weights, x, state, valid, reverse)
         return real(weights, x, state, valid, reverse)
 
-    return lambda: mock.patch.dict(implementations.IMPLEMENTATIONS, {implementations.DEFAULT: run})
+    return lambda: mock.patch.dict(recurrence.IMPLEMENTATIONS, {recurrence.DEFAULT: run})
 
 
 def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
     """The recurrence runs on changed weights."""
-    return recurrence(
+    return implementation(
         lambda real, w, x, state, valid, reverse: real(change(w), x, state, valid, reverse), only
     )
 
@@ -49,7 +49,7 @@ def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> 
     """The recurrence as a scan over a step of one's own."""
     return both(
         patched(scan, "cell_step", lambda real: step),
-        recurrence(lambda real, *arguments: scan.run_direction(*arguments), only),
+        implementation(lambda real, *arguments: scan.run_direction(*arguments), only),
     )
 
 
@@ -67,7 +67,7 @@ def in_pieces(every: int, begin: Callable[[State, State], State]) -> Plant:
             outputs.append(output)
         return jnp.concatenate(outputs), state
 
-    return recurrence(fault, "forward")
+    return implementation(fault, "forward")
 
 
 def product(change: Callable[[Array], Array]) -> Plant:
@@ -75,7 +75,7 @@ def product(change: Callable[[Array], Array]) -> Plant:
     return both(
         patched(fused, "matmul", lambda real: lambda a, b: real(change(a), change(b))),
         # Traced anew: the registered one is compiled, and keeps the products it was compiled with.
-        recurrence(lambda real, *arguments: fused.run_direction(*arguments)),
+        implementation(lambda real, *arguments: fused.run_direction(*arguments)),
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.cells import Cell
-from flax_bilstm.implementations import IMPLEMENTATIONS
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 from flax_bilstm.sharding import make_mesh
 
 # As scripts: the package itself sets the environment for compilers that are not here.

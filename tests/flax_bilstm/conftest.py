@@ -48,7 +48,7 @@ def assert_identical() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def under_torch_names() -> Callable[..., dict[str, np.ndarray]]:
     """An nnx state of a module (its gradients, say) under torch's names, in torch's layout."""
-    from flax_bilstm.state_dict_table import table
+    from flax_bilstm.conversion.layers import table
 
     def under_torch_names(module: Any, state: nnx.State) -> dict[str, np.ndarray]:
         flat = dict(nnx.to_flat_state(state))

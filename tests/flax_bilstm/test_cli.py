@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm import checkpoints, verification
+from flax_bilstm import checkpoints
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, INTERRUPTED, main
+from flax_bilstm.cli import verify as verification
 
 
 @pytest.fixture
@@ -206,7 +207,8 @@ def test_interrupted_it_leaves_nothing(number: int, source: Path, tmp_path: Path
     program = f"""
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job has not
-from flax_bilstm import __main__, conversion
+from flax_bilstm import __main__
+from flax_bilstm.cli import convert as conversion
 conversion.verification.verify = lambda *_: os.kill(os.getpid(), {int(number)})  # all is written
 __main__.run()
 """

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm import checkpoints, conversion
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
+from flax_bilstm.cli import convert as conversion
 
 torch = pytest.importorskip("torch")
 torch_ref = pytest.importorskip("torch_ref")

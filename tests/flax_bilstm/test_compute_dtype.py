@@ -10,7 +10,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 import flax_bilstm as fb
-from flax_bilstm.implementations import IMPLEMENTATIONS, fused
+from flax_bilstm.recurrence import IMPLEMENTATIONS, fused
 
 F32, BF16, F16 = (jnp.dtype(name) for name in ("float32", "bfloat16", "float16"))
 BATCHES = {"hoisted": 2, "in the loop": fused.HOIST_BELOW_BATCH}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from flax_bilstm import implementations
-from flax_bilstm.implementations import IMPLEMENTATIONS, checkpointed, fused
-from flax_bilstm.recurrence import State, Weights, accumulation_dtype, validity
+from flax_bilstm import recurrence
+from flax_bilstm.recurrence import IMPLEMENTATIONS, checkpointed, fused
+from flax_bilstm.recurrence.equations import State, Weights, accumulation_dtype, validity
 
 TIME, INPUTS, HIDDEN = 6, 3, 4
 BELOW, FROM = fused.HOIST_BELOW_BATCH - 1, fused.HOIST_BELOW_BATCH
@@ -256,17 +256,17 @@ def test_lowers_for_every_platform(implementation):
 
 
 def test_names():
-    assert implementations.resolve(None) is IMPLEMENTATIONS[implementations.DEFAULT]
+    assert recurrence.resolve(None) is IMPLEMENTATIONS[recurrence.DEFAULT]
     for name, run in IMPLEMENTATIONS.items():
-        assert implementations.resolve(name) is run
+        assert recurrence.resolve(name) is run
     with pytest.raises(
         ValueError, match=r"expected None or one of \[.*'fused', 'scan'.*\], got 'x'"
     ):
-        implementations.resolve("x")
+        recurrence.resolve("x")
 
 
 def test_one_signature():
-    signature = inspect.signature(implementations.Implementation.__call__)
+    signature = inspect.signature(recurrence.Implementation.__call__)
     expected = [name for name in signature.parameters if name != "self"]
     for name, run in IMPLEMENTATIONS.items():
         assert list(inspect.signature(run).parameters) == expected, name

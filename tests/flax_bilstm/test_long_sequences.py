@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm.implementations import IMPLEMENTATIONS, checkpointed
+from flax_bilstm.recurrence import IMPLEMENTATIONS, checkpointed
 
 TOLERANCE = 1e-12
 INPUTS, HIDDEN, OUTPUTS = 128, 64, 1  # the published sizes

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm.implementations import IMPLEMENTATIONS
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
 torch = pytest.importorskip("torch")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.experimental import rnn
 
 import flax_bilstm as fb
-from flax_bilstm.implementations import IMPLEMENTATIONS
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
 BATCH, TIME, INPUTS, HIDDEN = 3, 5, 3, 4
 OWN = np.array([5, 1, 3])  # lengths used where they do not vary

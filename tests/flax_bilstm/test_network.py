@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import flax_bilstm as fb
-from flax_bilstm.implementations import IMPLEMENTATIONS
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
 torch = pytest.importorskip("torch")
 

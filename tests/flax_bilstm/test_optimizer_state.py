@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm.optimizer_state import describe
+from flax_bilstm.conversion.optimizer import describe
 
 torch = pytest.importorskip("torch")
 torch_ref = pytest.importorskip("torch_ref")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_bilstm import recurrence
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence import equations as recurrence
+from flax_bilstm.recurrence.equations import State, Weights
 
 INPUTS, HIDDEN = 3, 4
 ATOL = 2 * np.finfo(np.float32).eps  # values below 2; tanh is good to two units there

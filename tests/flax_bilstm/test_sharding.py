@@ -19,7 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import flax_bilstm as fb
 from flax_bilstm import sharding
-from flax_bilstm.implementations import IMPLEMENTATIONS, checkpointed
+from flax_bilstm.recurrence import IMPLEMENTATIONS, checkpointed
 
 TOLERANCE = 1e-12
 BATCH, INPUTS, HIDDEN, OUTPUTS = 5, 3, 4, 2

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flax_bilstm as fb
-from flax_bilstm import state_dict_table
-from flax_bilstm.state_dict_table import table
+from flax_bilstm.conversion import layers as state_dict_table
+from flax_bilstm.conversion.layers import table
 
 NETWORK = {"input_dim": 5, "hidden_dim": 3, "output_dim": 2}
 LSTMS = [

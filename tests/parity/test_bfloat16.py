@@ -69,7 +69,7 @@ def four_significant_bits(w):
 @pytest.mark.parametrize(
     "plant",
     [
-        pytest.param(planting.recurrence(eight_bits), id="values of eight bits"),
+        pytest.param(planting.implementation(eight_bits), id="values of eight bits"),
         pytest.param(planting.weights(four_significant_bits), id="weights of four"),
     ],
 )

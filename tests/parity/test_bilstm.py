@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm.state_dict_table import table
+from flax_bilstm.conversion.layers import table
 from parity import Port, bilstm, harness
 from parity.losses import MEAN_SQUARED_ERROR
 from parity.nnx_side import nnx_side

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.recurrence import State, Weights, cell_step, where_valid
+from flax_bilstm.recurrence.equations import State, Weights, cell_step, where_valid
 
 
 def run_direction(
@@ -16,7 +16,7 @@ def run_direction(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
 ) -> tuple[Float[Array, "time batch out"], State]:
-    """One direction over time; see `implementations.Implementation`."""
+    """One direction over time; see `recurrence.Implementation`."""
 
     def step(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
         x_t, valid_t = inputs

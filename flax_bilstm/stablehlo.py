@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from flax_bilstm.conversion.layers import Module, leaves
 from flax_bilstm.lstm import LSTM
-from flax_bilstm.state_dict_table import Module, leaves
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

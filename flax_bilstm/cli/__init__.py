@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_bilstm import checkpoints, conversion, inspection
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.conversion import Conversion, DifferenceError
-from flax_bilstm.export import PLATFORMS, export, largest_difference, serialize
+from flax_bilstm.cli import convert as conversion
+from flax_bilstm.cli import inspect as inspection
+from flax_bilstm.cli.convert import Conversion, DifferenceError
+from flax_bilstm.stablehlo import PLATFORMS, export, largest_difference, serialize
 
 GOOD, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DTYPES = ("float16", "bfloat16", "float32", "float64")

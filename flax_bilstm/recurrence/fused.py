@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.recurrence import (
+from flax_bilstm.recurrence.equations import (
     State,
     Weights,
     accumulation_dtype,
@@ -54,7 +54,7 @@ def run_direction(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
 ) -> tuple[Float[Array, "time batch out"], State]:
-    """One direction over time; see `implementations.Implementation`."""
+    """One direction over time; see `recurrence.Implementation`."""
     outputs, final, _ = _forward(weights, x, state, valid, reverse, save=False)
     return outputs, final
 

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_bilstm import checkpoints, optimizer_state
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
+from flax_bilstm.conversion import optimizer as optimizer_state
+from flax_bilstm.conversion.layers import Module, leaves, table
+from flax_bilstm.conversion.weights import from_state_dict, read_sizes
 from flax_bilstm.network import Unused
-from flax_bilstm.state_dict import from_state_dict, read_sizes
-from flax_bilstm.state_dict_table import Module, leaves, table
 
 
 def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.implementations import checkpointed, fused, scan
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence import checkpointed, fused, scan
+from flax_bilstm.recurrence.equations import State, Weights
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """PyTorch state dicts ↔ Flax modules: strict both ways.
 
 Every torch key and every Flax leaf is used exactly once, or nothing is loaded and one error lists
-all that is wrong. Which tensor goes where, and which way round, stands in `state_dict_table`.
+all that is wrong. Which tensor goes where, and which way round, stands in `layers`.
 """
 
 import itertools
@@ -16,9 +16,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from flax_bilstm.conversion.layers import TRANSFORMS, Module, expand, leaves, table
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
-from flax_bilstm.state_dict_table import TRANSFORMS, Module, expand, leaves, table
 
 
 def state_dict(module: Module) -> dict[str, np.ndarray]:

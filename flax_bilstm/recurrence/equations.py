@@ -9,7 +9,7 @@ projection of Sak et al. 2014):
     h' = o tanh(c')            with a projection: h' = (o tanh(c')) W_hr
 
 Arrays are time-major here: x is (time, batch, features). Every array between two steps is named
-and typed once, below, and every way to run the recurrence (`implementations/`) shares it.
+and typed once, below, and every way to run the recurrence (a file each in this folder) shares it.
 """
 
 from typing import NamedTuple

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.implementations import Implementation
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence import Implementation
+from flax_bilstm.recurrence.equations import State, Weights
 
 AXIS = "direction"
 

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm import checkpoints, optimizer_state, verification
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import Checkpoint
-from flax_bilstm.optimizer_state import optimizer_from_torch
-from flax_bilstm.state_dict import from_state_dict, read_sizes, state_dict
-from flax_bilstm.state_dict_table import Module
+from flax_bilstm.cli import verify as verification
+from flax_bilstm.conversion import optimizer as optimizer_state
+from flax_bilstm.conversion.layers import Module
+from flax_bilstm.conversion.optimizer import optimizer_from_torch
+from flax_bilstm.conversion.weights import from_state_dict, read_sizes, state_dict
 
 
 class DifferenceError(Exception):

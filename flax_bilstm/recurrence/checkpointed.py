@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.implementations import fused
-from flax_bilstm.recurrence import State, Weights
+from flax_bilstm.recurrence import fused
+from flax_bilstm.recurrence.equations import State, Weights
 
 LONGEST_SEGMENT = 256
 """Steps whose gates and cells are held at once."""
@@ -24,7 +24,7 @@ def run_direction(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
 ) -> tuple[Float[Array, "time batch out"], State]:
-    """One direction over time; see `implementations.Implementation`. Time is not symbolic."""
+    """One direction over time; see `recurrence.Implementation`. Time is not symbolic."""
     time = x.shape[0]
     count = -(-time // LONGEST_SEGMENT)
     length = -(-time // count)

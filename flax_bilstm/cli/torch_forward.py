@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from flax_bilstm.conversion.weights import read_sizes
 from flax_bilstm.lstm import LSTM
-from flax_bilstm.state_dict import read_sizes
 
 
 def torch_forward(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.state_dict import to_numpy
-from flax_bilstm.state_dict_table import Module, Row, leaves, table
+from flax_bilstm.conversion.layers import Module, Row, leaves, table
+from flax_bilstm.conversion.weights import to_numpy
 
 
 class Algorithm(NamedTuple):

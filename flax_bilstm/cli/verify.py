@@ -15,9 +15,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Float64
 
-from flax_bilstm.state_dict import from_state_dict, read_sizes
-from flax_bilstm.state_dict_table import Module
-from flax_bilstm.torch_forward import torch_forward
+from flax_bilstm.cli.torch_forward import torch_forward
+from flax_bilstm.conversion.layers import Module
+from flax_bilstm.conversion.weights import from_state_dict, read_sizes
 
 BATCH, TIME, SEED = 4, 16, 0
 TOLERANCE = 1e-12

@@ -1,0 +1,1 @@
+"""PyTorch ↔ Flax: weights and optimizer states, one table of layer kinds."""
