@@ -8,7 +8,7 @@ COMPILERS := .venv-accelerators
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help parity selftest test test-without-torch accelerators bench docs
+.PHONY: help parity selftest test test-without-torch accelerators bench deep docs
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-without-torch  test in an environment that has no torch"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside PyTorch and flax.nnx (QUICK=1: under two minutes)"
+	@echo "make deep                random configurations against PyTorch, and laws (CASES=2000 each)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
 
@@ -34,6 +35,10 @@ test: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n 2
+
+# The same tests are in `make test`, with a few cases each.
+deep: $(VENV)/.ready
+	DEEP_CASES=$(or $(CASES),2000) $(VENV)/bin/pytest -n 2 --dist=load tests/deep
 
 docs: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
