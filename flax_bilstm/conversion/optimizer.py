@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.layers import Module, Row, leaves, table
-from flax_bilstm.conversion.weights import to_numpy
+from flax_bilstm.conversion.reading import Module
+from flax_bilstm.conversion.rows import Row
+from flax_bilstm.conversion.rows import rows as rows_of
+from flax_bilstm.conversion.rows import variables as variables_of
+from flax_bilstm.conversion.tensors import to_numpy
 
 
 class Algorithm(NamedTuple):
@@ -66,10 +69,10 @@ def optimizer_from_torch(
     algorithm, group = _read(optimizer_state_dict)
     steps = [getattr(optax, call)(**with_) for call, with_ in optax_calls(optimizer_state_dict)]
     tx = steps[0] if len(steps) == 1 else optax.chain(*steps)
-    rows = table(model)
+    rows = rows_of(model)
     if parameters is None:
-        parameters = [row.torch_name for row in rows]
-    trained = [row for row in rows if isinstance(leaves(model)[row.path], nnx.Param)]
+        parameters = [row.torch_names[0] for row in rows]
+    trained = [row for row in rows if isinstance(variables_of(model)[row.paths[0]], nnx.Param)]
     moments = dict(algorithm.moments)
     if algorithm is SGD and group["momentum"] == 0:
         moments = {}
@@ -81,10 +84,10 @@ def optimizer_from_torch(
     variables = {_from_field(path): variable for path, variable in nnx.to_flat_state(state)}
     for row in trained:
         for torch_name, field in moments.items():
-            moment = states.get(row.torch_name, {}).get(torch_name)
+            moment = states.get(row.torch_names[0], {}).get(torch_name)
             if moment is not None:  # before the first step there is none: zeros
                 # jnp.array copies: the memory can be PyTorch's own, whose next step is in place.
-                variables[field, *row.path][...] = jnp.array(row.from_torch(moment))
+                variables[field, *row.paths[0]][...] = jnp.array(row.from_torch([moment])[0])
     count = max((int(s["step"]) for s in states.values() if "step" in s), default=0)
     for path in variables.keys() & {("count",), ("step",)}:
         variables[path][...] = jnp.asarray(count, variables[path].dtype)
@@ -178,20 +181,20 @@ def _problems(
 ) -> Iterator[str]:
     """All that keeps the state from being this model's."""
     for row in trained:
-        weight = row.to_torch(leaves(model)[row.path][...])
-        state = states.get(row.torch_name, {})
+        weight = row.to_torch([variables_of(model)[row.paths[0]][...]])[0]
+        state = states.get(row.torch_names[0], {})
         for name in moments:
             if name not in state:
                 if any(name in other for other in states.values()):
-                    yield f"missing: {name} of {row.torch_name}, which PyTorch did not train"
+                    yield f"missing: {name} of {row.torch_names[0]}, which PyTorch did not train"
             elif (state[name].shape, state[name].dtype) != (weight.shape, weight.dtype):
                 yield (
-                    f"{name} of {row.torch_name}: expected {weight.shape} {weight.dtype}, got "
+                    f"{name} of {row.torch_names[0]}: expected {weight.shape} {weight.dtype}, got "
                     f"{state[name].shape} {state[name].dtype}"
                 )
             elif not np.isfinite(state[name]).all():
-                yield f"not finite: {name} of {row.torch_name}"
-    names = {row.torch_name for row in trained}
+                yield f"not finite: {name} of {row.torch_names[0]}"
+    names = {row.torch_names[0] for row in trained}
     for name, state in states.items():
         if state and name not in names:
             yield f"unexpected: state for {name}, which this model never trains"
