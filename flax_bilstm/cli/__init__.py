@@ -13,6 +13,7 @@ from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
+from flax_bilstm.cli import printing
 from flax_bilstm.cli.convert import Conversion, DifferenceError
 from flax_bilstm.stablehlo import PLATFORMS, export, largest_difference, serialize
 
@@ -27,14 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(**options)
     except DifferenceError as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return DIFFERS
+        return _complain(str(error), DIFFERS)
     except (ValueError, OSError, ImportError) as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _complain(str(error), BAD_INPUT)
+    except MemoryError:
+        return _complain("there is not enough memory for this.", BAD_INPUT)
     except KeyboardInterrupt:
-        print("flax-bilstm: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _complain("interrupted.", INTERRUPTED)
+    except Exception as error:  # a mistake of ours, and not the user's to read a traceback of
+        said = (str(error).splitlines() or [""])[0]
+        return _complain(f"unexpected {type(error).__name__}: {said}", BAD_INPUT)
+    return code
+
+
+def _complain(message: str, code: int) -> int:
+    printing.write(f"flax-bilstm: {message}", sys.stderr)
     return code
 
 
@@ -42,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-bilstm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     endings = (
-        "Formats by name: .pt .pth .ckpt .bin are PyTorch's, .safetensors; .orbax or no ending is "
-        "an Orbax checkpoint directory."
+        "What is read is known by its content. What is written, by its name: .pt .pth .ckpt .bin "
+        ".tar .pkl are PyTorch's, .safetensors; .orbax or no ending is an Orbax directory."
     )
 
     convert = commands.add_parser(
@@ -92,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", help="take only the names with this prefix, a submodule's")
+    parser.add_argument("--key", help="where the state dict lies, in a file that has several")
 
 
 def _writing(parser: argparse.ArgumentParser) -> None:
@@ -99,22 +108,27 @@ def _writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(**options: Any) -> int:
-    print(conversion.convert(Conversion(**options), _say))
+    report = conversion.convert(Conversion(**options), _say)
+    printing.write(report)  # DST is written, whether or not anyone hears of it
     return GOOD
 
 
-def _inspect(path: Path, prefix: str | None, json: bool) -> int:
-    found = inspection.inspect(path, prefix)
-    print(inspection.to_json(found) if json else inspection.render(found))
+def _inspect(path: Path, prefix: str | None, key: str | None, json: bool) -> int:
+    found = inspection.inspect(path, prefix, key)
+    if not printing.write(inspection.to_json(found) if json else inspection.render(found)):
+        return BAD_INPUT
     return GOOD if found["loads"] else DIFFERS
 
 
-def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> int:
+def _export(
+    source: Path, target: Path, prefix: str | None, key: str | None, overwrite: bool
+) -> int:
     conversion.check_target(source, target, overwrite)
     precise = jax.default_matmul_precision("highest")
-    with replacing(target) as temporary, jax.enable_x64(True), precise:
+    whole = replacing(target, overwrite=overwrite)
+    with whole as temporary, jax.enable_x64(True), precise:
         _say(f"Reading {source}")
-        model = checkpoints.load(source, prefix=prefix)
+        model = checkpoints.load(source, prefix=prefix, key=key)
         _say("Exporting")
         exported = export(model)
         temporary.write_bytes(serialize(exported))
@@ -128,13 +142,16 @@ def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> 
                 f"the artifact differs from the model by {difference}, expected at most "
                 f"{tolerance}, so it was not kept."
             )
-    print(f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}")
-    print(f"largest difference, DST against the model: {difference:.3g}  ({dtype})")
-    print(f"{target}: written, {len(artifact):,} bytes")
+    report = [
+        f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}",
+        f"largest difference, DST against the model: {difference:.3g}  ({dtype})",
+        f"{target}: written, {len(artifact):,} bytes",
+    ]
+    printing.write("\n".join(report))
     return GOOD
 
 
 def _say(progress: str) -> None:
     """Tell people what is going on; programs that read stderr get errors only."""
     if sys.stderr.isatty():
-        print(f"{progress} ...", file=sys.stderr, flush=True)
+        printing.write(f"{progress} ...", sys.stderr)

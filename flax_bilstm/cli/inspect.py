@@ -17,7 +17,7 @@ from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.network import Unused
 
 
-def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
+def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> dict[str, Any]:
     """What `flax-bilstm inspect --json` prints; the keys are its contract.
 
     file, format, notes (what was unwrapped, stripped, left out), model (class and sizes, null if
@@ -30,13 +30,13 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
     """
-    read = checkpoints.read(path, prefix)
+    read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
     loaded, problems = _load(arrays)
     return {
         "file": str(path),
-        "format": checkpoints.format_of(path).title,
+        "format": checkpoints.detect(path).title,
         "notes": list(read.notes),
         "model": model,
         "numbers": sum(array.size for array in arrays.values()),
