@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparison_libraries.library import Library, Outcome, Weights, directions, lacks, reordered
+from tools.comparison.libraries.library import (
+    Library,
+    Outcome,
+    Weights,
+    directions,
+    lacks,
+    reordered,
+)
 
 
 class Haiku(Library):
@@ -60,7 +67,8 @@ class Haiku(Library):
             return hk.dynamic_unroll(core, x, state, time_major=time_major)
 
         outputs, states = hk.transform(run).apply(params, None, x)
-        return outputs, tuple(jnp.stack(leaves) for leaves in zip(*states, strict=True))
+        h_n, c_n = (jnp.stack(leaves) for leaves in zip(*states, strict=True))
+        return outputs, (h_n, c_n)
 
     def initial(self, features: int, hidden: int) -> list[np.ndarray]:
         import haiku as hk
@@ -73,4 +81,4 @@ class Haiku(Library):
     def dropout(self) -> str:
         import haiku as hk
 
-        return lacks("dropout", ["dropout", "rate"], hk.LSTM, hk.DeepRNN, hk.dynamic_unroll)
+        lacks("dropout", ["dropout", "rate"], hk.LSTM, hk.DeepRNN, hk.dynamic_unroll)

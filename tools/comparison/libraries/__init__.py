@@ -5,13 +5,13 @@ adapter refuses with `LacksError`, having made sure that it is not there: no suc
 name. A library is imported when it is asked something, so a part of them is enough.
 """
 
-from comparison_libraries.equinox_cell import Equinox
-from comparison_libraries.flax_nnx import FlaxNNX
-from comparison_libraries.haiku_core import Haiku
-from comparison_libraries.keras_layer import Keras
-from comparison_libraries.library import Library
-from comparison_libraries.ours import Ours
-from comparison_libraries.pytorch import Torch
+from tools.comparison.libraries.equinox_cell import Equinox
+from tools.comparison.libraries.flax_nnx import FlaxNNX
+from tools.comparison.libraries.haiku_core import Haiku
+from tools.comparison.libraries.keras_layer import Keras
+from tools.comparison.libraries.library import Library
+from tools.comparison.libraries.ours import Ours
+from tools.comparison.libraries.pytorch import Torch
 
 LIBRARIES: dict[str, Library] = {
     "torch.nn.LSTM": Torch(),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from comparison_libraries.library import (
+from tools.comparison.libraries.library import (
     Library,
     Outcome,
     Weights,
@@ -76,7 +76,7 @@ class Torch(Library):
     def gradient(self, weights: Weights, x: np.ndarray, **options: Any) -> np.ndarray:
         import torch
 
-        leaf = torch.tensor(x, requires_grad=True)
+        leaf: Any = torch.tensor(x, requires_grad=True)
         valid_steps(self.apply(self.params(weights), leaf, **options)[0], options).pow(
             2
         ).sum().backward()
@@ -93,10 +93,11 @@ class Torch(Library):
     def tangent(self, weights: Weights, x: np.ndarray) -> np.ndarray:
         import torch
 
-        x = torch.tensor(x)
+        primal = torch.tensor(x)
         lstm = self.params(weights)
-        along = (torch.ones_like(x),)
-        return torch.func.jvp(lambda x: self.apply(lstm, x)[0], (x,), along)[1].detach().numpy()
+        along = torch.ones_like(primal)
+        outcome = torch.func.jvp(lambda x: self.apply(lstm, x)[0], (primal,), (along,))
+        return outcome[1].detach().numpy()
 
     def own_gradient(self, weights: Weights, x: np.ndarray) -> bool:
         outputs = self.apply(self.params(weights, "float32"), x)[0]

@@ -1,8 +1,5 @@
 """The costs that `make accelerators` prints, here of programs compiled for the CPU."""
 
-import runpy
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,11 +7,8 @@ import pytest
 from benchmarks.cells import Cell
 from flax_bilstm.recurrence import IMPLEMENTATIONS
 from flax_bilstm.sharding import make_mesh
-
-# As scripts: the package itself sets the environment for compilers that are not here.
-SOURCES = Path(__file__).parents[2] / "accelerators"
-costs = runpy.run_path(str(SOURCES / "costs.py"))["costs"]
-PROGRAMS = runpy.run_path(str(SOURCES / "programs.py"))
+from tools.accelerators.costs import costs
+from tools.accelerators.programs import BATCH, HIDDEN_DIM, TIME, programs
 
 
 def compiled(function, *arguments):
@@ -49,9 +43,8 @@ def test_a_loop_of_unknown_length_is_refused():
 @pytest.mark.usefixtures("quickly_compiled", "standard_promotion")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_training_step_costs_its_products_and_little_more(implementation):
-    step = PROGRAMS["programs"](implementation, jnp.float32, make_mesh(jax.devices("cpu")[:1]))
+    step = programs(implementation, jnp.float32, make_mesh(jax.devices("cpu")[:1]))
     program = compiled(step["training"].function, *step["training"].arguments)
-    sizes = (PROGRAMS[name] for name in ("BATCH", "TIME", "HIDDEN_DIM"))
-    products = Cell(*sizes, "training").matmul_flops
+    products = Cell(BATCH, TIME, HIDDEN_DIM, "training").matmul_flops
     most = 1.6 if implementation == "checkpointed" else 1.1  # which runs the forward pass twice
     assert 1 <= costs(program).flops / products < most

@@ -1,26 +1,17 @@
 """docs/comparison.md says of the libraries that are installed here what is measured of them."""
 
-from pathlib import Path
-from types import ModuleType
-
 import pytest
-
-DOCS = Path(__file__).parents[2] / "docs"
-NAMES = ("torch.nn.LSTM", "flax.nnx.RNN", "flax_bilstm.LSTM")
 
 pytest.importorskip("torch")  # the truth of every entry
 
+from tools.comparison import __main__ as comparison
 
-@pytest.fixture
-def comparison(monkeypatch: pytest.MonkeyPatch, quickly_compiled: None) -> ModuleType:
-    monkeypatch.syspath_prepend(str(DOCS))
-    import check_comparison
-
-    return check_comparison
+NAMES = ("torch.nn.LSTM", "flax.nnx.RNN", "flax_bilstm.LSTM")
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch.func's own
-def test_the_table_holds(comparison: ModuleType) -> None:
+def test_the_table_holds() -> None:
     written = comparison.written()
     header = [cell.split(" ")[0] for cell in written[0]]
     columns = [0, *(header.index(name) for name in NAMES)]

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ class LacksError(Exception):
     """The library has no such option."""
 
 
-def lacks(what: str, names: Iterable[str], *among: Any) -> None:
+def lacks(what: str, names: Iterable[str], *among: Any) -> NoReturn:
     """Raise LacksError, once none of `names` is an argument or a public name of `among`."""
     for thing in among:
         present = (

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparison_libraries.library import Library, Outcome, Weights, between_layers
+from tools.comparison.libraries.library import Library, Outcome, Weights, between_layers
 
 
 class Ours(Library):

@@ -1,31 +1,21 @@
-"""Measures the table in comparison.md on the installed libraries, and writes or checks it.
+"""The questions that every library is asked, each answered by running it.
 
-    python docs/check_comparison.py            exit 1 where the table no longer holds
-    python docs/check_comparison.py --write    write it anew
-
-Every entry is the outcome of a function below, run on that library: numbers count as equal where
-they agree with torch.nn.LSTM in float64 to 1e-12 of the largest element. comparison.md says what
-to install.
+Numbers count as equal where they agree with torch.nn.LSTM in float64 to 1e-12 of the largest
+element.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from comparison_libraries import LIBRARIES
-from comparison_libraries.library import LacksError, Library
-from comparison_libraries.pytorch import Torch
+
+from tools.comparison.libraries.library import LacksError, Library
+from tools.comparison.libraries.pytorch import Torch
 
 BATCH, TIME, FEATURES, HIDDEN = 3, 5, 2, 4
 LENGTHS = np.array([5, 2, 3])
 TOLERANCE = 1e-12
-DOCUMENT = Path(__file__).with_name("comparison.md")
-START, END = "<!-- measured -->\n", "<!-- /measured -->\n"
 YES, NO = "yes", "–"
 TRUTH = Torch()
 
@@ -151,8 +141,9 @@ def tangent(library: Library) -> bool:
 def half(library: Library) -> str:
     """The dtypes of outputs and cell state where bfloat16 is asked for."""
     low = {name: array.astype(np.float32) for name, array in weights().items()}
-    x = jnp.asarray(X, jnp.bfloat16)
-    x = x if library.package != "torch" else np.asarray(x, np.float32)
+    x: Any = jnp.asarray(X, jnp.bfloat16)
+    if library.package == "torch":
+        x = np.asarray(x, np.float32)
     outputs, (_, c_n) = library.apply(library.params(low, "bfloat16"), x)
     return ", ".join(str(array.dtype).removeprefix("torch.") for array in (outputs, c_n))
 
@@ -206,51 +197,3 @@ def entry(probe: Probe, library: Library) -> str:
     except LacksError:
         return NO
     return outcome if isinstance(outcome, str) else YES if outcome else "no"
-
-
-def measure(names: Iterable[str]) -> list[list[str]]:
-    """The table's rows, the header first, for these libraries."""
-    libraries = {name: LIBRARIES[name] for name in names}
-    rows = [["", *(f"{name} {library.version}" for name, library in libraries.items())]]
-    with (
-        jax.enable_x64(True),
-        jax.default_matmul_precision("highest"),
-        jax.numpy_dtype_promotion("standard"),  # as users have it
-        jax.numpy_rank_promotion("allow"),
-    ):
-        for title, probe in PROBES.items():
-            rows.append([title, *(entry(probe, library) for library in libraries.values())])
-    return rows
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| " + " | ".join(row) + " |\n" for row in rows]
-    return lines[0] + "|" + "---|" * len(rows[0]) + "\n" + "".join(lines[1:])
-
-
-def written() -> list[list[str]]:
-    """The rows of the table that stands in the document."""
-    table = DOCUMENT.read_text().partition(START)[2].partition(END)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return [rows[0], *rows[2:]]
-
-
-def main() -> int:
-    """Check or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table instead")
-    arguments = parser.parse_args()
-    rows = measure(LIBRARIES)
-    if arguments.write:
-        before, _, rest = DOCUMENT.read_text().partition(START)
-        DOCUMENT.write_text(before + START + markdown(rows) + END + rest.partition(END)[2])
-        return 0
-    differing = [pair for pair in zip(rows, written(), strict=True) if pair[0] != pair[1]]
-    for measured, said in differing:
-        print(f"measured: {measured}\nwritten:  {said}")
-    return bool(differing)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparison_libraries.library import LacksError, Library, Outcome, Weights, directions, lacks
+from tools.comparison.libraries.library import (
+    LacksError,
+    Library,
+    Outcome,
+    Weights,
+    directions,
+    lacks,
+)
 
 os.environ["KERAS_BACKEND"] = "jax"
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparison_libraries.library import Library, Outcome, Weights, directions, lacks
+from tools.comparison.libraries.library import Library, Outcome, Weights, directions, lacks
 
 
 class FlaxNNX(Library):
@@ -25,7 +25,7 @@ class FlaxNNX(Library):
             lacks("projection", names, nnx.RNN, nnx.OptimizedLSTMCell, nnx.LSTMCell)
         rnns = []
         for weight_ih, weight_hh, bias in directions(weights, 0):
-            cell = nnx.OptimizedLSTMCell(
+            cell: Any = nnx.OptimizedLSTMCell(
                 weight_ih.shape[1],
                 weight_hh.shape[1],
                 dtype=dtype,
@@ -37,7 +37,8 @@ class FlaxNNX(Library):
             cell.dense_h.bias[...] = jnp.asarray(bias)
             rnns.append(nnx.RNN(cell, rngs=False))
         runner = nnx.Bidirectional(*rnns, rngs=False) if len(rnns) == 2 else rnns[0]
-        self.graphdef, params, self.rest = nnx.split(runner, nnx.Param, ...)
+        split: Any = nnx.split(runner, nnx.Param, ...)
+        self.graphdef, params, self.rest = split
         return params
 
     def apply(self, params: Any, x: Any, **options: Any) -> Outcome:
@@ -70,4 +71,4 @@ class FlaxNNX(Library):
     def dropout(self) -> str:
         from flax import nnx
 
-        return lacks("dropout", ["dropout", "rate"], nnx.RNN, nnx.OptimizedLSTMCell)
+        lacks("dropout", ["dropout", "rate"], nnx.RNN, nnx.OptimizedLSTMCell)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comparison_libraries.library import Library, Outcome, Weights, directions, lacks
+from tools.comparison.libraries.library import Library, Outcome, Weights, directions, lacks
 
 
 class Equinox(Library):
@@ -61,4 +61,4 @@ class Equinox(Library):
     def dropout(self) -> str:
         import equinox as eqx
 
-        return lacks("dropout", ["dropout", "p", "rate"], eqx.nn.LSTMCell)
+        lacks("dropout", ["dropout", "p", "rate"], eqx.nn.LSTMCell)

@@ -1,4 +1,4 @@
-"""`python -m accelerators`: compile everything for every target and print what it costs.
+"""`python -m tools.accelerators`: compile everything for every target and print what it costs.
 
 Exit code 1 if a program does not compile; the table names it, and its error follows.
 """
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from accelerators.costs import Costs, costs
-from accelerators.programs import BATCH, HIDDEN_DIM, INPUT_DIM, TIME, programs
-from accelerators.targets import targets
 from flax_bilstm.recurrence import IMPLEMENTATIONS
 from flax_bilstm.sharding import make_mesh
+from tools.accelerators.costs import Costs, costs
+from tools.accelerators.programs import BATCH, HIDDEN_DIM, INPUT_DIM, TIME, programs
+from tools.accelerators.targets import targets
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 COLUMNS = {
