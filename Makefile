@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help parity selftest test lint types pytest test-without-torch test-oldest accelerators \
-	bench docs audit
+	bench docs audit lock
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
+	@echo "make lock                pin what CI installs, with hashes"
 	@echo "Each sets up what it needs. PYTHON=python3.12 picks the interpreter (3.11 or newer)."
 
 parity: $(VENV)/.ready
@@ -57,6 +58,15 @@ audit: $(VENV)/.ready
 	.venv-audit/bin/pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --skip-editable --path $$($(VENV)/bin/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# All but torch, whose archives differ from index to index.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --unsafe-package torch --unsafe-package flax-bilstm --constraint constraints.txt \
+	  --extra dev --output-file .github/locked.txt pyproject.toml
 
 # The package is installed as users install it, so it is the wheel that is tested, not the checkout.
 test-without-torch: $(BARE)/.ready
