@@ -10,8 +10,8 @@ OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help parity selftest test lint types pytest test-without-torch test-oldest accelerators \
-	bench docs audit lock
+.PHONY: help parity selftest test lint types pytest test-without-torch test-oldest deep \
+	accelerators bench docs audit lock
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-oldest         test with the oldest JAX and Flax that are supported"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
+	@echo "make deep                random configurations against PyTorch, and laws (CASES=2000 each)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
 	@echo "make lock                pin what CI installs, with hashes"
@@ -49,6 +50,10 @@ types: $(VENV)/.ready
 
 pytest: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -n 2 --durations=10
+
+# The same tests are in `make pytest`, with a few cases each.
+deep: $(VENV)/.ready
+	DEEP_CASES=$(or $(CASES),2000) $(VENV)/bin/python -m pytest -n 2 --dist=load tests/deep
 
 docs: $(VENV)/.with-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
