@@ -86,7 +86,10 @@ def _entries(data: Bytes, start: int, end: int) -> Iterator[tuple[str, Member]]:
         first = local + 30 + sum(struct.unpack("<HH", data[local + 26 : local + 30]))
         if first + packed > end:
             raise DamagedError(f"its member {name[:80]!r} reaches beyond the end of the file")
-        yield name.partition("/")[2] or name, Member(first, first + packed, checksum, packed != size or bool(method or flags & 1))
+        yield (
+            name.partition("/")[2] or name,
+            Member(first, first + packed, checksum, packed != size or bool(method or flags & 1)),
+        )
         at += 46 + names + extras + comment
 
 

@@ -147,7 +147,7 @@ def _strip(names: Collection[str], prefix: str | None, notes: list[str]) -> dict
             f"names: expected them to differ without {' '.join(stripped)}, got {_twice(taken)}."
         )
     if stripped:
-        first = next(iter(names), "")
+        first = next(iter(taken), "")
         in_order = sorted(dict.fromkeys(stripped), key=first.find)
         notes.append(f"stripped: {' '.join(in_order)}")
     return taken

@@ -14,6 +14,7 @@ from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
 from flax_bilstm.cli import printing
+from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.convert import Conversion, DifferenceError
 from flax_bilstm.stablehlo import PLATFORMS, export, largest_difference, serialize
 
@@ -77,11 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="what a checkpoint holds, and what would not load",
-        description=f"Show a checkpoint. Exit code 1: it would not load. {endings}",
+        description="Show the layers and tensors of any checkpoint. Exit code 1: it means to be an "
+        f"nn.LSTM or the BiLSTM with attention, and would not load. {endings}",
     )
     inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
     _reading(inspect)
-    inspect.add_argument("--json", action="store_true", help="for programs")
+    form = inspect.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument(
+        "--code",
+        action="store_true",
+        help="print a Flax module of the same names and sizes, whose forward pass is to be written",
+    )
     inspect.set_defaults(command=_inspect)
 
     export = commands.add_parser(
@@ -113,11 +121,14 @@ def _convert(**options: Any) -> int:
     return GOOD
 
 
-def _inspect(path: Path, prefix: str | None, key: str | None, json: bool) -> int:
+def _inspect(path: Path, prefix: str | None, key: str | None, json: bool, code: bool) -> int:
+    if code:
+        report = code_of(checkpoints.read(path, prefix, key).tensors).rstrip("\n")
+        return GOOD if printing.write(report) else BAD_INPUT
     found = inspection.inspect(path, prefix, key)
     if not printing.write(inspection.to_json(found) if json else inspection.render(found)):
         return BAD_INPUT
-    return GOOD if found["loads"] else DIFFERS
+    return DIFFERS if found["problems"] else GOOD
 
 
 def _export(
