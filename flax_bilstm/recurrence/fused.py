@@ -193,7 +193,8 @@ def product_gradients(
     d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
     kernel_hr = None
     if weights.kernel_hr is not None:
-        assert unprojected is not None and d_out is not None
+        assert unprojected is not None
+        assert d_out is not None
         kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
     d_weights = Weights(
         kernel_ih=over_steps(x, dz, weights.kernel_ih),

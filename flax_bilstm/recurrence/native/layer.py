@@ -110,7 +110,8 @@ def _pull_back(
 ) -> tuple[tuple[Weights, ...], Array, State]:
     """The gradients of weights, x and initial states."""
     weights, x, states, lengths, outputs, saved = residuals
-    assert outputs is not None and saved is not None
+    assert outputs is not None
+    assert saved is not None
     known = _all_lengths(lengths, x)
     d_initial, dz = primitives.backward(weights, known, saved, *cotangents, reverse)
     valid = None if lengths is None else validity(lengths, x.shape[0])
