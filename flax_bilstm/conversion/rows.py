@@ -49,12 +49,14 @@ class Row(NamedTuple):
 
     Several variables are one tensor where torch packs them, and one variable is several tensors
     where it is tied or stacked. `default` is a tensor that Flax's layer has no variable for.
+    `tied` has the rows that a tied one is made of, each with some of the names.
     """
 
     torch_names: tuple[str, ...]
     paths: tuple[Path, ...]
     transform: Transform
     default: np.ndarray | None = None
+    tied: "tuple[Row, ...]" = ()
 
     def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
         """The tensors, in torch's layout, contiguous."""
@@ -273,6 +275,7 @@ def _tied(group: list[Row]) -> Row:
     return unique[0]._replace(
         torch_names=tuple(name for row in unique for name in row.torch_names),
         transform=transforms.tied([(row.transform, len(row.torch_names)) for row in unique]),
+        tied=tuple(unique),
     )
 
 
