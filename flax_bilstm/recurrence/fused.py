@@ -136,7 +136,7 @@ def backward_loop(
         if weights.kernel_hr is not None:
             d_hidden = matmul(d_out.astype(dtype), weights.kernel_hr.T)
         tanh_cell = jnp.tanh(f * previous_cell + i * g)
-        d_cell = where_valid(valid_t, d_state.cell, None) + d_hidden * o * (1 - tanh_cell**2)
+        d_cell = d_state.cell + d_hidden * o * (1 - tanh_cell**2)
         dz = jnp.concatenate(
             [
                 d_cell * g * i * (1 - i),
@@ -146,6 +146,7 @@ def backward_loop(
             ],
             axis=-1,
         ).astype(dtype)
+        dz = where_valid(valid_t, dz, None)  # 0 times a NaN state would be NaN
         d_previous = State(matmul(dz, weights.kernel_hh.T), d_cell * f)
         if valid_t is not None:  # a padded step hands its state's gradient on as it is
             d_previous = State(
@@ -154,7 +155,8 @@ def backward_loop(
             )
         if weights.kernel_hr is None:
             return d_previous, GateGradients(dz, None, None)
-        return d_previous, GateGradients(dz, (o * tanh_cell).astype(dtype), d_out.astype(dtype))
+        unprojected = where_valid(valid_t, (o * tanh_cell).astype(dtype), None)
+        return d_previous, GateGradients(dz, unprojected, d_out.astype(dtype))
 
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
     d_initial, gradients = jax.lax.scan(
@@ -190,6 +192,7 @@ def product_gradients(
         previous_hidden = jnp.concatenate([carried[1:], initial_hidden[None]])
     else:
         previous_hidden = jnp.concatenate([initial_hidden[None], carried[:-1]])
+    previous_hidden = where_valid(valid, previous_hidden, None)
     d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
     kernel_hr = None
     if weights.kernel_hr is not None:
