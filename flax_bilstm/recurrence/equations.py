@@ -12,11 +12,14 @@ Arrays are time-major here: x is (time, batch, features). Every array between tw
 and typed once, below, and every way to run the recurrence (a file each in this folder) shares it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+Size = Any
+"""Of an axis: an int, or a symbolic dimension while `jax.export` leaves it open."""
 
 
 class Weights(NamedTuple):
@@ -90,7 +93,7 @@ def cell_step(
     return State(project(weights, hidden, x.dtype), cell)
 
 
-def validity(lengths: Int[Array, " batch"], time: int) -> Bool[Array, "time batch 1"]:
+def validity(lengths: Int[Array, " batch"], time: Size) -> Bool[Array, "time batch 1"]:
     """True where a step belongs to its sequence, False in the padding."""
     return (jnp.arange(time, dtype=lengths.dtype)[:, None] < lengths[None, :])[:, :, None]
 

@@ -75,7 +75,7 @@ def forward_loop(
     for term in (weights.bias_ih, weights.bias_hh):
         if term is not None:
             bias = bias + term.astype(wide)
-    hoist = x.shape[1] < HOIST_BELOW_BATCH
+    hoist = isinstance(x.shape[1], int) and x.shape[1] < HOIST_BELOW_BATCH  # unknown in exports
     if hoist:
         inputs = matmul(x, weights.kernel_ih) + bias[None, None]
     else:

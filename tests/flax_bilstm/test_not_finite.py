@@ -1,6 +1,5 @@
-"""A NaN or an infinity reaches what it reaches in PyTorch, and nothing else: padding is no bridge."""
+"""A NaN or an infinity reaches what it reaches in PyTorch, and nothing else."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
