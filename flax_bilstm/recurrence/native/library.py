@@ -16,7 +16,8 @@ VARIABLE = "FLAX_BILSTM_NATIVE"
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 CALLS = ("flax_bilstm_forward", "flax_bilstm_backward")
-PATH = Path(__file__).with_name("libflax_bilstm.so")
+# `make sanitize` has another build of it in this variable.
+PATH = Path(os.environ.get("FLAX_BILSTM_LIBRARY", Path(__file__).with_name("libflax_bilstm.so")))
 
 
 class Availability(NamedTuple):
