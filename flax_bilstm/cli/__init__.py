@@ -13,6 +13,7 @@ from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
+from flax_bilstm.cli import printing
 from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.convert import Conversion, DifferenceError
 from flax_bilstm.cli.verify import forward_pass
@@ -33,14 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(**options)
     except DifferenceError as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return DIFFERS
+        return _complain(str(error), DIFFERS)
     except (ValueError, OSError, ImportError) as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _complain(str(error), BAD_INPUT)
+    except MemoryError:
+        return _complain("there is not enough memory for this.", BAD_INPUT)
     except KeyboardInterrupt:
-        print("flax-bilstm: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _complain("interrupted.", INTERRUPTED)
+    except Exception as error:  # a mistake of ours, and not the user's to read a traceback of
+        said = (str(error).splitlines() or [""])[0]
+        return _complain(f"unexpected {type(error).__name__}: {said}", BAD_INPUT)
+    return code
+
+
+def _complain(message: str, code: int) -> int:
+    printing.write(f"flax-bilstm: {message}", sys.stderr)
     return code
 
 
@@ -48,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-bilstm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     endings = (
-        "Formats by name: .pt .pth .ckpt .bin are PyTorch's, .safetensors; .orbax or no ending is "
-        "an Orbax checkpoint directory."
+        "What is read is known by its content. What is written, by its name: .pt .pth .ckpt .bin "
+        ".tar .pkl are PyTorch's, .safetensors; .orbax or no ending is an Orbax directory."
     )
 
     convert = commands.add_parser(
@@ -127,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", help="take only the names with this prefix, a submodule's")
+    parser.add_argument("--key", help="where the state dict lies, in a file that has several")
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
@@ -149,16 +158,18 @@ def _convert(names: list[str], ignore: list[str], **options: Any) -> int:
         raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}.")
     renamed = {flax: torch for flax, _, torch in pairs}
     job = Conversion(**options, names=renamed, ignore=tuple(ignore))
-    print(conversion.convert(job, _say))
+    report = conversion.convert(job, _say)
+    printing.write(report)  # DST is written, whether or not anyone hears of it
     return GOOD
 
 
-def _inspect(path: Path, prefix: str | None, json: bool, code: bool) -> int:
+def _inspect(path: Path, prefix: str | None, key: str | None, json: bool, code: bool) -> int:
     if code:
-        print(code_of(checkpoints.read(path, prefix).tensors), end="")
-        return GOOD
-    found = inspection.inspect(path, prefix)
-    print(inspection.to_json(found) if json else inspection.render(found))
+        report = code_of(checkpoints.read(path, prefix, key).tensors).rstrip("\n")
+        return GOOD if printing.write(report) else BAD_INPUT
+    found = inspection.inspect(path, prefix, key)
+    if not printing.write(inspection.to_json(found) if json else inspection.render(found)):
+        return BAD_INPUT
     return DIFFERS if found["problems"] else GOOD
 
 
@@ -166,6 +177,7 @@ def _export(
     source: Path,
     target: Path,
     prefix: str | None,
+    key: str | None,
     dtype: str | None,
     score: str,
     lengths: bool,
@@ -173,9 +185,10 @@ def _export(
 ) -> int:
     conversion.check_target(source, target, overwrite)
     precise = jax.default_matmul_precision("highest")
-    with replacing(target) as temporary, jax.enable_x64(True), precise:
+    whole = replacing(target, overwrite=overwrite)
+    with whole as temporary, jax.enable_x64(True), precise:
         _say(f"Reading {source}")
-        read = checkpoints.read(source, prefix)
+        read = checkpoints.read(source, prefix, key)
         with checkpoints.naming(source):
             kind, _ = read_sizes(read.tensors)
             options: dict[str, Any] = {} if kind is LSTM else {"score": score}
@@ -193,14 +206,17 @@ def _export(
                 f"the artifact differs from the model by {difference}, expected at most "
                 f"{tolerance}, so it was not kept."
             )
-    print(f"forward pass: {forward_pass(read.tensors, score)}")
-    print(f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}")
-    print(f"largest difference, DST against the model: {difference:.3g}  ({computed})")
-    print(f"{target}: written, {len(artifact):,} bytes")
+    report = [
+        f"forward pass: {forward_pass(read.tensors, score)}",
+        f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}",
+        f"largest difference, DST against the model: {difference:.3g}  ({computed})",
+        f"{target}: written, {len(artifact):,} bytes",
+    ]
+    printing.write("\n".join(report))
     return GOOD
 
 
 def _say(progress: str) -> None:
     """Tell people what is going on; programs that read stderr get errors only."""
     if sys.stderr.isatty():
-        print(f"{progress} ...", file=sys.stderr, flush=True)
+        printing.write(f"{progress} ...", sys.stderr)

@@ -46,6 +46,7 @@ class Conversion(NamedTuple):
     source: Path
     target: Path
     prefix: str | None = None
+    key: str | None = None
     dtype: str | None = None
     score: str = "dot"
     into: str | None = None
@@ -75,9 +76,10 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
     """
     target_format = checkpoints.format_of(job.target)
     check_target(job.source, job.target, job.overwrite)
-    with replacing(job.target, keep=not job.dry_run) as temporary, jax.enable_x64(True):
+    whole = replacing(job.target, keep=not job.dry_run, overwrite=job.overwrite)
+    with whole as temporary, jax.enable_x64(True):
         say(f"Reading {job.source}")
-        read = checkpoints.read(job.source, job.prefix)
+        read = checkpoints.read(job.source, job.prefix, job.key)
         with checkpoints.naming(job.source), np.errstate(over="ignore"):
             converted = _converted(job, read)
         lines = [f"{job.source}: {converted.words}", *(f"  {note}" for note in read.notes)]
@@ -230,7 +232,7 @@ def _cast(optimizer: Any, dtype: str | None) -> Any:
 
 
 def _check_optimizer(state: Any, written: Path) -> None:
-    back = orbax_folder.read(written)["optimizer"]
+    back = orbax_folder.read(written).tree["optimizer"]
     expected = {".".join(path): np.asarray(a) for path, a in orbax_folder.flatten(state)}
     got: Mapping[str, Any] = {".".join(path): a for path, a in orbax_folder.flatten(back)}
     if differing := verification.differing(expected, got):

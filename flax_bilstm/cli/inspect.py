@@ -23,7 +23,7 @@ MOST_SHOWN = 100
 """Tensors and layers that people are shown; `--json` has all of them."""
 
 
-def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
+def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> dict[str, Any]:
     """What `flax-bilstm inspect --json` prints; the keys are its contract.
 
     file, format, notes (what was unwrapped, stripped, left out), model (class and sizes of one of
@@ -37,13 +37,13 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
     """
-    read = checkpoints.read(path, prefix)
+    read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
     loaded, problems = _load(arrays) if is_ours(arrays.keys()) else (None, [])
     return {
         "file": str(path),
-        "format": checkpoints.format_of(path).title,
+        "format": checkpoints.detect(path).title,
         "notes": list(read.notes),
         "model": model,
         "layers": [

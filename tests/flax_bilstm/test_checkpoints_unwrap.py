@@ -79,7 +79,7 @@ def test_lightning_keeps_a_list_of_optimizers() -> None:
 @pytest.mark.parametrize(
     ("content", "prefix", "says"),
     [
-        ({"net": STATE, "epoch": 1}, None, "keys net, epoch .* save the mapping"),
+        ({"logs": {"loss": 1.0}, "epoch": 1}, None, "keys logs, epoch .* by itself"),
         ({**STATE, "epoch": 1, "name": "x"}, None, r"epoch \(int\), name \(str\); save"),
         (STATE, "encoder", "prefix: expected one that names begin with, got 'encoder'"),
         (

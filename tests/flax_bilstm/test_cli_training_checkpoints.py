@@ -173,7 +173,7 @@ def test_prefix_and_dtype(
 
 def test_moments_are_cast_too(source: Path, tmp_path: Path) -> None:
     assert run("convert", source, tmp_path / "run", "--dtype", "float64") == GOOD
-    tree = orbax_folder.read(tmp_path / "run")["optimizer"]["opt_state"]["0"]
+    tree = orbax_folder.read(tmp_path / "run").tree["optimizer"]["opt_state"]["0"]
     assert tree["mu"]["fc"]["bias"]["value"].dtype == np.float64
     assert tree["count"]["value"].dtype == np.int32
 
