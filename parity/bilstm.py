@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
-from flax_bilstm.conversion.layers import table
 from parity.bilstm_candidate import last_query
 from parity.bilstm_stages import anatomy
 from parity.losses import MEAN_SQUARED_ERROR, Loss
+from parity.modules import table
 from parity.nnx_side import nnx_side, recording
 from parity.port import Port
 from parity.torch_side import torch_side

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 import flax_bilstm as fb
-from flax_bilstm.conversion.layers import table
 from parity import bilstm_candidate as ours
 from parity import bilstm_reference as theirs
 from parity import mistakes
 from parity.bilstm_reference import Cell
 from parity.bilstm_truth import truth
 from parity.losses import Loss
+from parity.modules import table
 from parity.nnx_side import nnx_side
 from parity.port import Side
 from parity.stages import INNER_PRODUCT, Anatomy, Mistake, Stage

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 import flax_bilstm as fb
-from flax_bilstm.conversion.layers import table
 from parity import nudging
 from parity.environment import pinned_precision
 from parity.forcing import forced_recurrence
 from parity.losses import MEAN_SQUARED_ERROR
+from parity.modules import table
 from parity.nnx_side import nnx_side
 from parity.port import Arrays, Port, cast
 from parity.tolerances import DTYPES, TRUTH, bound, epsilon

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity.losses import MEAN_SQUARED_ERROR, Loss
 from parity.nnx_side import nnx_side
 from parity.port import TARGET, Port
@@ -62,6 +63,18 @@ class Parameter(NamedTuple):
         if isinstance(self.transform, str):
             return TRANSFORMS[self.transform]
         return self.transform
+
+
+def table(module: nnx.Module) -> tuple[Parameter, ...]:
+    """The rows of one of flax_bilstm's own modules."""
+    return tuple(
+        Parameter(row.torch_names[0], row.paths[0], (_one(row.from_torch), _one(row.to_torch)))
+        for row in rows_of(module)
+    )
+
+
+def _one(transform: Any) -> Relayout:
+    return lambda array: transform([array])[0]
 
 
 def port(
