@@ -75,6 +75,17 @@ def quickly_compiled(
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="session")
+def quick_environment(simple_emitters: dict[str, bool]) -> dict[str, str]:
+    """`quickly_compiled` for other processes; and one thread, since the workers share the cores."""
+    flags = [f"--{name}={str(value).lower()}" for name, value in simple_emitters.items()]
+    return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": " ".join(flags),
+    }
+
+
 @pytest.fixture
 def x64_beside_others() -> Iterator[None]:
     """Float64 in JAX where it judges lower precisions: those are compiled as for users."""
