@@ -13,6 +13,7 @@ from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
+from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.convert import Conversion, DifferenceError
 from flax_bilstm.stablehlo import PLATFORMS, export, largest_difference, serialize
 
@@ -69,11 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="what a checkpoint holds, and what would not load",
-        description=f"Show a checkpoint. Exit code 1: it would not load. {endings}",
+        description="Show the layers and tensors of any checkpoint. Exit code 1: it means to be an "
+        f"nn.LSTM or the BiLSTM with attention, and would not load. {endings}",
     )
     inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
     _reading(inspect)
-    inspect.add_argument("--json", action="store_true", help="for programs")
+    form = inspect.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument(
+        "--code",
+        action="store_true",
+        help="print a Flax module of the same names and sizes, whose forward pass is to be written",
+    )
     inspect.set_defaults(command=_inspect)
 
     export = commands.add_parser(
@@ -103,10 +111,13 @@ def _convert(**options: Any) -> int:
     return GOOD
 
 
-def _inspect(path: Path, prefix: str | None, json: bool) -> int:
+def _inspect(path: Path, prefix: str | None, json: bool, code: bool) -> int:
+    if code:
+        print(code_of(checkpoints.read(path, prefix).tensors), end="")
+        return GOOD
     found = inspection.inspect(path, prefix)
     print(inspection.to_json(found) if json else inspection.render(found))
-    return GOOD if found["loads"] else DIFFERS
+    return DIFFERS if found["problems"] else GOOD
 
 
 def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> int:

@@ -219,7 +219,7 @@ def _transformation(
     }
 
     def labelled(tree: Any) -> Any:
-        return jax.tree.map_with_path(lambda path, _: labels.get(_path(path), FROZEN), tree)
+        return jax.tree.map_with_path(lambda path, _: _look_up(labels, path), tree)
 
     transforms = {_label(index): of(part) for index, part in enumerate(parts)}
     return optax.partition({**transforms, FROZEN: optax.set_to_zero()}, labelled)
@@ -229,10 +229,10 @@ def _label(index: int) -> str:
     return f"group {index}"
 
 
-def _path(path: tuple[Any, ...]) -> Path:
-    """The path of a leaf of an nnx.State, from JAX's."""
-    keys = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
-    return tuple(key for key in keys if key != "value")
+def _look_up(labels: Mapping[Path, str], path: tuple[Any, ...]) -> str:
+    """The label of a leaf of an nnx.State, whose path may end in the variable's own `value`."""
+    keys = tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+    return labels.get(keys) or labels.get(keys[:-1], FROZEN)
 
 
 def _fill(
