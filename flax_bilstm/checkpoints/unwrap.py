@@ -20,14 +20,14 @@ COMPILED = "._orig_mod."  # a submodule that was compiled on its own
 class Checkpoint(NamedTuple):
     """What a file holds for one model.
 
-    `tensors` is its state dict. `optimizer` is PyTorch's optimizer state dict, or None, and
-    `parameters` the name in `tensors` of each of the parameters that the optimizer counts (None:
-    not this model's). `notes` say what was unwrapped, stripped and left out.
+    `tensors` is its state dict. `optimizer` is PyTorch's optimizer state dict, or None. `renamed`
+    has, for every name in the file and in its order, the name in `tensors` (None: not this
+    model's). `notes` say what was unwrapped, stripped and left out.
     """
 
     tensors: dict[str, np.ndarray]
     optimizer: Mapping[str, Any] | None
-    parameters: tuple[str | None, ...]
+    renamed: Mapping[str, str | None]
     notes: tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def unwrap(content: Mapping[str, Any], prefix: str | None = None) -> Checkpoint:
         raise ValueError(
             f"expected dense tensors of a dtype that NumPy has too, got another: {error}"
         ) from error
-    return Checkpoint(arrays, optimizer, tuple(map(names.get, content)), tuple(notes))
+    return Checkpoint(arrays, optimizer, {name: names.get(name) for name in content}, tuple(notes))
 
 
 def _is_tensor(value: Any) -> bool:
