@@ -35,14 +35,14 @@ EXTRA_STATE = "_extra_state"
 class Checkpoint(NamedTuple):
     """What a file holds for one model.
 
-    `tensors` is its state dict. `optimizer` is PyTorch's optimizer state dict, or None, and
-    `parameters` the name in `tensors` of each of the parameters that the optimizer counts (None:
-    not this model's). `notes` say what was unwrapped, stripped and left out.
+    `tensors` is its state dict. `optimizer` is PyTorch's optimizer state dict, or None. `renamed`
+    has, for every name in the file and in its order, the name in `tensors` (None: not this
+    model's). `notes` say what was unwrapped, stripped and left out.
     """
 
     tensors: dict[str, np.ndarray]
     optimizer: Mapping[str, Any] | None
-    parameters: tuple[str | None, ...]
+    renamed: Mapping[str, str | None]
     notes: tuple[str, ...]
 
 
@@ -80,8 +80,8 @@ def unwrap(
     if folded and optimizer is not None:
         notes.append("left out: the optimizer's state, which is of the parts that were folded")
         optimizer = None
-    parameters = tuple(map(names.get, held))
-    return Checkpoint(tensors, optimizer, parameters, (*notes, *folded))
+    renamed = {name: names.get(name) for name in held}
+    return Checkpoint(tensors, optimizer, renamed, (*notes, *folded))
 
 
 def _is_extra(name: Any, notes: list[str]) -> bool:

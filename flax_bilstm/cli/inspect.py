@@ -12,6 +12,7 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
+from flax_bilstm.conversion.order import in_the_models_names, parameter_order
 from flax_bilstm.conversion.reading import Module, is_ours, read_sizes
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.conversion.rows import rows, variables
@@ -167,7 +168,9 @@ def _optimizer(read: Checkpoint, model: Module | None) -> str | None:
     try:
         if model is not None:
             with jax.enable_x64(True):
-                optimizer_state.optimizer_from_torch(model, read.optimizer, read.parameters)
+                state = in_the_models_names(read.optimizer, read.renamed)
+                order = parameter_order(model, state, read.renamed)
+                optimizer_state.optimizer_from_torch(model, state, order)
         return optimizer_state.describe(read.optimizer)
     except ValueError as error:
         return str(error).removeprefix("optimizer: ")

@@ -52,7 +52,7 @@ def test_prefix_takes_one_submodule_and_names_the_rest(prefix: str, outer: str) 
     content = under(outer, {"embed.weight": np.ones(1), **under("encoder.", STATE)})
     found = unwrap(content, prefix)
     assert list(found.tensors) == list(STATE)
-    assert found.parameters == (None, "lstm.weight", "fc.bias")
+    assert tuple(found.renamed.values()) == (None, "lstm.weight", "fc.bias")
     assert any("left out: 1 outside of encoder." in n and "embed.weight" in n for n in found.notes)
 
 
