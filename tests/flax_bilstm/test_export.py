@@ -140,10 +140,10 @@ def test_an_artifact_that_differs_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def faulty(model: Any) -> Any:
+    def faulty(model: Any, **options: Any) -> Any:
         model = nnx.clone(model)
         model.fc.bias[...] += 1e-5
-        return fb.export(model)
+        return fb.export(model, **options)
 
     monkeypatch.setattr(cli, "export", faulty)
     assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS
