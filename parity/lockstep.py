@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 
 from parity import nudging
 from parity.comparison import Value, identical, judge, magnitude
-from parity.optimizers import Optimizer
-from parity.port import Arrays, Gradients, Port, Step
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Gradients, Pair, Step
 from parity.report import Row
 from parity.tolerances import TRUTH
+
+
+class CandidateError(Exception):
+    """What the candidate's code raised while it trained."""
+
+    def __init__(self, raised: Exception) -> None:
+        super().__init__(str(raised))
+        self.raised = raised
 
 
 class Losses(NamedTuple):
@@ -20,7 +28,7 @@ class Losses(NamedTuple):
 
 
 def train(
-    port: Port, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
     (reference, *nudged), candidate = nudging.runs(port.reference, dtype), port.candidate
@@ -32,12 +40,20 @@ def train(
         truth, plain = tee(truth)
     else:
         plain = reference.train(start, batches, optimizer, dtype)
-    trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
+    trained = _guarded(candidate.train(candidate.parameters, batches, optimizer, dtype))
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place), losses
+
+
+def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
+    """The candidate's steps; what they raise is told apart from what the harness raises."""
+    try:
+        yield from steps
+    except Exception as error:
+        raise CandidateError(error) from error
 
 
 def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
@@ -47,20 +63,16 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
 
 
 def update(
-    port: Port, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
 ) -> list[Row]:
     """Both sides' optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate = port.reference, port.candidate
-    if reference.update is None or candidate.update is None:
-        return []
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
-    given = candidate.update(start, gradients, optimizer, dtype)
+    given = _guarded(candidate.update(start, gradients, optimizer, dtype))
     own = [
-        side.update(start, gradients, optimizer, dtype)
-        for side in nudging.runs(reference, dtype)
-        if side.update
+        side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
     place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place)

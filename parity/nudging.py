@@ -10,7 +10,6 @@ arithmetic (Parker, 1997).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parity import optimizers
-from parity.optimizers import Optimizer
-from parity.port import Arrays, Gradients, Side, Step, cast, floating
+from parity.sides import optimizers
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
 from parity.tolerances import TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
@@ -37,43 +36,61 @@ ELEMENTARY = frozenset(
 
 def runs(side: Side, dtype: str) -> list[Side]:
     """The side itself, and as many nudged ones as the dtype's row of the table asks for."""
-    return [side, *(nudged_side(side, seed) for seed in range(TOLERANCES[dtype].nudges))]
+    return [side, *(Nudged(side, seed) for seed in range(TOLERANCES[dtype].nudges))]
 
 
-def nudged_side(side: Side, seed: int) -> Side:
-    """The side with data and elementary functions moved; its optimizers' step lengths too."""
+class Nudged(Side):
+    """A side with data and elementary functions moved; its optimizers' step lengths too."""
 
-    def once(run: Callable[..., Any]) -> Callable[..., Any]:
-        def moved(*given: Any) -> Any:
-            *arrays, dtype = given
-            with moved_functions(dtype, seed):
-                return run(*(nudged(each, dtype, seed) for each in arrays), dtype)
+    def __init__(self, side: Side, seed: int) -> None:
+        super().__init__(f"{side.name}, nudged", side.parameters)
+        self.side, self.seed = side, seed
 
-        return moved
+    def forward(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.forward, *given)
 
-    def step_by_step(run: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
-        def moved(
-            start: Arrays, data: Sequence[Gradients], optimizer: Optimizer, dtype: str
-        ) -> Iterator[Step]:
-            near = [nudged(each, dtype, seed) for each in data]
-            twin = optimizers.nudged(optimizer, dtype, seed)
-            steps = run(nudged(start, dtype, seed), near, twin, dtype)
-            for number in range(len(near)):
-                with moved_functions(dtype, seed + number):
-                    step = next(steps)
-                yield step
+    def gradients(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.gradients, *given)
 
-        return moved
+    def local(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.local, *given)
 
-    return replace(
-        side,
-        name=f"{side.name}, nudged",
-        forward=once(side.forward),
-        gradients=once(side.gradients),
-        train=step_by_step(side.train),
-        local=side.local and once(side.local),
-        update=side.update and step_by_step(side.update),
-    )
+    def local_gradients(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.local_gradients, *given)
+
+    def train(
+        self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        return self._steps(self.side.train, parameters, batches, optimizer, dtype)
+
+    def update(
+        self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        return self._steps(self.side.update, parameters, gradients, optimizer, dtype)
+
+    def _moved(self, run: Callable[..., Any], *given: Any) -> Any:
+        *arrays, dtype = given
+        with moved_functions(dtype, self.seed):
+            return run(*(nudged(each, dtype, self.seed) for each in arrays), dtype)
+
+    def _steps(
+        self, run: Any, start: Arrays, data: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        near = [nudged(each, dtype, self.seed) for each in data]
+        twin = optimizers.nudged(optimizer, dtype, self.seed)
+        steps = run(nudged(start, dtype, self.seed), near, twin, dtype)
+        for number in range(len(near)):
+            with moved_functions(dtype, self.seed + number):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
 
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:

@@ -112,9 +112,9 @@ class Report:
         return cls(tuple(row for report in reports for row in report.rows), environment, figures)
 
     def __str__(self) -> str:
-        from parity import rendering
+        from parity.render import text
 
-        return rendering.text(self)
+        return text.text(self)
 
     def to_json(self) -> str:
         """JSON by `parity/report.schema.json`, which docs/report-schema.md explains.
@@ -147,18 +147,18 @@ class Report:
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory, which is made if need be."""
-        from parity import html, rendering
+        from parity.render import html, text
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {
             "report.json": self.to_json(),
-            "report.md": rendering.markdown(self),
+            "report.md": text.markdown(self),
             "report.html": html.page(self),
         }
-        for name, text in contents.items():
+        for name, content in contents.items():
             temporary = directory / f".{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
             temporary.replace(directory / name)
 
 
