@@ -1,1 +1,1 @@
-"""`python -m benchmarks`: this library beside PyTorch and flax.nnx, interleaved in one run."""
+"""`python -m benchmarks`: this library beside its peers on CPUs, interleaved in one run."""

@@ -1,99 +1,104 @@
-"""`python -m benchmarks [--quick] [--readme]`: run, print, write results.json and a plot."""
+"""`python -m benchmarks [--quick] [--publish]`: time all cells, print tables, write the JSON."""
 
 import argparse
 import json
-import os
-import platform
+import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks import cells, interleave, report
-from benchmarks.cells import CONTESTANTS, Cell
+from benchmarks import cells, interleave, machine
+from benchmarks.cells import Cell
+from benchmarks.contestants import OURS, entrants
+from benchmarks.report import publish, tables
 
-MEMORY_CELL = Cell(8, 8192, 64, "training")
-COMPILE_TIMES = (32, 2048)
+SECONDS_PER_CELL = 3.0
+QUICK_SECONDS_PER_CELL = 0.5
+MEMORY_CELL = Cell("network", "training", 64, 8, 8192)
+COMPILED = [Cell("network", "training", 64, 32, steps) for steps in (32, 2048)]
 
 
-def main() -> None:
-    """Run the grid, or with --readme only put an earlier run's table into the README."""
+def main() -> int:
+    """Measure everything, or with --publish put an earlier run into README.md and docs/."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small grid, under two minutes")
-    parser.add_argument("--rounds", type=int, default=9, help="turns each contestant gets")
+    parser.add_argument("--quick", action="store_true", help="a few cells, under two minutes")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--readme", action="store_true", help="update README.md from the JSON")
+    parser.add_argument("--publish", action="store_true", help="only update README.md and docs/")
     arguments = parser.parse_args()
     path = arguments.output / ("quick.json" if arguments.quick else "results.json")
-    if arguments.readme:
-        report.write_readme(report.load(path), Path("README.md"))
-        return
-    shapes = cells.QUICK_SHAPES if arguments.quick else cells.SHAPES
-    hidden_sizes = cells.HIDDEN_SIZES[:1] if arguments.quick else cells.HIDDEN_SIZES
-    results = measure(cells.grid(shapes, hidden_sizes), arguments.rounds, not arguments.quick)
+    if arguments.publish:
+        publish.publish(json.loads(path.read_text()), Path())
+        return 0
+    results = measure(arguments.quick)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-    report.write_plot(results, path.with_suffix(".png"))
-    print(report.markdown(results))
-    print(f"\nWritten: {path}, {path.with_suffix('.png')}")
+    print(tables.everything(results))
+    print(f"\nWritten: {path}")
+    return 0
 
 
-def measure(grid: list[Cell], rounds: int, whole: bool) -> dict[str, Any]:
-    """Every cell; with `whole` also memory and compile times."""
+def measure(quick: bool) -> dict[str, Any]:
+    """Every cell, then what is not a matter of one."""
+    grid = cells.quick() if quick else [*cells.layers(), *cells.networks()]
+    seconds = QUICK_SECONDS_PER_CELL if quick else SECONDS_PER_CELL
+    busy = _how_busy()
+    names = dict.fromkeys(name for cell in grid for name in entrants(cell))
     measured = []
-    with interleave.workers(list(CONTESTANTS)) as started, Progress() as progress:
+    with interleave.workers([*names, "truth"]) as started, Progress() as progress:
         task = progress.add_task("cells", total=len(grid))
+        rates = [_matmul_rate(started)]
         for cell in grid:
             progress.update(task, description=str(cell))
-            measured.append(interleave.run_cell(cell, started, rounds))
+            measured.append(interleave.run_cell(cell, started, seconds))
             progress.advance(task)
-        rate = started["PyTorch"].ask(matmul=True)["flops_per_second"]
+        rates.append(_matmul_rate(started))
         facts = {name: worker.facts for name, worker in started.items()}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "date": time.strftime("%Y-%m-%d"),
-        "rounds": rounds,
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "processor": _processor(),
-            "versions": {
-                "torch": facts["PyTorch"]["torch"],
-                "jax": facts["fused"]["jax"],
-                "flax": facts["fused"]["flax"],
-                "python": platform.python_version(),
-            },
-        },
+        "machine": {**machine.facts(), "busy": busy},
         "contestants": facts,
-        "matmul_flops_per_second": rate,
+        "matmul_flops_per_second": max(rates),
         "cells": measured,
-        "notes": [_memory_note(), _compile_note()] if whole else [],
+        **({} if quick else {"beside": _beside()}),
     }
 
 
-def _memory_note() -> str:
-    sizes = {n: interleave.peak_bytes(n, MEMORY_CELL) for n in ("PyTorch", "flax.nnx", "fused")}
-    parts = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in sizes.items())
-    return (
-        f"peak memory of {MEMORY_CELL}, each in a fresh process, less that of a tiny step: {parts}"
-    )
+def _matmul_rate(started: dict[str, interleave.Worker]) -> float:
+    return started["PyTorch"].ask("matmul_rate")["flops_per_second"]
 
 
-def _compile_note() -> str:
-    seconds = [
-        interleave.compile_seconds("fused", Cell(32, steps, 64, "training"))
-        for steps in COMPILE_TIMES
-    ]
-    parts = ", ".join(f"{s:.1f} s at time {t}" for s, t in zip(seconds, COMPILE_TIMES, strict=True))
-    return f"building and compiling a training step of batch 32: {parts}"
+def _beside() -> dict[str, Any]:
+    """What is measured beside the cells: dispatch, memory and compile time."""
+    with interleave.workers([OURS]) as started:
+        dispatch = started[OURS].ask("dispatch")["seconds"]
+    return {
+        "dispatch_seconds": dispatch,
+        "memory_cell": MEMORY_CELL._asdict(),
+        "peak_bytes": {n: interleave.peak_memory(n, MEMORY_CELL) for n in (OURS, "PyTorch")},
+        "compile_seconds": [
+            {**cell._asdict(), "seconds": interleave.compile_seconds(OURS, cell)}
+            for cell in COMPILED
+        ],
+    }
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _how_busy() -> float | None:
+    """How busy others keep the machine, said where it is too much to time anything."""
+    share = machine.busy()
+    if math.isnan(share):
+        return None
+    if share > machine.QUIET:
+        print(
+            f"This machine is busy for {share:.0%} of its time with something else "
+            f"(quiet: {machine.QUIET:.0%}): the figures will not be those of a quiet one.",
+            file=sys.stderr,
+        )
+    return share
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,74 +1,107 @@
-"""What is timed: sizes, modes and contestants, as data."""
+"""What is timed: sizes, parts and modes, as data."""
 
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 INPUT_DIM, OUTPUT_DIM = 128, 1
-MODES = ("inference", "training")
-HIDDEN_SIZES = (64, 256)
-SHAPES = ((1, 32), (1, 256), (8, 2048), (32, 32), (32, 128), (32, 512), (128, 128), (256, 64))
-QUICK_SHAPES = ((1, 32), (32, 32), (32, 128))
+AGREEMENT = 1e-4
+"""The largest difference from PyTorch in float64 that is let in, of an array's largest value."""
 
 
 class Cell(NamedTuple):
-    """One row of the table."""
+    """One row of the tables.
 
+    The part "layer" is the LSTM alone; "network" is the reference network, with attention and head.
+    The mode "inference" is the forward pass; "gradients" is that and the gradients of input and
+    parameters for a gradient of the outputs; "training" is a whole step: forward, mean squared
+    error, backward, Adam. Ragged: the sequences of the batch have different lengths.
+    """
+
+    part: str
+    mode: str
+    hidden_dim: int
     batch: int
     time: int
-    hidden_dim: int
-    mode: str
+    directions: int = 2
+    layers: int = 1
+    ragged: bool = False
 
     def __str__(self) -> str:
-        return f"{self.mode} {self.batch}×{self.time}, hidden {self.hidden_dim}"
+        kind = f", {self.variant}" if self.variant else ""
+        return f"{self.part} {self.mode} {self.batch}×{self.time}, hidden {self.hidden_dim}{kind}"
+
+    @property
+    def variant(self) -> str:
+        """What sets the cell apart from one bidirectional layer over whole sequences."""
+        words = {
+            "one direction": self.directions == 1,
+            f"{self.layers} layers": self.layers > 1,
+            "ragged": self.ragged,
+        }
+        return ", ".join(word for word, holds in words.items() if holds)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of each sequence: evenly spread from a quarter of the time to all of it, if ragged."""
+        if not self.ragged:
+            return [self.time] * self.batch
+        quarter, span = self.time // 4, self.time - self.time // 4
+        return [quarter + round(span * (i + 1) / self.batch) for i in range(self.batch)]
 
     @property
     def matmul_flops(self) -> int:
-        """Operations in the matrix products that the mode cannot do without.
+        """Operations in the matrix products that the cell cannot do without.
 
-        Per direction and step the gates take [x, h] W. Training adds dh = dz W_hhᵀ and dW; the
-        gradient of x is not asked for.
+        In each layer, direction and step the gates take [x, h] W. The gradients add dh = dz W_hhᵀ,
+        dW = [x, h]ᵀ dz and, where x is not the data of a training step, dx = dz W_ihᵀ.
         """
-        forward = 2 * (INPUT_DIM + self.hidden_dim) * 4 * self.hidden_dim
-        backward = forward + 2 * self.hidden_dim * 4 * self.hidden_dim
-        steps = 2 * self.batch * self.time
-        return steps * (forward + (backward if self.mode == "training" else 0))
+        gates = 4 * self.hidden_dim
+        total = 0
+        for layer in range(self.layers):
+            features = INPUT_DIM if layer == 0 else self.directions * self.hidden_dim
+            total += 2 * (features + self.hidden_dim) * gates
+            if self.mode != "inference":
+                needs_dx = layer > 0 or self.mode == "gradients"
+                total += 2 * (features + 2 * self.hidden_dim + needs_dx * features) * gates
+        return self.directions * sum(self.lengths) * total
 
 
-class Contestant(NamedTuple):
-    """Who runs: a framework's builder in `contestants`, its options, and the devices it sees.
-
-    Those split the batch, or, with directions=2, the two directions.
-    """
-
-    framework: str
-    implementation: str | None = None
-    devices: int = 1
-    directions: int = 1
+SHAPES = ((1, 32), (1, 256), (8, 2048), (32, 32), (32, 128), (128, 128), (256, 64))
+LARGE_SHAPES = ((1, 32), (1, 256), (32, 32), (32, 128), (128, 128))
+"""At hidden 512, where a step of 8 × 2048 takes seconds."""
+QUICK_SHAPES = ((1, 32), (32, 32))
+MODES = {"layer": ("inference", "gradients"), "network": ("inference", "training")}
+VARIANTS: tuple[dict[str, Any], ...] = ({"directions": 1}, {"layers": 2}, {"ragged": True})
 
 
-PEERS = {"PyTorch": Contestant("torch"), "flax.nnx": Contestant("nnx")}
-OURS = {
-    "scan": Contestant("flax_bilstm", "scan"),
-    "checkpointed": Contestant("flax_bilstm", "checkpointed"),
-    "fused": Contestant("flax_bilstm", "fused"),
-    "fused, batch on 2": Contestant("flax_bilstm", "fused", devices=2),
-    "fused, directions on 2": Contestant("flax_bilstm", "fused", devices=2, directions=2),
-    "fused, both on 4": Contestant("flax_bilstm", "fused", devices=4, directions=2),
-}
-CONTESTANTS = PEERS | OURS
-DEFAULT = "fused"
-"""What a user gets who chooses neither an implementation nor devices."""
+def layers() -> list[Cell]:
+    """The LSTM alone: every size, then what differs from one bidirectional layer."""
+    sizes = [*product((64, 128, 256), SHAPES), *((512, shape) for shape in LARGE_SHAPES)]
+    cells = [Cell("layer", mode, h, *shape) for mode in MODES["layer"] for h, shape in sizes]
+    for mode, variant, hidden_dim in product(MODES["layer"], VARIANTS, (64, 256)):
+        cells.append(Cell("layer", mode, hidden_dim, 32, 128, **variant))
+    return cells
 
 
-def grid(shapes: tuple[tuple[int, int], ...], hidden_sizes: tuple[int, ...]) -> list[Cell]:
-    """Every cell of the table."""
-    return [
-        Cell(batch, time, hidden_dim, mode)
-        for mode in MODES
-        for hidden_dim in hidden_sizes
-        for batch, time in shapes
+def networks() -> list[Cell]:
+    """The reference network."""
+    sizes = product(MODES["network"], (64, 256), SHAPES)
+    return [Cell("network", mode, hidden_dim, *shape) for mode, hidden_dim, shape in sizes]
+
+
+def quick() -> list[Cell]:
+    """A few of each."""
+    cells = [
+        Cell(part, mode, 64, *shape)
+        for part, modes in MODES.items()
+        for mode, shape in product(modes, QUICK_SHAPES)
     ]
+    return [*cells, *(Cell("layer", "inference", 64, 8, 32, **variant) for variant in VARIANTS)]
 
 
-def enters(contestant: Contestant, cell: Cell) -> bool:
-    """Whether the contestant can run the cell: a batch is split evenly here."""
-    return cell.batch % (contestant.devices // contestant.directions) == 0
+ALTERNATIVE_CELLS = tuple(
+    Cell("layer", mode, hidden_dim, *shape)
+    for mode in MODES["layer"]
+    for hidden_dim, shape in product((64, 256), ((32, 128), (128, 128)))
+)
+"""Where this library's other ways to run are timed too."""

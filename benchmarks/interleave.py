@@ -5,22 +5,24 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import CONTESTANTS, Cell, Contestant, enters
-from benchmarks.contestants import build_torch
+from benchmarks.cells import AGREEMENT, Cell
+from benchmarks.contestants import entrants
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.05
 """A turn repeats a fast cell until it has taken about this long, and counts the turn's median."""
 PAUSE_SECONDS = 0.03
 """Between turns, for the last contestant's threads to stop spinning."""
-AGREEMENT = 1e-4
-"""Largest difference from PyTorch in float64, relative to the largest value, to be let in."""
+ROUNDS = (3, 9)
+"""The fewest and the most turns that each contestant gets, within the cell's time."""
 
 
 class Worker:
@@ -33,14 +35,14 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")},
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
         self.facts = self._answer()
 
-    def ask(self, **request: Any) -> dict[str, Any]:
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Send one request and wait for its answer."""
         assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        print(json.dumps({"do": do, **request}), file=self._process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -58,40 +60,69 @@ class Worker:
 
 
 @contextmanager
-def workers(names: list[str]) -> Iterator[dict[str, Worker]]:
+def workers(names: Iterable[str]) -> Iterator[dict[str, Worker]]:
     """One worker for each contestant, all ended afterwards."""
-    started = {name: Worker(name) for name in names}
+    started: dict[str, Worker] = {}
     try:
+        for name in names:
+            started[name] = Worker(name)
         yield started
     finally:
         for worker in started.values():
             worker.close()
 
 
-def run_cell(cell: Cell, started: dict[str, Worker], rounds: int) -> dict[str, Any]:
-    """Check every contestant against PyTorch in float64, then time them in turn."""
-    entered = [name for name in started if enters(CONTESTANTS[name], cell)]
-    truth = np.asarray(build_torch(cell, Contestant("torch"), dtype="float64")()).ravel()
-    first: dict[str, float] = {}
-    repeats: dict[str, int] = {}
-    for name in entered:
-        answer = started[name].ask(cell=list(cell))
-        first[name] = answer["seconds"]
-        error = float(np.max(np.abs(np.asarray(answer["result"]) - truth)) / np.max(np.abs(truth)))
-        if not error <= AGREEMENT:
-            raise RuntimeError(f"{name}, {cell}: differs from PyTorch in float64 by {error:.2e}")
-        warm = started[name].ask(runs=2)["samples"][-1]
-        repeats[name] = max(1, math.ceil(SAMPLE_SECONDS / max(warm, 1e-6)))
+def run_cell(cell: Cell, started: dict[str, Worker], seconds: float) -> dict[str, Any]:
+    """Check every contestant against PyTorch in float64, then time them in turn.
+
+    Args:
+        cell: what is run.
+        started: the workers of all who enter, and the one called "truth".
+        seconds: about how long the timing may take; a slow cell has its fewest rounds all the same.
+
+    Raises:
+        RuntimeError: a contestant's numbers are not those of PyTorch in float64.
+    """
+    entered = entrants(cell)
+    kernels, estimates = _check(cell, started, entered)
+    repeats = {name: max(1, math.ceil(SAMPLE_SECONDS / t)) for name, t in estimates.items()}
+    a_round = sum(repeats[name] * estimates[name] + PAUSE_SECONDS for name in entered)
+    fewest, most = ROUNDS
+    rounds = min(most, max(fewest, int(seconds / a_round)))
     samples: dict[str, list[float]] = {name: [] for name in entered}
     for _ in range(rounds):
         for name in entered:
             time.sleep(PAUSE_SECONDS)
-            samples[name].append(float(np.median(started[name].ask(runs=repeats[name])["samples"])))
+            turn = started[name].ask("run", count=repeats[name])["samples"]
+            samples[name].append(float(np.median(turn)))
     return {
         **cell._asdict(),
         "seconds": {name: _summary(values) for name, values in samples.items()},
-        "first_run_seconds": first,
+        "kernels": kernels,
     }
+
+
+def _check(
+    cell: Cell, started: dict[str, Worker], entered: list[str]
+) -> tuple[dict[str, str], dict[str, float]]:
+    """The kernel that each ran, and seconds of a warm run, once all gave PyTorch's numbers."""
+    kernels, estimates = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "truth.npz")
+        started["truth"].ask("prepare", cell=list(cell))
+        started["truth"].ask("save", path=path)
+        for name in entered:
+            started[name].ask("prepare", cell=list(cell))
+            answer = started[name].ask("check", path=path)
+            if not answer["difference"] <= AGREEMENT:
+                raise RuntimeError(
+                    f"{name}, {cell}: differs from PyTorch in float64 by "
+                    f"{answer['difference']:.2e} of an array's largest value; {AGREEMENT:.0e} is "
+                    "let in."
+                )
+            kernels[name] = answer["kernel"]
+            estimates[name] = started[name].ask("run", count=2)["samples"][-1]
+    return kernels, estimates
 
 
 def _summary(samples: list[float]) -> dict[str, float]:
@@ -99,20 +130,19 @@ def _summary(samples: list[float]) -> dict[str, float]:
     return {"median": median, "quartile_1": low, "quartile_3": high, "rounds": len(samples)}
 
 
-def peak_bytes(name: str, cell: Cell) -> int:
-    """The peak resident memory of a fresh process that runs one cell, less one that runs none."""
+def peak_memory(name: str, cell: Cell) -> int:
+    """The peak resident bytes of a process that runs one cell, less one that runs a tiny cell."""
     sizes = []
-    small = Cell(1, 2, cell.hidden_dim, cell.mode)
-    for run in (small, cell):
+    for run in (cell._replace(batch=1, time=2), cell):
         with workers([name]) as started:
-            started[name].ask(cell=list(run))
-            sizes.append(started[name].ask(memory=True)["peak_bytes"])
+            started[name].ask("prepare", cell=list(run))
+            sizes.append(started[name].ask("peak_memory")["bytes"])
     return max(0, sizes[1] - sizes[0])
 
 
 def compile_seconds(name: str, cell: Cell) -> float:
-    """Seconds to build and first run a cell, everything imported and warm before."""
+    """Seconds to build and first run a cell, less a warm run, everything imported before."""
     with workers([name]) as started:
-        started[name].ask(cell=[2, 2, cell.hidden_dim, cell.mode])
-        total = started[name].ask(cell=list(cell))["seconds"]
-        return total - float(np.median(started[name].ask(runs=3)["samples"]))
+        started[name].ask("prepare", cell=list(cell._replace(batch=2, time=2)))
+        total = started[name].ask("prepare", cell=list(cell))["seconds"]
+        return total - float(np.median(started[name].ask("run", count=3)["samples"]))

@@ -1,43 +1,25 @@
-"""One contestant in a process of its own: prepares a cell, then times it when it is told to.
+"""One contestant in a process of its own: prepares a cell, then runs it when it is told to.
 
 Talks JSON lines over standard input and output, so that the parent can interleave contestants that
-need different devices, threads and flags. Requests: {"cell": [...]} → {"seconds", "result"}: what
-building and the first run took, and what it gave; {"runs": n} → {"samples": [seconds, ...]};
-{"memory": true} → {"peak_bytes"}; {"matmul": true} → {"flops_per_second"}.
+need different devices, threads and flags. A request is {"do": NAME, ...}; NAME is a method below.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import CONTESTANTS, Cell, Contestant
-from benchmarks.contestants import BUILDERS, Run
+from benchmarks.cells import Cell
+from benchmarks.contestants import CONTESTANTS, Prepared
+from benchmarks.workload import difference
 
 
-def set_up(contestant: Contestant) -> dict[str, Any]:
-    """Devices and threads, before anything runs; returns what was set and the versions."""
-    cores = len(os.sched_getaffinity(0))
-    if contestant.framework == "torch":
-        import torch
-
-        torch.set_num_threads(cores)
-        return {"torch": torch.__version__, "threads": cores}
-    import flax
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", contestant.devices)
-    return {
-        "jax": jax.__version__, "flax": flax.__version__, "devices": jax.device_count(),
-        "platform": jax.default_backend(),
-    }  # fmt: skip
-
-
-def timed(run: Run, count: int) -> list[float]:
+def timed(run: Callable[[], Any], count: int) -> list[float]:
     """Seconds of each of `count` runs."""
     samples = []
     for _ in range(count):
@@ -47,47 +29,70 @@ def timed(run: Run, count: int) -> list[float]:
     return samples
 
 
-def peak_bytes() -> int:
-    """This process's own peak resident memory; a child's ru_maxrss would start at its parent's."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM: memory is measured on Linux only")
+class Server:
+    """Answers requests about one contestant."""
 
+    prepared: Prepared
 
-def matmul_rate() -> float:
-    """Operations a second of a large float32 matrix product on all cores: the best of several."""
-    import torch
+    def __init__(self, name: str):
+        self.contestant = CONTESTANTS[name]
+        self.module = self.contestant.load()
+        self.facts = self.module.set_up(**self.contestant.options)
 
-    n = 2048
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2 * n**3 / min(timed(lambda: torch.mm(a, b), 8))
+    def prepare(self, cell: list[Any]) -> dict[str, Any]:
+        """Build the cell and run it once: the seconds that both took."""
+        self.__dict__.pop("prepared", None)  # the memory of the cell before
+        start = time.perf_counter()
+        self.prepared = self.module.build(Cell(*cell), **self.contestant.options)
+        self.result = self.prepared.run()
+        return {"seconds": time.perf_counter() - start}
+
+    def save(self, path: str) -> dict[str, Any]:
+        """Write what came of the first run to an .npz file."""
+        arrays: dict[str, Any] = self.prepared.arrays(self.result)
+        np.savez(path, **arrays)
+        return {}
+
+    def check(self, path: str) -> dict[str, Any]:
+        """How far the first run's arrays are from those in a file, and the kernel that ran."""
+        with np.load(path) as truth:
+            arrays = self.prepared.arrays(self.result)
+            off = difference(arrays, dict(truth))
+        del self.result
+        return {"difference": off, "kernel": self.prepared.kernel()}
+
+    def run(self, count: int) -> dict[str, Any]:
+        """Run the prepared cell: seconds of each run."""
+        return {"samples": timed(self.prepared.run, count)}
+
+    def peak_memory(self) -> dict[str, Any]:
+        """The peak resident bytes of this process; a child's ru_maxrss starts at its parent's."""
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return {"bytes": int(line.split()[1]) * 1024}
+        raise RuntimeError("/proc/self/status has no VmHWM: memory is measured on Linux only")
+
+    def matmul_rate(self) -> dict[str, Any]:
+        """Operations a second of a large matrix product."""
+        return {"flops_per_second": self.module.matmul_rate()}
+
+    def dispatch(self) -> dict[str, Any]:
+        """Seconds of small jitted calls."""
+        from benchmarks.dispatch import seconds
+
+        return {"seconds": seconds()}
 
 
 def main(name: str) -> None:
     """Serve requests until standard input ends."""
-    contestant = CONTESTANTS[name]
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # nothing that a library prints may reach the parent as an answer
-
-    def answer(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
-    answer(**set_up(contestant))
-    run: Run  # of the cell that was asked for last
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing that a library prints may reach the parent as an answer
+    server = Server(name)
+    print(json.dumps(server.facts), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        if "cell" in request:
-            start = time.perf_counter()
-            run = BUILDERS[contestant.framework](Cell(*request["cell"]), contestant)
-            result = np.asarray(run()).ravel().tolist()
-            answer(seconds=time.perf_counter() - start, result=result)
-        elif "runs" in request:
-            answer(samples=timed(run, request["runs"]))
-        elif "memory" in request:
-            answer(peak_bytes=peak_bytes())
-        elif "matmul" in request:
-            answer(flops_per_second=matmul_rate())
+        answer = getattr(server, request.pop("do"))(**request)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

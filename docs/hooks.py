@@ -1,7 +1,6 @@
-"""What the pages take from elsewhere: the measured table of the README, and the notebook."""
+"""What the pages take from elsewhere: the notebook."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
-INCLUDE = re.compile(r"<!-- README: (\w+) -->")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -18,21 +15,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     notebook = json.loads((DOCS / "notebook.ipynb").read_text())
     files.append(File.generated(config, "notebook.md", content=notebook_page(notebook)))
     return files
-
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the table in its place."""
-    return INCLUDE.sub(lambda match: readme_part(match[1]), markdown)
-
-
-def readme_part(name: str) -> str:
-    """What stands in README.md between the marks `name: begin` and `name: end`."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = README.read_text()
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md: expected {begin} and {end} once each")
-    inside = text.partition(begin)[2].partition(end)[0].strip()
-    return inside or "*No figures are claimed here yet: `make bench` makes them on your machine.*"
 
 
 def notebook_page(notebook: dict[str, Any]) -> str:

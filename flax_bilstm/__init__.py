@@ -2,7 +2,9 @@
 
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save
+from flax_bilstm.conversion.layers import register_layer
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
+from flax_bilstm.conversion.rows import SummedBiases
 from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Attention, BiLSTMWithAttention, Unused
@@ -13,12 +15,14 @@ __all__ = [
     "Attention",
     "BiLSTMWithAttention",
     "LSTMCell",
+    "SummedBiases",
     "Unused",
     "export",
     "from_state_dict",
     "load",
     "load_state_dict",
     "optimizer_from_torch",
+    "register_layer",
     "save",
     "state_dict",
 ]

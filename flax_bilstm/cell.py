@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from flax_bilstm import arguments
@@ -89,7 +89,7 @@ class LSTMCell(nnx.RNNCellBase):
         )
 
     def __call__(
-        self, carry: tuple[Array, Array], inputs: Shaped[Array, "..."]
+        self, carry: tuple[ArrayLike, ArrayLike], inputs: Shaped[ArrayLike, "..."]
     ) -> tuple[tuple[Float[Array, "*batch hidden"], Float[Array, "*batch out"]], Array]:
         """One step: carry (c, h) and inputs (..., input_size) → new carry and h (..., out).
 

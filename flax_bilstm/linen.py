@@ -35,7 +35,7 @@ from flax import nnx
 from flax.core import FrozenDict, meta
 
 from flax_bilstm import lstm, network
-from flax_bilstm.conversion.layers import Module
+from flax_bilstm.conversion.reading import Module
 
 COLLECTIONS = {"params": nnx.Param, network.Unused.__name__: network.Unused}
 

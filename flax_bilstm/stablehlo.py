@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.layers import Module, leaves
+from flax_bilstm.conversion.reading import Module
 from flax_bilstm.lstm import LSTM
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -33,7 +33,8 @@ def export(model: Module) -> jax.export.Exported:
     Raises:
         TypeError: `model` is no LSTM or BiLSTMWithAttention.
     """
-    leaves(model)  # refuses any other module
+    if not isinstance(model, Module):
+        raise TypeError(f"model: expected LSTM or BiLSTMWithAttention, got {type(model).__name__}.")
     frozen = plain(model)
     lstm = frozen if isinstance(frozen, LSTM) else frozen.lstm
     batch, time = jax.export.symbolic_shape("batch, time")

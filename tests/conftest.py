@@ -30,8 +30,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
-# The benchmarks stay in the repository: where only the wheel is installed, they are not there.
-collect_ignore = [] if importlib.util.find_spec("benchmarks") else ["accelerators", "benchmarks"]
+# Where only the wheel is installed, neither benchmarks nor tools can be imported.
+collect_ignore = [] if importlib.util.find_spec("benchmarks") else ["benchmarks", "tools"]
 
 if importlib.util.find_spec("torch"):
     import torch

@@ -10,13 +10,15 @@ Trees without "model" at the top, and pure dicts, are read too. Orbax is importe
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
-from flax_bilstm.conversion.layers import expand
-from flax_bilstm.conversion.weights import read_sizes
+from flax_bilstm.conversion.layers import KINDS
+from flax_bilstm.conversion.rows import variables
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
@@ -24,7 +26,7 @@ RANDOM_STATE = "rngs"  # of dropout: no parameter
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The tree's model, under torch's names and in torch's layout, in {"model": …}.
+    """The tree, its model as arrays by Flax path, with dots, in {"model": …}.
 
     Raises:
         ValueError: the folder is no Orbax checkpoint of one tree, or is damaged.
@@ -54,7 +56,8 @@ def read(path: Path) -> dict[str, Any]:
             "again."
         ) from error
     model = tree.pop("model", tree)
-    return {"model": _to_torch(dict(flatten(model))), **(tree if model is not tree else {})}
+    leaves = {".".join(path): leaf for path, leaf in flatten(model)}
+    return {"model": leaves, **(tree if model is not tree else {})}
 
 
 def _read_through(path: Path) -> None:
@@ -74,23 +77,19 @@ def _read_through(path: Path) -> None:
             arrays.read(name).result()
 
 
-def write(
-    arrays: Mapping[str, np.ndarray], path: Path, optimizer: Mapping[str, Any] | None = None
-) -> None:
-    """Write the state dict as a Flax model's state, and beside it the optimizer's if there is one.
+def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = None) -> None:
+    """Write a module's variables, and beside them the optimizer's if there is one.
 
     `optimizer` is `nnx.state(optimizer)`.
     """
     import orbax.checkpoint as ocp
 
-    kind, sizes = read_sizes(arrays)
     model: dict[str, Any] = {}
-    for row in expand(kind, sizes.get("num_layers", 1)):
-        if row.torch_name in arrays:
-            leaf = model
-            for key in row.path:
-                leaf = leaf.setdefault(str(key), {})
-            leaf["value"] = row.from_torch(arrays[row.torch_name])
+    for keys, variable in variables(module).items():
+        leaf = model
+        for key in keys:
+            leaf = leaf.setdefault(str(key), {})
+        leaf["value"] = np.asarray(variable.get_value())
     tree = {"model": model}
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
@@ -110,10 +109,20 @@ def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path[:-1] if path[-1:] == ("value",) else path, tree
 
 
-def _to_torch(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """The leaves under torch's names, in torch's order; others under their own, to be refused."""
-    kind = BiLSTMWithAttention if any(path[:1] == ("lstm",) for path in leaves) else LSTM
-    depth = 1 + max((int(key) for path in leaves for key in path if key.isdigit()), default=0)
-    rows = {tuple(map(str, row.path)): row for row in expand(kind, depth)}
-    known = {row.torch_name: row.to_torch(leaves[p]) for p, row in rows.items() if p in leaves}
-    return known | {".".join(path): leaf for path, leaf in leaves.items() if path not in rows}
+def to_torch(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our own modules' variables under torch's names; others under their Flax paths, to be refused.
+
+    Args:
+        leaves: Flax path, with dots → array.
+    """
+    lstm = SimpleNamespace(num_layers=len(leaves), num_directions=2)  # at most so many
+    network = SimpleNamespace(lstm=lstm)
+    if any(path.startswith("lstm.") for path in leaves):
+        entries = KINDS[BiLSTMWithAttention].entries(network)
+    else:
+        entries = KINDS[LSTM].entries(lstm)
+    known, rest = {}, dict(leaves)
+    for entry in entries:
+        if entry.variables[0] in rest:
+            (known[entry.tensors[0]],) = entry.transform.to_torch([rest.pop(entry.variables[0])])
+    return known | rest

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_bilstm.conversion.weights import to_numpy
+from flax_bilstm.conversion.tensors import to_numpy
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 OPTIMIZER_KEYS = ("optimizer_state_dict", "optimizer_states", "optimizer")

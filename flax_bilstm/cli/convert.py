@@ -16,9 +16,9 @@ from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import verify as verification
 from flax_bilstm.conversion import optimizer as optimizer_state
-from flax_bilstm.conversion.layers import Module
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
-from flax_bilstm.conversion.weights import from_state_dict, read_sizes, state_dict
+from flax_bilstm.conversion.reading import Module, read_sizes
+from flax_bilstm.conversion.weights import from_state_dict, state_dict
 
 
 class DifferenceError(Exception):
@@ -52,21 +52,25 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
         read = checkpoints.read(job.source, job.prefix)
         with checkpoints.naming(job.source), np.errstate(over="ignore"):
             source = from_state_dict(read.tensors)  # float64 stays float64: x64 is on
-            written = state_dict(source)
+            converted = source
             if job.dtype is not None:  # a value that overflows is not finite, and refused
-                written = state_dict(from_state_dict(read.tensors, param_dtype=job.dtype))
+                converted = from_state_dict(read.tensors, param_dtype=job.dtype)
+            written = state_dict(converted)
         lines = [f"{job.source}: {describe(read)}", *(f"  {note}" for note in read.notes)]
 
         say(f"Writing {job.target}")
         if read.optimizer is not None and job.optimizer and target_format is checkpoints.ORBAX:
             state = _cast(_optimizer(source, read), job.dtype)
             lines.append(f"  optimizer: {optimizer_state.describe(read.optimizer)}")
-            orbax_folder.write(written, temporary, state)
+            orbax_folder.write(converted, temporary, state)
             _check_optimizer(state, temporary)
         else:
             if read.optimizer is not None:
                 lines.append("  left out: the optimizer's state; an Orbax directory can carry it")
-            target_format.write(written, temporary)
+            if target_format.write is None:
+                orbax_folder.write(converted, temporary)
+            else:
+                target_format.write(written, temporary)
 
         say("Reading it back and comparing")
         found = verification.verify(read.tensors, written, checkpoints.read(temporary).tensors)

@@ -11,8 +11,9 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
-from flax_bilstm.conversion.layers import Module, leaves, table
-from flax_bilstm.conversion.weights import from_state_dict, read_sizes
+from flax_bilstm.conversion.reading import Module, read_sizes
+from flax_bilstm.conversion.rows import rows, variables
+from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.network import Unused
 
 
@@ -96,8 +97,13 @@ def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[st
         module = nnx.eval_shape(lambda: kind(**sizes, rngs=nnx.Rngs(0)))
     except ValueError:  # `_problems` says why
         return None, set()
-    variables = leaves(module)
-    unused = {row.torch_name for row in table(module) if isinstance(variables[row.path], Unused)}
+    held = variables(module)
+    unused = {
+        name
+        for row in rows(module)
+        if isinstance(held[row.paths[0]], Unused)
+        for name in row.torch_names
+    }
     return {"class": kind.__name__, **sizes}, unused
 
 

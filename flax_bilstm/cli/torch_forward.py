@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from flax_bilstm.conversion.weights import read_sizes
+from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.lstm import LSTM
 
 

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float64
 
 from flax_bilstm.cli.torch_forward import torch_forward
-from flax_bilstm.conversion.layers import Module
-from flax_bilstm.conversion.weights import from_state_dict, read_sizes
+from flax_bilstm.conversion.reading import Module, read_sizes
+from flax_bilstm.conversion.weights import from_state_dict
 
 BATCH, TIME, SEED = 4, 16, 0
 TOLERANCE = 1e-12

@@ -1,103 +1,235 @@
-"""The one table: torch name ↔ Flax path ↔ transform.
+"""The table of layer kinds: which torch tensor is which Flax variable, for every kind of layer.
 
-Whether a tensor is transposed stands here alone; its shape decides nothing.
+This table alone decides what is transposed; shapes are never used to guess. A subclass of a kind is
+of that kind. `register_layer` adds a kind of the user's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
+from flax_bilstm.cell import LSTMCell
+from flax_bilstm.conversion import transforms
+from flax_bilstm.conversion.transforms import SAME, SCALAR, TRANSPOSED, Transform
 from flax_bilstm.lstm import LSTM
-from flax_bilstm.network import BiLSTMWithAttention, Unused
+from flax_bilstm.network import Attention, BiLSTMWithAttention
 
-Path = tuple[Any, ...]
-"""Names and indices, as NNX has them."""
 
-TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "identity": lambda array: array,
-    "transpose": lambda array: array.T,  # its own inverse
+class Entry(NamedTuple):
+    """Tensors of one torch module ↔ variables of one Flax module, both by dotted path.
+
+    An entry whose first variable is None in the module (a layer without bias) does not apply,
+    unless it has a default: the tensor of a module that has just been made, for which Flax's layer
+    has no variable. Loading adds one, an `fb.Unused`.
+    """
+
+    tensors: tuple[str, ...]
+    variables: tuple[str, ...]
+    transform: Transform
+    default: np.ndarray | None = None
+
+
+Entries = Iterable[Entry]
+
+
+class Kind(NamedTuple):
+    """One kind of layer.
+
+    Attributes:
+        torch: torch's class, in words, for documents.
+        entries: the module → its entries, in the order of torch's state dict.
+        rank: the module → the rank of its first entry's first variable. One axis more means that
+            several modules were stacked, by `nnx.vmap` for instance.
+    """
+
+    torch: str
+    entries: Callable[[Any], Entries]
+    rank: Callable[[Any], int]
+
+
+def entry(tensor: str, variable: str, transform: Transform = SAME) -> Entry:
+    """One tensor ↔ one variable."""
+    return Entry((tensor,), (variable,), transform)
+
+
+def plain(torch: str, *entries: Entry, rank: int = 1) -> Kind:
+    """A kind whose entries and rank are the same for every module of it."""
+    return Kind(torch, lambda module: entries, lambda module: rank)
+
+
+KERNEL = entry("weight", "kernel", TRANSPOSED)
+SCALE = entry("weight", "scale")
+BIAS = entry("bias", "bias")
+
+DIRECTIONS = (("", "forward"), ("_reverse", "reverse"))
+"""torch's suffix of a direction, and the direction's name in `fb.LSTM`'s layers."""
+
+RECURRENT = (
+    ("weight_ih", "kernel_ih", TRANSPOSED),
+    ("weight_hh", "kernel_hh", TRANSPOSED),
+    ("bias_ih", "bias_ih", SAME),
+    ("bias_hh", "bias_hh", SAME),
+    ("weight_hr", "kernel_hr", TRANSPOSED),
+)
+"""One direction of one layer, and a cell: torch's names, ours, the transform."""
+
+
+def _lstm(lstm: Any) -> Iterator[Entry]:
+    """Of an `fb.LSTM`, or of anything with its `num_layers` and `num_directions`."""
+    for k in range(lstm.num_layers):
+        for suffix, direction in DIRECTIONS[: lstm.num_directions]:
+            for tensor, variable, transform in RECURRENT:
+                path = f"layers.{k}.{direction}.{variable}"
+                yield entry(f"{tensor}_l{k}{suffix}", path, transform)
+
+
+def _linear_general(linear: Any) -> Iterator[Entry]:
+    inputs, outputs = linear.in_features, linear.out_features
+    yield entry("weight", "kernel", transforms.matrix(inputs, outputs))
+    yield entry("bias", "bias", transforms.reshaped(outputs, (_size(outputs),)))
+
+
+def _attention_heads(attention: Any) -> Iterator[Entry]:
+    """torch packs the three input projections in one tensor where their widths are equal."""
+    parts = ("query", "key", "value")
+    layers = [getattr(attention, part) for part in parts]
+    kernels = [transforms.matrix(layer.in_features, layer.out_features) for layer in layers]
+    if len({layer.in_features for layer in layers}) == 1:
+        packed = tuple(f"{part}.kernel" for part in parts)
+        yield Entry(("in_proj_weight",), packed, transforms.concatenated(kernels))
+    else:
+        for letter, part, kernel in zip("qkv", parts, kernels, strict=True):
+            yield entry(f"{letter}_proj_weight", f"{part}.kernel", kernel)
+    biases = [
+        transforms.reshaped(layer.out_features, (_size(layer.out_features),)) for layer in layers
+    ]
+    packed = tuple(f"{part}.bias" for part in parts)
+    yield Entry(("in_proj_bias",), packed, transforms.concatenated(biases))
+    out = attention.out
+    output = transforms.matrix(out.in_features, out.out_features)
+    yield entry("out_proj.weight", "out.kernel", output)
+    yield entry("out_proj.bias", "out.bias")
+
+
+def _network(network: Any) -> Iterator[Entry]:
+    """The parts in torch's order, which an optimizer's state without names is in."""
+    for part, kind in (("lstm", LSTM), ("attention", Attention), ("fc", nnx.Linear)):
+        for each in KINDS[kind].entries(getattr(network, part, None)):
+            yield each._replace(
+                tensors=tuple(f"{part}.{name}" for name in each.tensors),
+                variables=tuple(f"{part}.{path}" for path in each.variables),
+            )
+
+
+def _size(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+KINDS: dict[type, Kind] = {
+    LSTM: Kind("nn.LSTM", _lstm, lambda lstm: 2),
+    LSTMCell: plain("nn.LSTMCell", *(entry(*row) for row in RECURRENT), rank=2),
+    Attention: plain(
+        "the reference's Attention",
+        entry("attn.weight", "attn.kernel", TRANSPOSED),
+        entry("attn.bias", "attn.bias"),
+        rank=2,
+    ),
+    BiLSTMWithAttention: Kind("the reference network", _network, lambda network: 2),
+    nnx.Linear: plain("nn.Linear", KERNEL, BIAS, rank=2),
+    nnx.LinearGeneral: Kind(
+        "nn.Linear, axes merged",
+        _linear_general,
+        lambda linear: len(linear.in_features) + len(linear.out_features),
+    ),
+    nnx.Embed: plain("nn.Embedding", entry("weight", "embedding"), rank=2),
+    nnx.LayerNorm: plain("nn.LayerNorm", SCALE, BIAS),
+    nnx.RMSNorm: plain("nn.RMSNorm", SCALE),
+    nnx.GroupNorm: plain("nn.GroupNorm", SCALE, BIAS),
+    nnx.InstanceNorm: plain("nn.InstanceNorm1d, 2d, 3d with affine=True", SCALE, BIAS),
+    nnx.BatchNorm: plain(
+        "nn.BatchNorm1d, 2d, 3d",
+        SCALE,
+        BIAS,
+        entry("running_mean", "mean"),
+        entry("running_var", "var"),
+        Entry(
+            ("num_batches_tracked",),
+            ("num_batches_tracked",),
+            transforms.COUNT,
+            default=np.zeros((), np.int64),
+        ),
+    ),
+    nnx.Conv: Kind(
+        "nn.Conv1d, 2d, 3d",
+        lambda conv: (entry("weight", "kernel", transforms.CONVOLUTION), BIAS),
+        lambda conv: len(conv.kernel_size) + 2,
+    ),
+    nnx.ConvTranspose: Kind(
+        "nn.ConvTranspose1d, 2d, 3d with groups=1",
+        lambda conv: (entry("weight", "kernel", transforms.TRANSPOSED_CONVOLUTION), BIAS),
+        lambda conv: len(conv.kernel_size) + 2,
+    ),
+    nnx.MultiHeadAttention: Kind("nn.MultiheadAttention", _attention_heads, lambda attention: 3),
+    nnx.PReLU: plain(
+        "nn.PReLU with num_parameters=1", entry("weight", "negative_slope", SCALAR), rank=0
+    ),
 }
 
-# torch name, Flax path, transform. {k} is the layer; {suffix} and {direction} go together.
-_LSTM_TABLE = (
-    ("weight_ih_l{k}{suffix}", "layers.{k}.{direction}.kernel_ih", "transpose"),
-    ("weight_hh_l{k}{suffix}", "layers.{k}.{direction}.kernel_hh", "transpose"),
-    ("bias_ih_l{k}{suffix}", "layers.{k}.{direction}.bias_ih", "identity"),
-    ("bias_hh_l{k}{suffix}", "layers.{k}.{direction}.bias_hh", "identity"),
-    ("weight_hr_l{k}{suffix}", "layers.{k}.{direction}.kernel_hr", "transpose"),
-)
-_NETWORK_TABLE = (
-    *((f"lstm.{name}", f"lstm.{path}", transform) for name, path, transform in _LSTM_TABLE),
-    ("attention.attn.weight", "attention.attn.kernel", "transpose"),
-    ("attention.attn.bias", "attention.attn.bias", "identity"),
-    ("fc.weight", "fc.kernel", "transpose"),
-    ("fc.bias", "fc.bias", "identity"),
-)
-TABLES = {LSTM: _LSTM_TABLE, BiLSTMWithAttention: _NETWORK_TABLE}
-DIRECTIONS = (("", "forward"), ("_reverse", "reverse"))
-
-Module = LSTM | BiLSTMWithAttention
-
-
-class Row(NamedTuple):
-    """One tensor under both of its names."""
-
-    torch_name: str
-    path: Path
-    transform: str
-
-    def to_torch(self, leaf: Any) -> np.ndarray:
-        """The Flax leaf in torch's layout, as a contiguous NumPy array of the same dtype."""
-        return np.ascontiguousarray(TRANSFORMS[self.transform](np.asarray(leaf)))
-
-    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """The torch tensor in Flax's layout."""
-        return np.ascontiguousarray(TRANSFORMS[self.transform](tensor))
+WITHOUT: dict[str, str] = {
+    "nnx.LSTMCell, nnx.OptimizedLSTMCell": (
+        "They have one bias where torch has two. Name them by fb.SummedBiases, or use fb.LSTM."
+    ),
+    "nnx.SimpleCell": "It has one bias where nn.RNNCell has two. Name it by fb.SummedBiases.",
+    "nnx.GRUCell": "It lacks the bias b_hn that nn.GRU multiplies by the reset gate.",
+    "nnx.RNN, nnx.Bidirectional": "They have no variables; their cells are named one by one.",
+    "nnx.Einsum": "torch has no such layer. Register one for your equation.",
+    "nnx.LoRA, nnx.LoRALinear": "torch has no such layer. Register one for your library's.",
+    "nnx.SpectralNorm, nnx.WeightNorm": (
+        "They have other statistics than torch.nn.utils. Load the folded weight into the layer."
+    ),
+    "nn.Bilinear, nn.GRU, nn.RNN, nn.Transformer, nn.EmbeddingBag": (
+        "Flax has no such layer. In a port of one, each nnx.Param has the name of its tensor."
+    ),
+    "nn.PReLU of several channels": "nnx.PReLU has one slope. Use an nnx.Param called weight.",
+    "nn.ConvTranspose1d, 2d, 3d of groups": "nnx.ConvTranspose has no groups.",
+}
+"""Layers that are not in the table, and why: for the documents."""
 
 
-def table(module: Module) -> tuple[Row, ...]:
-    """The rows that `module` has, in the order of PyTorch's own state dict.
+def kind_of(module: Any) -> Kind | None:
+    """The kind of a module: that of its class, or of the nearest class that it inherits from."""
+    return next((KINDS[cls] for cls in type(module).__mro__ if cls in KINDS), None)
 
-    Every parameter of the module is in exactly one row, also its `Unused` ones.
+
+def register_layer(
+    layer: type[nnx.Module],
+    rows: Sequence[tuple[str, str, Transform]],
+    *,
+    torch: str = "",
+    rank: int | None = None,
+) -> None:
+    """Add a kind of layer to the table, or replace one.
+
+    Args:
+        layer: the Flax class; its subclasses are of the same kind.
+        rows: for each tensor its torch name, the Flax variable's path inside the module, and a
+            transform: `fb.conversion.SAME`, `TRANSPOSED`, or
+            `fb.conversion.each(to_torch, from_torch)` of two functions of one NumPy array that
+            undo each other. An optimizer's moments go through it too, so it may only move or
+            scale elements.
+        torch: torch's class, for messages.
+        rank: the rank of the first row's variable, for modules that `nnx.vmap` may stack; None
+            takes modules as they are, never as stacked ones.
+
+    Raises:
+        TypeError: layer is no class of modules.
     """
-    paths = set(leaves(module))
-    lstm = module if isinstance(module, LSTM) else module.lstm
-    rows = tuple(row for row in expand(type(module), lstm.num_layers) if row.path in paths)
-    left_over = paths - {row.path for row in rows}
-    if left_over:
-        raise TypeError(
-            f"module: expected the parameters of an unaltered {type(module).__name__}, got also "
-            f"{sorted('.'.join(map(str, path)) for path in left_over)}, which no torch name has."
-        )
-    return rows
-
-
-def leaves(module: Module) -> dict[Path, Any]:
-    """Path → variable for everything a checkpoint holds (not the dropout's random state)."""
-    if type(module) not in TABLES:
-        known = " or ".join(kind.__name__ for kind in TABLES)
-        raise TypeError(f"module: expected {known}, got {type(module).__name__}.")
-    return {
-        tuple(path): leaf
-        for path, leaf in nnx.iter_graph(module)
-        if isinstance(leaf, (nnx.Param, Unused))
-    }
-
-
-def expand(kind: type[Module], num_layers: int) -> Iterator[Row]:
-    """Every row that a module of this kind and depth can have, in PyTorch's order."""
-    recurrent = [row for row in TABLES[kind] if "{k}" in row[0]]
-    for k in range(num_layers):
-        for suffix, direction in DIRECTIONS:
-            for name, path, transform in recurrent:
-                slots = {"k": k, "suffix": suffix, "direction": direction}
-                yield Row(name.format(**slots), _path(path.format(**slots)), transform)
-    for name, path, transform in TABLES[kind]:
-        if "{k}" not in name:
-            yield Row(name, _path(path), transform)
-
-
-def _path(dotted: str) -> Path:
-    return tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    if not (isinstance(layer, type) and issubclass(layer, nnx.Module)):
+        raise TypeError(f"layer: expected a class of nnx modules, got {layer!r}.")
+    entries = tuple(entry(*row) for row in rows)
+    KINDS[layer] = Kind(torch, lambda module: entries, lambda module: -1 if rank is None else rank)

@@ -1,216 +1,312 @@
 """PyTorch's optimizer state → optax's, so that training goes on where it stopped.
 
-Only what optax computes the same way is taken: Adam, AdamW and SGD, also with momentum, Nesterov's
-too, and weight decay, in one parameter group. optax is imported when it is needed.
+Parameters are matched by name wherever the state has names. Parameter groups become one
+`optax.partition`, whose parts are the parameters with equal settings and equal step counts; what
+PyTorch does not step is a part that stands still. optax is imported when it is needed.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.layers import Module, Row, leaves, table
-from flax_bilstm.conversion.weights import to_numpy
+from flax_bilstm.conversion.rows import Names, Path, Row, rows, variables
+from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, Settings, read, refuse
+from flax_bilstm.lstm import LSTM
+from flax_bilstm.network import BiLSTMWithAttention
+
+FROZEN = "frozen"
+_LOG = logging.getLogger("flax_bilstm")
 
 
-class Algorithm(NamedTuple):
-    """How to know one of PyTorch's optimizers, and its tensors' names on both sides.
+class Part(NamedTuple):
+    """Parameters that are stepped alike: their rows, their settings, and the steps done so far."""
 
-    `refused` are the options that optax computes another way, with the value that is harmless.
-    """
-
-    title: str
-    signature: frozenset[str]
-    moments: dict[str, str]
-    refused: dict[str, Any]
-
-
-ADAM = Algorithm(
-    "Adam",
-    frozenset({"betas", "eps", "amsgrad", "weight_decay"}),
-    {"exp_avg": "mu", "exp_avg_sq": "nu"},
-    {"amsgrad": False, "maximize": False},
-)
-SGD = Algorithm(
-    "SGD",
-    frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
-    {"momentum_buffer": "trace"},
-    {"dampening": 0, "maximize": False},
-)
+    rows: tuple[Row, ...]
+    settings: Settings
+    steps: int
 
 
 def optimizer_from_torch(
-    model: Module,
+    model: nnx.Module,
     optimizer_state_dict: Mapping[str, Any],
     parameters: Sequence[str | None] | None = None,
+    *,
+    names: Names | None = None,
+    ignore: Sequence[str] = (),
+    learning_rate: Any = None,
 ) -> nnx.Optimizer:
     """An `nnx.Optimizer` that takes the next step as PyTorch's optimizer would have.
 
-    Its transformation has the same hyperparameters (`optax_calls` says which), its state the same
-    moments and step count, and `model`'s dtype must be that of the checkpoint.
+    Its transformation has the same hyperparameters, its state the same moments and step counts. A
+    parameter of the model that PyTorch's optimizer was not given, or never had a gradient for, is
+    frozen here too (`optax.set_to_zero`), and a warning is logged that names it.
 
     Args:
         model: with the weights that belong to the state.
-        optimizer_state_dict: `torch_optimizer.state_dict()`, of Adam, AdamW or SGD.
+        optimizer_state_dict: `torch_optimizer.state_dict()`, of Adam, AdamW, SGD or RMSprop.
         parameters: the torch name of each parameter that the optimizer was given, in that order,
-            None for those of other modules; by default all of the model's, in its order.
+            None for those of other modules: `[name for name, _ in torch_model.named_parameters()]`;
+            of several parameter groups, in the order of the groups. Needed where the state has no
+            names of its own (`param_names`), but for a single group of an `LSTM` or a
+            `BiLSTMWithAttention`. An order that is wrong among tensors of one shape cannot be
+            noticed.
+        names: Flax path → torch path, as for `load_state_dict`.
+        ignore: patterns of parameters without a counterpart, as for `load_state_dict`.
+        learning_rate: a number or an optax schedule, in place of PyTorch's; a schedule goes on from
+            the steps done. Needed where a scheduler has set PyTorch's, whose last value would be
+            wrong from the next step on.
 
     Raises:
         ValueError: the optimizer is another or optax has no equal to it, or its state does not fit
             the model. The error lists all of it.
     """
-    import optax
+    state = read(optimizer_state_dict)
+    trained = _trained(model, names, ignore)
+    named = _named(state, parameters, model, trained)
+    refuse(_scheduled(state) if learning_rate is None else ())
+    parts = _parts(state, named, trained)
+    refuse(_problems(model, state, named, trained, parts))
 
-    algorithm, group = _read(optimizer_state_dict)
-    steps = [getattr(optax, call)(**with_) for call, with_ in optax_calls(optimizer_state_dict)]
-    tx = steps[0] if len(steps) == 1 else optax.chain(*steps)
-    rows = table(model)
-    if parameters is None:
-        parameters = [row.torch_name for row in rows]
-    trained = [row for row in rows if isinstance(leaves(model)[row.path], nnx.Param)]
-    moments = dict(algorithm.moments)
-    if algorithm is SGD and group["momentum"] == 0:
-        moments = {}
-    states = _states_by_name(optimizer_state_dict, group, parameters)
-    _refuse(_problems(model, trained, states, moments, algorithm))
-
+    stepped = {row.paths for part in parts for row in part.rows}
+    if frozen := [row.torch_names[0] for row in trained if row.paths not in stepped]:
+        _LOG.warning("optimizer: frozen, as in PyTorch: %s", ", ".join(frozen[:8]))
+    tx = _transformation(state, parts, trained, learning_rate)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    state = nnx.state(optimizer)
-    variables = {_from_field(path): variable for path, variable in nnx.to_flat_state(state)}
-    for row in trained:
-        for torch_name, field in moments.items():
-            moment = states.get(row.torch_name, {}).get(torch_name)
-            if moment is not None:  # before the first step there is none: zeros
-                # jnp.array copies: the memory can be PyTorch's own, whose next step is in place.
-                variables[field, *row.path][...] = jnp.array(row.from_torch(moment))
-    count = max((int(s["step"]) for s in states.values() if "step" in s), default=0)
-    for path in variables.keys() & {("count",), ("step",)}:
-        variables[path][...] = jnp.asarray(count, variables[path].dtype)
-    nnx.update(optimizer, state)
+    flat = {tuple(path): leaf for path, leaf in nnx.to_flat_state(nnx.state(optimizer))}
+    one = len(parts) == 1 and len(parts[0].rows) == len(trained)
+    for index, part in enumerate(parts):
+        inside = {p: v for p, v in flat.items() if one or _label(index) in p or p == ("step",)}
+        _fill(inside, state, named, part)
+    nnx.update(optimizer, nnx.from_flat_state(flat))
     return optimizer
 
 
-def optax_calls(optimizer_state_dict: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The optax functions, chained, that step as this optimizer: (name, keyword arguments).
-
-    Raises:
-        ValueError: the optimizer is another, or optax has no equal to it.
-    """
-    algorithm, group = _read(optimizer_state_dict)
-    rate, decay = {"learning_rate": float(group["lr"])}, float(group["weight_decay"])
-    if algorithm is SGD:
-        momentum = {"momentum": float(group["momentum"])} if group["momentum"] else {}
-        nesterov = {"nesterov": True} if group["nesterov"] else {}
-        step = ("sgd", {**rate, **momentum, **nesterov})
-    else:
-        b1, b2 = map(float, group["betas"])
-        step = ("adam", {**rate, "b1": b1, "b2": b2, "eps": float(group["eps"])})
-        if decay and group["decoupled_weight_decay"]:
-            return [("adamw", {**step[1], "weight_decay": decay})]
-    return [("add_decayed_weights", {"weight_decay": decay}), step] if decay else [step]
-
-
 def describe(optimizer_state_dict: Mapping[str, Any]) -> str:
-    """`optax_calls` as Python code."""
-    calls = [
+    """The optax code that steps as this optimizer."""
+    state = read(optimizer_state_dict)
+    different = list({_key(group.settings): group.settings for group in state.groups}.values())
+    code = [_code(state.algorithm.calls(s, float(s["lr"]))) for s in different]
+    if len(code) == 1:
+        return code[0]
+    inner = ", ".join(f'"{_label(i)}": {each}' for i, each in enumerate(code))
+    return f"optax.partition({{{inner}}}, ...)"
+
+
+def _code(calls: list[Call]) -> str:
+    lines = [
         f"optax.{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
-        for name, options in optax_calls(optimizer_state_dict)
+        for name, options in calls
     ]
-    return calls[0] if len(calls) == 1 else f"optax.chain({', '.join(calls)})"
+    return lines[0] if len(lines) == 1 else f"optax.chain({', '.join(lines)})"
 
 
-def _read(optimizer_state_dict: Mapping[str, Any]) -> tuple[Algorithm, Mapping[str, Any]]:
-    """The algorithm and its hyperparameters, if optax has an equal."""
-    groups = optimizer_state_dict.get("param_groups", ())
-    if len(groups) != 1:
+def _trained(model: nnx.Module, names: Names | None, ignore: Sequence[str]) -> tuple[Row, ...]:
+    """The rows of parameters; `Unused` variables and statistics are not trained."""
+    found = variables(model)
+    return tuple(
+        row for row in rows(model, names, ignore) if isinstance(found.get(row.paths[0]), nnx.Param)
+    )
+
+
+def _named(
+    state: OptimizerState,
+    parameters: Sequence[str | None] | None,
+    model: nnx.Module,
+    trained: Sequence[Row],
+) -> dict[str, Any]:
+    """Torch name → key in the state, for every parameter of the model that the optimizer has."""
+    keys = [key for group in state.groups for key in group.keys]
+    order: Sequence[str | None]
+    if all(group.names is not None for group in state.groups):
+        order = [name for group in state.groups for name in group.names or ()]
+    elif parameters is not None:
+        order = parameters
+    elif isinstance(model, (LSTM, BiLSTMWithAttention)) and len(state.groups) == 1:
+        order = [name for row in rows(model) for name in row.torch_names]
+    else:
         raise ValueError(
-            "optimizer: expected the state dict of an optimizer with 1 parameter group, got "
-            f"{len(groups)}; groups that differ need optax.partition, set up by hand."
+            "parameters: expected the torch name of each parameter, since this state has no names; "
+            "pass [name for name, _ in torch_model.named_parameters()], or, of several parameter "
+            "groups, the names in the order of the groups."
         )
-    group = groups[0]
-    algorithm = next((a for a in (ADAM, SGD) if a.signature <= group.keys()), None)
-    if algorithm is None:
+    if len(keys) != len(order):
         raise ValueError(
-            "optimizer: expected the state of torch.optim.Adam, AdamW or SGD, got one with the "
-            f"options {', '.join(sorted(group.keys() - {'params'}))}."
+            f"optimizer: expected the state for {len(order)} parameters, as many as there are "
+            f"names, got {len(keys)}."
         )
-    problems = [
-        f"{name}={group[name]!r} has no equal in optax, expected {harmless!r}"
-        for name, harmless in algorithm.refused.items()
-        if group.get(name, harmless) != harmless
-    ]
-    if algorithm is ADAM and group["weight_decay"] and "decoupled_weight_decay" not in group:
-        problems.append(
-            "weight_decay is of Adam or of AdamW, which this version of PyTorch does not record: "
-            'set param_groups[0]["decoupled_weight_decay"] to True for AdamW, to False for Adam'
+    named = {name: key for name, key in zip(order, keys, strict=True) if name is not None}
+    if trained and not any(name in named for row in trained for name in row.torch_names):
+        raise ValueError(
+            "optimizer: expected parameters of the model, such as "
+            f"{trained[0].torch_names[0]}, got {list(named)[:8]}; names= or prefix= may be missing."
         )
-    _refuse(problems)
-    return algorithm, group
+    return named
 
 
-def _states_by_name(
-    optimizer_state_dict: Mapping[str, Any],
-    group: Mapping[str, Any],
-    parameters: Sequence[str | None],
-) -> dict[str, dict[str, np.ndarray]]:
-    """Torch name → the tensors that the optimizer keeps for that parameter."""
-    if len(group["params"]) != len(parameters):
-        raise ValueError(
-            f"optimizer: expected the state for {len(parameters)} parameters, all of the model's, "
-            f"got {len(group['params'])}."
-        )
-    states = optimizer_state_dict["state"]
-    return {
-        name: to_numpy({k: v for k, v in states[index].items() if v is not None})
-        for index, name in zip(group["params"], parameters, strict=True)
-        if name is not None and index in states
+def _scheduled(state: OptimizerState) -> Iterator[str]:
+    for index, group in enumerate(state.groups):
+        if "initial_lr" in group.settings:
+            yield (
+                f"lr of group {index} was set by a scheduler ({group.settings['lr']:g} of "
+                f"{group.settings['initial_lr']:g} at first): pass learning_rate=, a number or an "
+                "optax schedule, to say how it goes on"
+            )
+
+
+def _parts(
+    state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
+) -> tuple[Part, ...]:
+    """The trained rows by settings and steps; rows that PyTorch does not step are in none."""
+    settings = {key: group.settings for group in state.groups for key in group.keys}
+    started = any(state.states.values())
+    found: dict[Any, Part] = {}
+    for row in trained:
+        keys = _keys(row, named)
+        if keys is None or (started and not any(state.states.get(key) for key in keys)):
+            continue
+        steps = max((_steps(state.states.get(key, {})) for key in keys), default=0)
+        which = (_key(settings[keys[0]]), steps)
+        before = found.get(which, Part((), settings[keys[0]], steps))
+        found[which] = before._replace(rows=(*before.rows, row))
+    return tuple(found.values())
+
+
+def _keys(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
+    """The keys of a row's tensors, of one of them if it is tied; None if the optimizer lacks it."""
+    for one in row.tied or (row,):
+        if all(name in named for name in one.torch_names):
+            return [named[name] for name in one.torch_names]
+    return None
+
+
+def _key(settings: Settings) -> str:
+    """Equal for equal settings, whatever holds them."""
+    names = sorted(settings.keys() - {"initial_lr"})
+    return repr([(name, _plain(settings[name])) for name in names])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _steps(tensors: Mapping[str, np.ndarray]) -> int:
+    return int(tensors["step"]) if np.size(tensors.get("step", ())) == 1 else 0
+
+
+def _transformation(
+    state: OptimizerState, parts: Sequence[Part], trained: Sequence[Row], learning_rate: Any
+) -> Any:
+    """The optax transformation, a partition only where there is more than one part."""
+    import optax
+
+    def of(part: Part) -> Any:
+        rate = float(part.settings["lr"]) if learning_rate is None else learning_rate
+        calls = state.algorithm.calls(part.settings, rate)
+        chain = [getattr(optax, name)(**options) for name, options in calls]
+        return chain[0] if len(chain) == 1 else optax.chain(*chain)
+
+    if len(parts) == 1 and len(parts[0].rows) == len(trained):
+        return of(parts[0])
+    labels = {
+        path: _label(i) for i, part in enumerate(parts) for r in part.rows for path in r.paths
     }
 
+    def labelled(tree: Any) -> Any:
+        return jax.tree.map_with_path(lambda path, _: _look_up(labels, path), tree)
 
-def _problems(
-    model: Module,
-    trained: Sequence[Row],
-    states: Mapping[str, Mapping[str, np.ndarray]],
-    moments: Mapping[str, str],
-    algorithm: Algorithm,
-) -> Iterator[str]:
-    """All that keeps the state from being this model's."""
-    for row in trained:
-        weight = row.to_torch(leaves(model)[row.path][...])
-        state = states.get(row.torch_name, {})
-        for name in moments:
-            if name not in state:
-                if any(name in other for other in states.values()):
-                    yield f"missing: {name} of {row.torch_name}, which PyTorch did not train"
-            elif (state[name].shape, state[name].dtype) != (weight.shape, weight.dtype):
-                yield (
-                    f"{name} of {row.torch_name}: expected {weight.shape} {weight.dtype}, got "
-                    f"{state[name].shape} {state[name].dtype}"
-                )
-            elif not np.isfinite(state[name]).all():
-                yield f"not finite: {name} of {row.torch_name}"
-    names = {row.torch_name for row in trained}
-    for name, state in states.items():
-        if state and name not in names:
-            yield f"unexpected: state for {name}, which this model never trains"
-        if unknown := state.keys() - {"step", *algorithm.moments}:
-            yield f"unexpected: {', '.join(sorted(unknown))} of {name}"
-    steps = {int(state["step"]) for state in states.values() if "step" in state}
-    if len(steps) > 1:
-        yield f"expected one step count for all parameters, got {sorted(steps)}"
+    transforms = {_label(index): of(part) for index, part in enumerate(parts)}
+    return optax.partition({**transforms, FROZEN: optax.set_to_zero()}, labelled)
 
 
-def _from_field(path: tuple[Any, ...]) -> tuple[Any, ...]:
+def _label(index: int) -> str:
+    return f"group {index}"
+
+
+def _look_up(labels: Mapping[Path, str], path: tuple[Any, ...]) -> str:
+    """The label of a leaf of an nnx.State, whose path may end in the variable's own `value`."""
+    keys = tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+    return labels.get(keys) or labels.get(keys[:-1], FROZEN)
+
+
+def _fill(
+    inside: Mapping[tuple[Any, ...], Any],
+    state: OptimizerState,
+    named: Mapping[str, Any],
+    part: Part,
+) -> None:
+    """Set the moments and counts of one part, in the optimizer's flat state."""
+    fields = {*state.algorithm.moments.values(), "count"}
+    by_field = {_from_field(path, fields): variable for path, variable in inside.items()}
+    for row in part.rows:
+        one = next((r for r in row.tied if _keys(r, named)), row)
+        tensors = [state.states.get(key, {}) for key in _keys(row, named) or ()]
+        for moment, field in state.algorithm.moments.items():
+            if all(moment in each for each in tensors):
+                leaves = one.from_torch([each[moment] for each in tensors])
+                for path, leaf in zip(row.paths, leaves, strict=True):
+                    # A copy: the memory can be PyTorch's own, whose next step is in place.
+                    by_field[field, *path].set_value(jnp.array(leaf))
+    for path, variable in inside.items():
+        if path[-1] in ("count", "step"):
+            count = max(part.steps, int(variable[...])) if path == ("step",) else part.steps
+            variable.set_value(jnp.asarray(count, variable.dtype))
+
+
+def _from_field(path: tuple[Any, ...], fields: set[str]) -> tuple[Any, ...]:
     """A path in the optimizer's state, from the name of optax's field on."""
-    fields = {"count", *ADAM.moments.values(), *SGD.moments.values()}
     return path[next((i for i, key in enumerate(path) if key in fields), 0) :]
 
 
-def _refuse(problems: Any) -> None:
-    listed = list(problems)
-    if listed:
-        raise ValueError(
-            "optimizer: its state cannot be carried over; nothing was.\n  " + "\n  ".join(listed)
-        )
+def _problems(
+    model: nnx.Module,
+    state: OptimizerState,
+    named: Mapping[str, Any],
+    trained: Sequence[Row],
+    parts: Sequence[Part],
+) -> Iterator[str]:
+    """All that keeps the state from being this model's."""
+    found = variables(model)
+    present = {moment for tensors in state.states.values() for moment in tensors}
+    moments = [moment for moment in state.algorithm.moments if moment in present]
+    for part in parts:
+        for row in part.rows:
+            one = next((r for r in row.tied if _keys(r, named)), row)
+            weights = one.to_torch([found[path].get_value() for path in row.paths])
+            for name, weight in zip(one.torch_names, weights, strict=True):
+                yield from _of_tensor(name, weight, state.states.get(named[name], {}), moments)
+    ours = {name for row in trained for name in row.torch_names}
+    theirs = {name for row in rows(model) for name in row.torch_names} - ours
+    for name in sorted(theirs & named.keys()):
+        if state.states.get(named[name]):
+            yield f"unexpected: state for {name}, which this model never trains"
+    for name, key in named.items():
+        if unknown := state.states.get(key, {}).keys() - {"step", *state.algorithm.moments}:
+            yield f"unexpected: {', '.join(sorted(unknown))} of {name}"
+    if not parts:
+        yield "no parameter of the model is stepped by it"
+
+
+def _of_tensor(
+    name: str, weight: np.ndarray, tensors: Mapping[str, np.ndarray], moments: Sequence[str]
+) -> Iterator[str]:
+    for moment in moments:
+        value = tensors.get(moment)
+        if value is None:
+            yield f"missing: {moment} of {name}"
+        elif value.shape != weight.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+            yield (
+                f"{moment} of {name}: expected {weight.shape} {weight.dtype}, got "
+                f"{value.shape} {value.dtype}"
+            )
+        elif not np.isfinite(value).all():
+            yield f"not finite: {moment} of {name}"
+    step = tensors.get("step", np.zeros(()))
+    if step.size != 1 or not np.isfinite(step).all() or not 0 <= float(step.reshape(())) < 2**31:
+        yield f"step of {name}: expected one number from 0 to 2³¹, got {step!r}"

@@ -1,14 +1,12 @@
 """PyTorch state dicts ↔ Flax modules: strict both ways.
 
-Every torch key and every Flax leaf is used exactly once, or nothing is loaded and one error lists
-all that is wrong. Which tensor goes where, and which way round, stands in `layers`.
+Every tensor and every variable is used exactly once, or nothing is loaded and one error lists all
+that is wrong. Which tensor is which variable, and what is transposed: `layers`.
 """
 
-import itertools
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,52 +14,172 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flax_bilstm.conversion.layers import TRANSFORMS, Module, expand, leaves, table
+from flax_bilstm.conversion import fit
+from flax_bilstm.conversion.reading import read_sizes
+from flax_bilstm.conversion.rows import Names, Path, Row, dotted, matches, rows, variables
+from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.lstm import LSTM
-from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.network import Unused
 
 
-def state_dict(module: Module) -> dict[str, np.ndarray]:
-    """`module`'s parameters under torch's names, in torch's layout, as NumPy arrays.
+class Skipped(NamedTuple):
+    """What `ignore=` left out of a loading: torch's tensors, and Flax paths of variables."""
+
+    tensors: tuple[str, ...]
+    variables: tuple[str, ...]
+
+
+def state_dict(
+    module: nnx.Module, *, names: Names | None = None, ignore: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The variables of a module under torch's names, in torch's layout, as NumPy arrays.
 
     Bit for bit: `load_state_dict` of the result gives the same module, and
     `torch_module.load_state_dict({k: torch.tensor(v) ...}, strict=True)` takes it.
+
+    Args:
+        module: any NNX module; see `load_state_dict`.
+        names: Flax path → torch path; see `load_state_dict`.
+        ignore: patterns of torch names or Flax paths to leave out.
+
+    Raises:
+        ValueError: names or the module's variables do not fit.
     """
-    parameters = leaves(module)
-    return {row.torch_name: row.to_torch(parameters[row.path][...]) for row in table(module)}
+    found = variables(_module(module))
+    return {
+        name: tensor
+        for row in rows(module, names, ignore)
+        for name, tensor in zip(row.torch_names, _tensors(row, found), strict=True)
+    }
 
 
-def load_state_dict(module: Module, state_dict: Mapping[str, Any]) -> None:
-    """Set every parameter of `module` from a torch state dict (torch tensors or NumPy arrays).
+def _tensors(row: Row, found: Mapping[Path, nnx.Variable[Any]]) -> Sequence[np.ndarray]:
+    if any(path not in found for path in row.paths):
+        assert row.default is not None
+        return row.to_torch([row.default])
+    return row.to_torch([found[path].get_value() for path in row.paths])
 
-    Strict: names, shapes and dtypes must be exactly the module's, and every value finite.
+
+def load_state_dict(
+    module: nnx.Module,
+    state_dict: Mapping[str, Any],
+    *,
+    names: Names | None = None,
+    ignore: Sequence[str] = (),
+) -> Skipped:
+    """Set every variable of a module from a torch state dict.
+
+    The module is any NNX module made of layers that the table knows (`docs/layer-kinds.md`), and of
+    variables of its own, each under its torch name. Submodules have the same names in both
+    frameworks unless `names` says otherwise.
+
+    Args:
+        module: the module to load into.
+        state_dict: torch names → torch tensors or NumPy arrays, of exactly the variables' shapes
+            and dtypes.
+        names: Flax path → torch path, of modules or of single variables, for what torch calls
+            otherwise: `{"head": "classifier.0"}`. A tuple of torch paths for tied weights, whose
+            tensors must be equal to the bit. In a torch path, `*` is the index of modules that
+            `nnx.vmap` stacked.
+        ignore: patterns (as in a shell) of torch names and Flax paths that have no counterpart.
+
+    Returns:
+        What `ignore` left out.
 
     Raises:
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
-            error lists all of it, and the module is left as it was.
+            error lists all of it and suggests `names`, and the module is left as it was.
     """
-    arrays = to_numpy(state_dict)
-    parameters = leaves(module)
-    rows = table(module)
+    all_arrays = to_numpy(state_dict)
+    arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
+    found = variables(_module(module))
+    chosen = rows(module, names, ignore)
+    expected = fit.expected_tensors(chosen, found)
+    listed = list(fit.problems(expected, arrays))
+    checked = (
+        name
+        for row in chosen
+        if fit.must_be_finite(found.get(row.paths[0]))
+        for name in row.torch_names
+    )
+    listed += fit.not_finite(checked, arrays)
+    fit.refuse(type(module).__name__, listed, fit.suggestions(chosen, expected, arrays))
+
+    loaded: list[tuple[Path, np.ndarray]] = []
+    for row in chosen:
+        tensors = [arrays[name] for name in row.torch_names]
+        try:
+            leaves = row.from_torch(tensors)
+        except ValueError as error:
+            listed.append(f"tied: {', '.join(row.torch_names)}: {error}")
+            continue
+        listed += filter(None, [fit.not_exact(row, tensors, leaves)])
+        loaded += zip(row.paths, leaves, strict=True)
+    fit.refuse(type(module).__name__, listed)
+    for path, array in loaded:
+        _set(module, found, path, array)
+    paths = {path for row in chosen for path in row.paths}
+    left = {id(found[path]) for path in paths if path in found}
+    return Skipped(
+        tuple(name for name in all_arrays if name not in arrays),
+        tuple(dotted(path) for path, leaf in found.items() if id(leaf) not in left),
+    )
+
+
+def load_variables(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], *, ignore: Sequence[str] = ()
+) -> Skipped:
+    """Set every variable of a module from arrays under Flax's own paths, with dots.
+
+    As strict as `load_state_dict`; a variable that is reached by several paths is set by one.
+
+    Raises:
+        ValueError: anything is missing, unexpected, or of another shape or dtype.
+    """
+    found = variables(_module(module))
+    taken = {name: a for name, a in arrays.items() if not matches(name, ignore)}
+    first: dict[int, str] = {}
+    for path, leaf in found.items():
+        if not matches(dotted(path), ignore):
+            first.setdefault(id(leaf), dotted(path))
+    by_name = {dotted(path): leaf for path, leaf in found.items()}
     expected = {
-        row.torch_name: jax.eval_shape(
-            TRANSFORMS[row.transform],
-            jax.ShapeDtypeStruct(parameters[row.path].shape, parameters[row.path].dtype),
-        )
-        for row in rows
+        name: jax.ShapeDtypeStruct(by_name[name].shape, by_name[name].dtype)
+        for name in first.values()
     }
-    _refuse(type(module), _problems(expected, arrays))
-    loaded = {
-        row.path: jax.device_put(
-            # A copy: JAX may use NumPy's memory as it stands, and here that can be PyTorch's own,
-            # whose next in-place step would then move this module too.
-            row.from_torch(arrays[row.torch_name]).copy(),
-            parameters[row.path].get_value().sharding,
-        )
-        for row in rows
-    }
-    for path, array in loaded.items():
-        parameters[path].set_value(array)
+    aliases = by_name.keys() - expected.keys()
+    listed = fit.problems(expected, {n: a for n, a in taken.items() if n not in aliases})
+    fit.refuse(type(module).__name__, list(listed))
+    paths = {dotted(path): path for path in found}
+    for name in expected:
+        _set(module, found, paths[name], taken[name])
+    return Skipped(
+        tuple(name for name in arrays if name not in taken),
+        tuple(name for name in by_name if matches(name, ignore)),
+    )
+
+
+def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.ndarray) -> None:
+    # A copy: JAX may use NumPy's memory as it stands, and here that can be PyTorch's own,
+    # whose next in-place step would then move this module too.
+    array = array.copy()
+    if path not in found:  # a tensor that Flax's layer has no variable for
+        owner: Any = module
+        for key in path[:-1]:
+            owner = owner[key] if isinstance(key, int) else getattr(owner, key)
+        setattr(owner, str(path[-1]), Unused(jnp.asarray(array)))
+        return
+    old = found[path].get_value()
+    # Under a mesh of explicit axes a new variable may be laid out on no device yet.
+    sharding = getattr(old, "sharding", None)
+    placed = sharding if getattr(sharding, "_device_assignment", None) else None
+    found[path].set_value(jax.device_put(array, placed))
+
+
+def _module(module: Any) -> nnx.Module:
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"module: expected an nnx.Module, got {type(module).__name__}.")
+    return module
 
 
 def from_state_dict(
@@ -74,7 +192,8 @@ def from_state_dict(
     """The module that a torch state dict describes, with its weights.
 
     A plain `nn.LSTM`'s gives an `LSTM`, the reference network's a `BiLSTMWithAttention`; sizes,
-    layers, directions, biases and projection are read off the names and shapes.
+    layers, directions, biases and projection are read off the names and shapes. For any other
+    network, build it and call `load_state_dict`.
 
     Args:
         state_dict: torch names → torch tensors or NumPy arrays.
@@ -112,134 +231,3 @@ def from_state_dict(
         module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))
     load_state_dict(module, arrays)
     return module
-
-
-def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every value as a NumPy array of its own dtype (bfloat16 as ml_dtypes'); no copy if avoidable.
-
-    Raises:
-        ValueError: a value is not an array or a dense tensor.
-    """
-    if not isinstance(state_dict, Mapping):
-        raise ValueError(
-            "state_dict: expected a mapping from names to tensors, got "
-            f"{type(state_dict).__name__}; pass module.state_dict()."
-        )
-    return {str(name): _to_numpy(str(name), value) for name, value in state_dict.items()}
-
-
-def _to_numpy(name: str, value: Any) -> np.ndarray:
-    if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
-        import torch  # the value is torch's, so torch is there
-
-        value = value.detach().cpu()
-        if value.dtype == torch.bfloat16:  # NumPy has no bfloat16 of its own
-            return value.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
-        return value.numpy()
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise ValueError(f"{name}: expected a tensor or array, got {type(value).__name__}.")
-    return array
-
-
-def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:
-    """The kind of module that a state dict is of, and its sizes, from names and shapes alone.
-
-    Raises:
-        ValueError: the names are neither an LSTM's nor the network's, or a tensor that tells a
-            size is missing or no such matrix; the error lists all else that is wrong, too.
-    """
-    kind, num_layers, has = _read_names(arrays)
-    prefix, head = ("lstm.", {"fc.weight": 1}) if kind is BiLSTMWithAttention else ("", {})
-    ih, hh = f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"
-    telling = {ih: 4, hh: 4} | head  # the tensors that tell sizes; rows are a multiple of
-    if unclear := list(_unclear(telling, arrays)):
-        names = (row.torch_name for row in expand(kind, max(num_layers, 1)))
-        expected = [
-            name
-            for name in names
-            if name not in telling and all(there or part not in name for part, there in has.items())
-        ]
-        rest = {name: array for name, array in arrays.items() if name not in telling}
-        _refuse(kind, [*unclear, *_problems(dict.fromkeys(expected), rest)])
-    hidden, features = arrays[ih].shape[0] // 4, arrays[ih].shape[1]
-    if head:
-        outputs = arrays["fc.weight"].shape[0]
-        return kind, {"input_dim": features, "hidden_dim": hidden, "output_dim": outputs}
-    return kind, {
-        "input_size": features,
-        "hidden_size": hidden,
-        "num_layers": num_layers,
-        "bias": has["bias"],
-        "bidirectional": has["reverse"],
-        "proj_size": arrays[hh].shape[1] if has["weight_hr"] else 0,
-    }
-
-
-def _read_names(arrays: Mapping[str, Any]) -> tuple[type[Module], int, dict[str, bool]]:
-    """What the names alone tell: the kind, the layers, and which optional parts a cell has."""
-    kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
-    layers = {name: int(match["k"]) for name in arrays if (match := _NAME.fullmatch(name))}
-    if not layers:
-        first = "weight_ih_l0"
-        inside = {n.removesuffix(first).removesuffix("lstm.") for n in arrays if first in n}
-        found = ", ".join(sorted(prefix for prefix in inside if prefix.endswith(".")))
-        raise ValueError(
-            "state_dict: expected the names of an nn.LSTM (weight_ih_l0, ...) or of the network "
-            f"(lstm.weight_ih_l0, ..., fc.bias), got {sorted(arrays)[:8]} ({len(arrays)} in all); "
-            + (f"there is one under {found} " if found else "name a submodule ")
-            + "(load takes prefix=, flax-bilstm --prefix)."
-        )
-    num_layers = next(k for k in itertools.count() if k not in layers.values())  # to the first gap
-    has = {"bias": True, "reverse": True, "weight_hr": False}  # the network's LSTM
-    if kind is LSTM:
-        has = {part: any(part in name for name in layers) for part in has}
-    return kind, num_layers, has
-
-
-_NAME = re.compile(r"(lstm\.)?(weight|bias)_(ih|hh|hr)_l(?P<k>\d+)(_reverse)?")
-
-
-def _unclear(telling: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """What keeps sizes from being read: name → what a matrix' rows are a multiple of."""
-    for name, rows in telling.items():
-        shape = arrays[name].shape if name in arrays else None
-        if shape is None:
-            yield f"missing: {name}, which tells sizes"
-        elif len(shape) != 2 or 0 in shape or shape[0] % rows:
-            yield f"shape: {name}, expected a matrix of rows in multiples of {rows}, got {shape}"
-
-
-def _problems(
-    expected: Mapping[str, jax.ShapeDtypeStruct | None], arrays: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    """All that keeps `arrays` from being loaded. An expectation of None leaves the shape open."""
-    for name, want in expected.items():
-        if name not in arrays:
-            yield f"missing: {name}, expected shape {want.shape if want else 'unknown'}"
-            continue
-        got = arrays[name]
-        if want is not None and got.shape != want.shape:
-            yield f"shape: {name}, expected {want.shape}, got {got.shape}"
-        if want is not None and got.dtype != want.dtype:
-            yield f"dtype: {name}, expected {want.dtype}, got {got.dtype}"
-        if not jnp.issubdtype(got.dtype, jnp.floating):
-            continue
-        bad = np.argwhere(~np.isfinite(got))
-        if bad.size:
-            first = tuple(map(int, bad[0]))
-            yield f"not finite: {name}, {len(bad)} of {got.size} values, the first at {first}"
-    for name in arrays:
-        if name not in expected:
-            yield f"unexpected: {name}, shape {arrays[name].shape}"
-
-
-def _refuse(kind: type[Module], problems: Iterable[str]) -> None:
-    """Raise one ValueError that lists all problems, if there are any."""
-    listed = list(problems)
-    if listed:
-        raise ValueError(
-            f"state_dict: does not fit {kind.__name__}; nothing was loaded. It takes the "
-            "state dict of the whole module and nothing else; prefix= (flax-bilstm --prefix) names "
-            "a submodule, param_dtype= (--dtype) casts.\n  " + "\n  ".join(listed)
-        )

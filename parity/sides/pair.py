@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 
 import flax_bilstm as fb
-from parity.sides._rows import rows as rows_of
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity.sides import calls
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss

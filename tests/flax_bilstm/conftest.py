@@ -48,14 +48,17 @@ def assert_identical() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def under_torch_names() -> Callable[..., dict[str, np.ndarray]]:
     """An nnx state of a module (its gradients, say) under torch's names, in torch's layout."""
-    from flax_bilstm.conversion.layers import table
+    from flax_bilstm.conversion.rows import rows
 
     def under_torch_names(module: Any, state: nnx.State) -> dict[str, np.ndarray]:
         flat = dict(nnx.to_flat_state(state))
         return {
-            row.torch_name: row.to_torch(flat[row.path][...])
-            for row in table(module)
-            if row.path in flat
+            name: tensor
+            for row in rows(module)
+            if row.paths[0] in flat
+            for name, tensor in zip(
+                row.torch_names, row.to_torch([flat[path][...] for path in row.paths]), strict=True
+            )
         }
 
     return under_torch_names

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.extend.core import jaxprs_in_params
 
 import flax_bilstm as fb
 from flax_bilstm.recurrence import IMPLEMENTATIONS, fused
@@ -66,8 +65,10 @@ def equations(jaxpr):
     """All of a jaxpr's equations, inner ones included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
+        for parameter in jax.tree.leaves(equation.params):
+            inner = getattr(parameter, "jaxpr", parameter)  # of a closed one
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
 
 
 def gradient_jaxpr(implementation, dtype, batch):

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm.conversion.layers import table
 from parity import Port, bilstm, harness
 from parity.losses import MEAN_SQUARED_ERROR
+from parity.modules import table
 from parity.nnx_side import nnx_side
 from torch_ref import unrolled
 

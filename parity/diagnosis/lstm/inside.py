@@ -11,7 +11,7 @@ from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.stages import Alone, Stage, Truth, alone, first_wrong
 from parity.report import Row
 from parity.sides.intercept import nnx_submodules
-from parity.sides._rows import rows as rows_of
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays
 

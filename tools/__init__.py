@@ -1,0 +1,1 @@
+"""Tools for the developers of this project. Nothing here is installed with the library."""
