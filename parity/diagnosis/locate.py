@@ -105,7 +105,16 @@ def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
     what = "" if check == "forward" else _flow(row, judged)
     words = known or (row.note if row.note else "no known mistake explains it")
     size = "" if row.note else f"; {_size(row)}"
-    return replace(row, note=f"{what}{words}{size}")
+    name = row.name if check == "forward" else _made_in(row.name)
+    return replace(row, name=name, note=f"{what}{words}{size}")
+
+
+def _made_in(stage: str) -> str:
+    """Where the gradient that arrives at a stage is made: in what reads it."""
+    if stage == "output" or stage.startswith("output."):
+        return "loss"
+    module, found, _ = stage.partition(".input")
+    return module if found else stage
 
 
 def _flow(row: Row, judged: Judged) -> str:

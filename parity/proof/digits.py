@@ -17,14 +17,16 @@ from sklearn.model_selection import train_test_split
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, figures
 from parity.comparison import identical
 from parity.environment import pinned_precision
-from parity.harness import Progress, compare
-from parity.losses import CROSS_ENTROPY
-from parity.optimizers import adam
-from parity.port import TARGET, Port
+from parity.compare import Progress, compare_sides
+from parity.proof import figures
+from parity.render.drawings import Line, curves, png
 from parity.report import Report, Row
+from parity.sides import pair
+from parity.sides.losses import CROSS_ENTROPY
+from parity.sides.optimizers import adam
+from parity.sides.side import TARGET
 from parity.tolerances import REQUIRED_ACCURACY
 
 SEED = 0
@@ -49,24 +51,12 @@ def draw_losses(report: Report, path: Path) -> None:
         report: one with what `prove` has returned.
         path: of the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     (drawn,) = (c for c in report.figures["loss_curves"] if c["case"].startswith(LOCKSTEP))
-    theirs, ours = (np.array(drawn[side]) for side in ("reference", "candidate"))
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    steps = np.arange(1, len(theirs) + 1)
-    above.plot(steps, theirs, label="PyTorch", linewidth=4, alpha=0.4)
-    above.plot(steps, ours, label="Flax", linewidth=1, color="black")
-    above.set_ylabel(drawn["loss"])
-    above.set_title("Handwritten digits: both trained from one start over the same batches")
-    above.legend()
-    below.plot(steps, ours - theirs, linewidth=1, color="black")
-    below.set_ylabel("Flax − PyTorch")
-    below.set_xlabel("step")
+    theirs, ours = Line("PyTorch", drawn["reference"]), Line("Flax", drawn["candidate"])
+    figure = curves(theirs, ours, drawn["loss"])
+    figure.suptitle("Handwritten digits: both trained from one start over the same batches")
     temporary = path.with_name(f".{path.name}.tmp")
-    FigureCanvasAgg(figure).print_png(temporary)
+    temporary.write_bytes(png(figure))
     temporary.replace(path)
 
 
@@ -127,34 +117,36 @@ def prove(
     """
     training, test = load()
     trained = train_reference(training, epochs, progress)
-    port = _port(trained)
+    sides = _pair(trained, test.x)
     inputs = {"x": test.x, TARGET: test.y}
     facts = {"seed": SEED, "input_dim": 8, "hidden_dim": HIDDEN_DIM, "output_dim": 10}
-    converted = compare(
-        port, inputs, case=TRAINED, facts={**facts, "epochs": epochs}, progress=progress
+    converted = compare_sides(
+        sides, inputs, case=TRAINED, facts={**facts, "epochs": epochs}, progress=progress
     )
-    predictions = Report(tuple(_predictions(port, test)), {})
+    predictions = Report(tuple(_predictions(sides, test)), {})
 
-    start = _port(new_reference())
     steps = batches(training, lockstep_epochs)
-    lockstep = compare(
+    start = _pair(new_reference(), steps[0]["x"])
+    lockstep = compare_sides(
         start, steps[0], optimizers=[ADAM], batches=steps, case=LOCKSTEP,
         facts={**facts, "epochs": lockstep_epochs}, progress=progress,
     )  # fmt: skip
-    drawn = Report((), {}, {"attention": [figures.attention(port, inputs, TRAINED)]})
+    weights = figures.attention(sides.torch_model, sides.flax_model, test.x, TRAINED)
+    drawn = Report((), {}, {"attention": [weights]})
     return Report.joined([converted, predictions, lockstep, drawn])
 
 
-def _port(reference: torch_ref.BiLSTMWithAttention) -> Port:
-    return bilstm.port(reference, fb.from_state_dict(reference.state_dict()), CROSS_ENTROPY)
+def _pair(reference: torch_ref.BiLSTMWithAttention, x: np.ndarray) -> pair.ModulePair:
+    candidate = fb.from_state_dict(reference.state_dict())
+    return pair.of_modules(reference, candidate, {"x": x}, loss=CROSS_ENTROPY)
 
 
-def _predictions(port: Port, test: Split) -> list[Row]:
+def _predictions(sides: pair.ModulePair, test: Split) -> list[Row]:
     """The reference's accuracy, and that both sides give every image the same class in float32."""
     with pinned_precision():
         theirs, ours = (
             side.forward(side.parameters, {"x": test.x}, "float32")["output"].argmax(axis=-1)
-            for side in (port.reference, port.candidate)
+            for side in (sides.reference, sides.candidate)
         )
     accuracy = float(np.mean(theirs == test.y))
     place: dict[str, Any] = {"case": TRAINED, "check": "predictions", "dtype": "float32"}

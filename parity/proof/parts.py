@@ -6,11 +6,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from parity.harness import Progress
+from parity.compare import Progress
 from parity.report import Report
 
 Part = Callable[[Progress], Report]
-"""One part: told how to say what it does, it gives its report. To run elsewhere it is picklable."""
+"""One part: takes a progress callback and returns a report. Picklable, to run in another process."""
 
 
 def silent(what: str) -> None:

@@ -11,12 +11,13 @@ import torch
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, digits, figures, parts
-from parity.checking import check_port
-from parity.harness import Progress
-from parity.optimizers import OPTIMIZERS
-from parity.port import Arrays, Port
+from parity.checking import check_pair
+from parity.compare import Progress
+from parity.proof import digits, figures, parts
 from parity.report import Report
+from parity.sides import pair
+from parity.sides.optimizers import OPTIMIZERS
+from parity.sides.side import Arrays, Pair
 
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 128, 64, 1
 LOUDNESS = (1.0, 30.0, 0.1)
@@ -33,8 +34,11 @@ class Shape(NamedTuple):
 
 SHAPES = (
     Shape(4, 12), Shape(1, 12), Shape(4, 1), Shape(1, 1), Shape(5, 9, padded=True), Shape(8, 50),
+    Shape(33, 70),
 )  # fmt: skip
-"""Training is checked at the first."""
+"""Training is checked at the first. The last has a batch and a length from which on the
+implementations go other ways than below: 32 sequences, 64 steps."""
+DRAWN = Shape(8, 50)
 
 
 def whole(seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
@@ -68,35 +72,39 @@ def _checkpoint(path: Path, shape: Shape, seeds: int, steps: int, progress: Prog
     torch_model, flax_model = _loaded(path)
     network = isinstance(flax_model, fb.BiLSTMWithAttention)
     features = (flax_model.lstm if network else flax_model).input_size
-    port = bilstm.port(torch_model, flax_model)
-    ports = [port] * seeds
-    drawn = _drawn(port, torch_model, flax_model, path.name, shape, features, progress)
-    return Report.joined([*_at(shape, ports, steps, path.name, features, progress), *drawn])
+    sides = _sides(torch_model, flax_model, shape, features)
+    drawn = _drawn(torch_model, flax_model, path.name, shape, features, progress)
+    held = [sides] * seeds
+    return Report.joined([*_at(shape, held, steps, path.name, features, progress), *drawn])
 
 
 def _published(shape: Shape, seeds: int, steps: int, progress: Progress) -> Report:
     """One shape with every seed, the weights drawn by PyTorch and converted."""
     start = _initial(0)
     flax_model = fb.from_state_dict(start.state_dict())
-    port = bilstm.port(start, flax_model)
+    sides = _sides(start, flax_model, shape, INPUT_DIM)
 
-    def holding(seed: int) -> Port:
+    def holding(seed: int) -> Pair:
         weights = _initial(seed).state_dict()
         theirs: Arrays = {name: tensor.numpy() for name, tensor in weights.items()}
-        return port.holding(theirs, fb.state_dict(fb.from_state_dict(weights)))
+        return sides.holding(theirs, fb.state_dict(fb.from_state_dict(weights)))
 
-    what, ports = "published size", map(holding, range(seeds))
-    drawn = _drawn(port, start, flax_model, what, shape, INPUT_DIM, progress)
-    return Report.joined([*_at(shape, ports, steps, what, INPUT_DIM, progress), *drawn])
+    what, held = "published size", map(holding, range(seeds))
+    drawn = _drawn(start, flax_model, what, shape, INPUT_DIM, progress)
+    return Report.joined([*_at(shape, held, steps, what, INPUT_DIM, progress), *drawn])
+
+
+def _sides(torch_model: torch.nn.Module, flax_model: Any, shape: Shape, features: int) -> Pair:
+    return pair.of_modules(torch_model, flax_model, _random_inputs(0, shape, features))
 
 
 def _at(
-    shape: Shape, ports: Iterable[Port], steps: int, what: str, features: int, progress: Progress
+    shape: Shape, pairs: Iterable[Pair], steps: int, what: str, features: int, progress: Progress
 ) -> Iterator[Report]:
-    """A shape, with the seeds 0, 1 and so on for each of the ports."""
-    for seed, port in enumerate(ports):
-        yield check_port(
-            port,
+    """A shape, with the seeds 0, 1 and so on for each of the pairs."""
+    for seed, sides in enumerate(pairs):
+        yield check_pair(
+            sides,
             _random_inputs(seed, shape, features),
             case=_case(what, shape, seed),
             training_steps=_steps(shape, seed, steps),
@@ -107,15 +115,19 @@ def _at(
 
 
 def _drawn(
-    port: Port, torch_model: torch.nn.Module, flax_model: Any, what: str, shape: Shape,
-    features: int, progress: Progress,
-) -> Iterator[Report]:  # fmt: skip
-    """The figures, as a report without rows, if the shape is the longest."""
-    if shape == max(SHAPES, key=lambda shape: shape.time):
-        progress(f"{what}: figures")
-        x = _random_inputs(0, shape, features)["x"]
-        case = _case(what, shape, 0)
-        yield Report((), {}, figures.of_model(port, torch_model, flax_model, x, case=case))
+    torch_model: Any, flax_model: Any, what: str, shape: Shape, features: int, progress: Progress
+) -> Iterator[Report]:
+    """The figures, as a report without rows, at the shape that they are drawn of."""
+    if shape != DRAWN:
+        return
+    progress(f"{what}: figures")
+    x, case = _random_inputs(0, shape, features)["x"], _case(what, shape, 0)
+    if isinstance(flax_model, fb.LSTM):
+        yield Report((), {}, {"stage_errors": figures.stage_errors(torch_model, flax_model, x, case)})
+        return
+    errors = figures.stage_errors(torch_model.lstm, flax_model.lstm, x, case)
+    weights = figures.attention(torch_model, flax_model, x, case)
+    yield Report((), {}, {"stage_errors": errors, "attention": [weights]})
 
 
 def _case(what: str, shape: Shape, seed: int) -> str:

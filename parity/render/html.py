@@ -6,9 +6,9 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
-from parity.drawings import Line, bar, curves, heat_map, key
-from parity.markup import Markup, element, join
-from parity.rendering import COLUMNS, cells, describe, nearest, plain, summarized, verdict
+from parity.render.drawings import Line, curves, heat_map, inline
+from parity.render.markup import Markup, element, join
+from parity.render.text import COLUMNS, cells, describe, nearest, plain, summarized, verdict
 from parity.report import Report, Row
 
 SHOWN_FAILURES = 10
@@ -26,7 +26,7 @@ def page(report: Report) -> str:
         ("rows", "Every comparison", _rows(report.rows)),
         ("environment", "Environment", _environment(report.environment)),
     ]
-    style = files("parity").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("parity.render").joinpath("report.css").read_text(encoding="utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -73,7 +73,7 @@ def _summary(rows: Sequence[Row]) -> Markup:
     body = []
     for group, members, worst in summarized(rows):
         counts = str(len({row.case for row in members})), str(len(members))
-        share = bar(worst.tightness, f"{worst.tightness:.1%}") if worst.epsilon else Markup()
+        share = _share(worst.tightness) if worst.epsilon else Markup()
         mark = element("span", "ok" if worst.passed else "FAILED", class_="mark")
         what, *check = group
         cells = (what, mark, *check, *counts, *nearest(worst), share)
@@ -85,6 +85,12 @@ def _summary(rows: Sequence[Row]) -> Markup:
     )
     table = _table("Checks, each with the array nearest to its bound", _SUMMARY, body)
     return join(element("p", explanation, class_="faint"), table)
+
+
+def _share(tightness: float) -> Markup:
+    """How much of its bound a distance uses up."""
+    filled = min(tightness, 1.0) if math.isfinite(tightness) else 1.0
+    return element("meter", f"{tightness:.1%}", value=f"{filled:.3f}", high=0.999, max=1)
 
 
 def _rows(rows: Sequence[Row]) -> Markup:
@@ -147,18 +153,15 @@ def _stage_errors(given: Mapping[str, Any]) -> Markup:
         f"The largest error of each time step, in ULP of the stage's scale. Allowed: "
         f"{min(bounds):.3g} to {max(bounds):.3g} ULP."
     )
-    drawn = join(heat_map(f"Errors, {title}", lines, full=full, unit="ULP"), key(full, "ULP"))
+    drawn = inline(heat_map(lines, full=full, unit="ULP"), f"Errors, {title}")
     return _figure(title, words, drawn, lines)
 
 
 def _loss_curves(given: Mapping[str, Any]) -> Markup:
     theirs, ours = _floats(given["reference"]), _floats(given["candidate"])
-    lines = [Line("PyTorch", theirs, kind="torch"), Line("Flax", ours)]
+    lines = [Line("PyTorch", theirs), Line("Flax", ours)]
     difference = Line("Flax − PyTorch", [b - a for a, b in zip(theirs, ours, strict=True)])
-    drawn = join(
-        curves(f"{given['loss']} of both sides", lines, unit=given["loss"]),
-        curves("Flax − PyTorch", [difference], height=150, unit="Flax − PyTorch"),
-    )
+    drawn = inline(curves(*lines, given["loss"]), f"{given['loss']} of both sides, step by step")
     words = "Both trained from one start over the same batches; below, the difference."
     return _figure(given["case"], words, drawn, [*lines, difference])
 
@@ -177,11 +180,11 @@ def _attention(given: Mapping[str, Any]) -> Markup:
     off = max((abs(v) for line in difference for v in line.values if math.isfinite(v)), default=0)
     drawn = join(
         *(
-            join(element("h4", side), heat_map(f"Weights, {side}", held, full=largest))
+            join(element("h4", side), inline(heat_map(held, full=largest), f"Weights, {side}"))
             for side, held in lines.items()
         ),
         element("h4", f"Flax − PyTorch, at most {off:.2g}"),
-        heat_map("Difference of the weights", difference, full=off),
+        inline(heat_map(difference, full=off or 1.0), "Difference of the weights"),
     )
     words = f"Darkest: {largest:.3g}; in the difference {off:.2g}, negative in the other colour."
     labelled = [
@@ -193,7 +196,7 @@ def _attention(given: Mapping[str, Any]) -> Markup:
 
 
 def _figure(title: str, words: str, drawn: Markup, lines: Sequence[Line]) -> Markup:
-    """A drawing with its caption, and its numbers for who cannot see it."""
+    """A drawing with its caption, and the same numbers as a table, for screen readers."""
     steps = range(max(len(line.values) for line in lines))
     body = [_table_row((line.label, *(f"{v:.3g}" for v in line.values)), 1) for line in lines]
     numbers = _table(f"{title}: numbers", ("", *(str(step) for step in steps)), body)

@@ -1,8 +1,8 @@
-"""HTML and SVG as text: elements whose attributes and content are escaped."""
+"""HTML as text: elements whose attributes and content are escaped."""
 
 from html import escape
 
-VOID = {"link", "meta"}
+VOID = {"img", "link", "meta"}
 """Elements without content or end tag."""
 
 

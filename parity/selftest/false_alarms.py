@@ -12,10 +12,11 @@ import torch
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, harness
-from parity.optimizers import ADAMW
-from parity.port import TARGET
-from parity.rendering import verdict
+from parity.compare import compare_sides
+from parity.render.text import verdict
+from parity.sides import pair
+from parity.sides.optimizers import ADAMW
+from parity.sides.side import TARGET
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def failures(shape: Shape, seeds: range) -> list[str]:
     """
     torch.set_num_threads(1)
     model = torch_ref.BiLSTMWithAttention(shape.input_dim, shape.hidden_dim, shape.output_dim)
-    port = bilstm.port(model, fb.from_state_dict(model.state_dict()))
+    sides = None
     found = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -79,8 +80,12 @@ def failures(shape: Shape, seeds: range) -> list[str]:
             for name, t in model.state_dict().items()
         }
         batches = [_batch(rng, shape, loudness) for _ in range(STEPS if seed % 10 == 0 else 1)]
-        report = harness.compare(
-            port.holding(weights, weights),
+        if sides is None:
+            candidate = fb.from_state_dict(model.state_dict())
+            inputs = {n: a for n, a in batches[0].items() if n != TARGET}
+            sides = pair.of_modules(model, candidate, inputs)
+        report = compare_sides(
+            sides.holding(weights, weights),
             batches[0],
             optimizers=[ADAMW],
             batches=batches if len(batches) > 1 else [],

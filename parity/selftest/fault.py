@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.losses import MEAN_SQUARED_ERROR, Loss
-from parity.mutations import planting
-from parity.optimizers import Optimizer
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.selftest import planting
+from parity.sides.optimizers import Optimizer
 
 Held = Mapping[str, np.ndarray]
 
@@ -25,7 +25,7 @@ SHOWS = {
 
 
 @dataclass(frozen=True)
-class Mutation:
+class Fault:
     """One fault.
 
     Attributes:

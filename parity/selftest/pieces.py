@@ -1,6 +1,6 @@
 """Faulty pieces of the model, in JAX from scratch: weights, cells, slopes, precisions, attention.
 
-None of this shares code with `parity.mistakes`, by which the faults are recognised.
+None of this shares code with `parity.diagnosis.mistakes`, by which the faults are recognised.
 """
 
 from collections.abc import Callable, Sequence

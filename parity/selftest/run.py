@@ -1,8 +1,8 @@
 """`parity selftest`: plants every known fault and shows that each is caught, placed and named.
 
 A harness that passes everything proves nothing, and one that fails everything proves no more. So
-the faults of `parity.mutations` are planted one at a time in a small network, and unfaulted
-networks of many sizes and seeds are checked beside them (`parity.clean`).
+the faults of `parity.selftest.faults` are planted one at a time in a small network, and unfaulted
+networks of many sizes and seeds are checked beside them (`parity.selftest.false_alarms`).
 """
 
 import multiprocessing
@@ -16,10 +16,12 @@ import torch
 
 import flax_bilstm as fb
 import torch_ref
-from parity import bilstm, clean, harness
-from parity.mutations import MUTATIONS, SHOWS, Mutation
-from parity.port import TARGET
+from parity.compare import Progress, compare_sides
+from parity.selftest import false_alarms
+from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.report import Report, Row
+from parity.sides import pair
+from parity.sides.side import TARGET
 
 # Where two sizes are equal a transposed matrix fits: the most treacherous sizes.
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 4, 4, 8
@@ -81,7 +83,7 @@ def batch(rng: np.random.Generator, case: str) -> dict[str, np.ndarray]:
     return {"x": x, TARGET: target, "lengths": lengths}
 
 
-def plant(mutation: Mutation) -> Report:
+def plant(fault: Fault) -> Report:
     """The report of the whole check with the fault in force.
 
     Operations are compiled one by one and shared by all faults; whole programs would each have to
@@ -90,35 +92,37 @@ def plant(mutation: Mutation) -> Report:
     model = reference()
     held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     rng = np.random.default_rng(SEED)
-    inputs = batch(rng, mutation.case)
-    optimizers = [mutation.optimizer] if mutation.optimizer else []
-    batches = [batch(rng, mutation.case) for _ in range(STEPS)] if optimizers else []
-    with jax.disable_jit(), mutation.plant():
-        port = bilstm.port(model, fb.from_state_dict(model.state_dict()), mutation.loss)
-        port = port.holding(held, mutation.hold(held))
-        return harness.compare(
-            port, inputs, optimizers=optimizers, batches=batches, case=mutation.case
+    inputs = batch(rng, fault.case)
+    optimizers = [fault.optimizer] if fault.optimizer else []
+    batches = [batch(rng, fault.case) for _ in range(STEPS)] if optimizers else []
+    with jax.disable_jit(), fault.plant():
+        candidate = fb.from_state_dict(model.state_dict())
+        sides = pair.of_modules(
+            model, candidate, {n: a for n, a in inputs.items() if n != TARGET}, loss=fault.loss
+        )
+        return compare_sides(
+            sides.holding(held, fault.hold(held)), inputs, optimizers=optimizers, batches=batches, case=fault.case
         )
 
 
 def outcome(number: int) -> Outcome:
     """Plant the fault of that number in the table, and judge the report."""
     torch.set_num_threads(1)
-    mutation = MUTATIONS[number]
+    fault = FAULTS[number]
     started = time.monotonic()
-    first = plant(mutation).first_divergence
+    first = plant(fault).first_divergence
     return Outcome(
-        mutation.name,
+        fault.name,
         caught=first is not None,
-        placed=first is not None and first.name == mutation.stage,
-        named=first is not None and mutation.says in first.note,
-        stage=mutation.stage,
+        placed=first is not None and first.name == fault.stage,
+        named=first is not None and fault.says in first.note,
+        stage=fault.stage,
         first=first,
         seconds=time.monotonic() - started,
     )
 
 
-def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: harness.Progress) -> bool:
+def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progress) -> bool:
     """Plant everything, check the unfaulted, and say what came of it.
 
     Args:
@@ -133,14 +137,14 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: harnes
     started = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         outcomes = []
-        for one in pool.imap(outcome, range(len(MUTATIONS))):
+        for one in pool.imap(outcome, range(len(FAULTS))):
             outcomes.append(one)
             say(_line(one))
-            progress(f"planted {len(outcomes)} of {len(MUTATIONS)} faults")
-        tasks = clean.tasks(clean_runs)
+            progress(f"planted {len(outcomes)} of {len(FAULTS)} faults")
+        tasks = false_alarms.tasks(clean_runs)
         alarms: list[str] = []
         done = 0
-        for (_, seeds), found in zip(tasks, pool.imap(clean.failures_of, tasks), strict=True):
+        for (_, seeds), found in zip(tasks, pool.imap(false_alarms.failures_of, tasks), strict=True):
             alarms += found
             done += len(seeds)
             progress(f"checked {done} of {clean_runs} unfaulted networks")
@@ -148,7 +152,7 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: harnes
         say(f"FALSE ALARM: {alarm}")
     say("")
     for shows, words in SHOWS.items():
-        of_kind = [o for o, m in zip(outcomes, MUTATIONS, strict=True) if m.shows == shows]
+        of_kind = [o for o, m in zip(outcomes, FAULTS, strict=True) if m.shows == shows]
         say(f"{sum(o.passed for o in of_kind):4} of {len(of_kind):2} that show {words}")
     for what in ("caught", "placed", "named"):
         say(f"{sum(getattr(o, what) for o in outcomes):4} of {len(outcomes)} faults {what}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flax_bilstm.conversion.transforms import identical
 from parity.sides import trees
 from parity.sides.calls import Positional
 from parity.sides.intercept import (
@@ -26,20 +27,28 @@ Named = dict[str, jax.Array]
 
 
 class ParameterRow(Protocol):
-    """Where one of the reference's tensors lies in the module, and how it is laid out there."""
+    """Tensors of the reference, and the variables of the module that hold them.
+
+    `flax_bilstm.conversion.rows.Row` is one. Where the module has no variable at a path, the row
+    has a default.
+    """
 
     @property
-    def torch_name(self) -> str:
-        """The reference's name."""
+    def torch_names(self) -> tuple[str, ...]:
+        """The reference's names."""
 
     @property
-    def path(self) -> tuple[str | int, ...]:
-        """The path of the leaf, as in `nnx.to_flat_state`."""
+    def paths(self) -> tuple[tuple[str | int, ...], ...]:
+        """The paths of the variables."""
 
-    def to_torch(self, array: np.ndarray) -> np.ndarray:
+    @property
+    def default(self) -> np.ndarray | None:
+        """The tensor where there is no variable."""
+
+    def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
         """From the module's layout to the reference's."""
 
-    def from_torch(self, array: np.ndarray) -> np.ndarray:
+    def from_torch(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
         """From the reference's layout to the module's."""
 
 
@@ -51,7 +60,7 @@ class NnxSide(Side):
 
     Args:
         module: never changed.
-        rows: one for every tensor of the reference; all names come from here.
+        rows: every tensor of the reference in one of them; all names come from here.
         call: how it is called; it is traced.
         loss: what gradients and training descend.
         stages: the reference's paths of the submodules to look into → their paths here.
@@ -84,13 +93,13 @@ class NnxSide(Side):
         _compute_as_stored(module)
         self._graphdef, self._template = nnx.split(module)
         self._variables = {tuple(path): leaf for path, leaf in nnx.to_flat_state(self._template)}
-        self._rows = {row.torch_name: row for row in rows}
+        self._rows = tuple(rows)
         self.call, self.loss, self.output = call, loss, output
         self.stages, self.lstms, self.chosen = dict(stages or {}), tuple(lstms), chosen
         self.hidden: set[str] = set()
         self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
         self._steps: dict[Any, Program] = {}
-        super().__init__(name, {n: self._exactly(row) for n, row in self._rows.items()})
+        super().__init__(name, self._exact_parameters())
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
@@ -148,17 +157,15 @@ class NnxSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         taken = self._training(parameters, optimizer, dtype)
-        by_path = {_dotted(row.path): row for row in self._rows.values()}
         for given in gradients:
             with _precision(dtype):
-                slopes = {}
-                for path, leaf in next(taken).items():
-                    slope = given.get(by_path[path].torch_name) if path in by_path else None
-                    slopes[path] = (
-                        jnp.zeros_like(leaf)
-                        if slope is None
-                        else jnp.asarray(by_path[path].from_torch(slope), leaf.dtype)
-                    )
+                slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
+                for row in self._rows:
+                    tensors = [given.get(name) for name in row.torch_names]
+                    if any(tensor is None for tensor in tensors):
+                        continue
+                    for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
+                        slopes[_dotted(path)] = jnp.asarray(leaf, dtype)
                 left = taken.send((jnp.zeros(()), slopes))
             yield left
 
@@ -197,8 +204,8 @@ class NnxSide(Side):
         state = {tuple(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
         return Step(
             np.asarray(value),
-            {n: array for n, array in self._named(state).items() if array is not None},
-            {f"{n}.{moment}": of[n] for n in self._rows for moment, of in kept.items()},
+            {n: self.parameters[n] if a is None else a for n, a in self._named(state).items()},
+            {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
         )
 
     def _pull(
@@ -320,8 +327,13 @@ class NnxSide(Side):
     def _leaves(self, parameters: Arrays, dtype: str) -> Named:
         """Every variable of the module in this dtype, those with a row from the parameters."""
         values = {path: leaf[...] for path, leaf in self._variables.items()}
-        for name, row in self._rows.items():
-            values[tuple(row.path)] = row.from_torch(np.asarray(parameters[name]))
+        for row in self._rows:
+            leaves = row.from_torch([np.asarray(parameters[name]) for name in row.torch_names])
+            values.update(
+                (path, leaf)
+                for path, leaf in zip(row.paths, leaves, strict=True)
+                if path in self._variables
+            )
         return {
             _dotted(path): jnp.asarray(value, dtype if _is_floating(value) else None)
             for path, value in values.items()
@@ -338,26 +350,36 @@ class NnxSide(Side):
 
     def _named(self, leaves: Mapping[tuple[Any, ...], Any]) -> dict[str, np.ndarray | None]:
         """Leaves by the module's paths, under the reference's names; None for what is not there."""
-        return {
-            n: row.to_torch(np.asarray(leaves[tuple(row.path)])) if tuple(row.path) in leaves else None
-            for n, row in self._rows.items()
-        }
+        found: dict[str, np.ndarray | None] = {}
+        for row in self._rows:
+            if all(path in leaves for path in row.paths):
+                tensors: Sequence[Any] = row.to_torch([np.asarray(leaves[p]) for p in row.paths])
+            else:
+                tensors = [None] * len(row.torch_names)
+            found.update(zip(row.torch_names, tensors, strict=True))
+        return found
 
-    def _exactly(self, row: ParameterRow) -> np.ndarray:
-        """What the module holds under this row, in the reference's layout, nothing lost."""
-        leaf = self._variables.get(tuple(row.path))
-        if leaf is None:
-            raise ValueError(f"rows: the module has no leaf {_dotted(row.path)} for {row.torch_name}")
-        held = np.asarray(leaf[...])
-        array = row.to_torch(held)
-        back = row.from_torch(array)
-        if back.shape != held.shape or back.tobytes() != np.ascontiguousarray(held).tobytes():
-            raise ValueError(
-                f"rows: {_dotted(row.path)} holds numbers that its form in torch, "
-                f"{row.torch_name} {array.shape}, does not give back: expected the same "
-                f"{held.shape} bit for bit; describe what is added with a row that keeps it"
-            )
-        return array
+    def _exact_parameters(self) -> dict[str, np.ndarray]:
+        """What the module holds, under the reference's names and in its layout, nothing lost."""
+        found: dict[str, np.ndarray] = {}
+        for row in self._rows:
+            names = ", ".join(row.torch_names)
+            missing = [_dotted(path) for path in row.paths if path not in self._variables]
+            if missing and row.default is not None:
+                found.update((name, row.default) for name in row.torch_names)
+                continue
+            if missing:
+                raise ValueError(f"rows: the module has no leaf {missing} for {names}")
+            leaves = [np.asarray(self._variables[path][...]) for path in row.paths]
+            tensors = row.to_torch(leaves)
+            if not all(map(identical, row.from_torch(tensors), leaves)):
+                raise ValueError(
+                    f"rows: {', '.join(map(_dotted, row.paths))} holds numbers that its form in "
+                    f"torch, {names}, does not give back: expected the same bits; give the kind of "
+                    "layer entries that keep all of it"
+                )
+            found.update(zip(row.torch_names, tensors, strict=True))
+        return found
 
 
 def _compute_as_stored(module: nnx.Module) -> None:

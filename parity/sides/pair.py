@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import torch
 from flax import nnx
+from jax import ShapeDtypeStruct
 
 import flax_bilstm as fb
+from flax_bilstm.conversion import fit
+from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
+from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.conversion.transforms import SAME
 from parity.sides import calls
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.nnx_side import NnxSide, ParameterRow
+from parity.sides.nnx_side import NnxSide
 from parity.sides.side import Arrays, Pair
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
@@ -84,7 +88,10 @@ def of_modules(
             kind = type(flax_model).__name__
             raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
         flax_model = StateFunction(flax_model, torch_model)
-    rows = flax_model.rows() if isinstance(flax_model, StateFunction) else _rows(flax_model, names, ignore)
+    if isinstance(flax_model, StateFunction):
+        rows: Sequence[Row] = flax_model.rows()
+    else:
+        rows = _rows(torch_model, flax_model, names, ignore)
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
     lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
     if stages is None:
@@ -106,12 +113,12 @@ def of_modules(
     )
     if lstm_itself:
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
-    chosen, notes = frozenset[str](), list[str]()
+    tensors = [name for row in rows for name in row.torch_names]
 
     def sides() -> tuple[TorchSide, NnxSide]:
         return (
             TorchSide(
-                torch_model, torch_call, loss, names=[row.torch_name for row in rows],
+                torch_model, torch_call, loss, names=tensors,
                 stages=stages, lstms=lstms, chosen=chosen, alone=alone,
             ),
             NnxSide(
@@ -148,29 +155,28 @@ class StateFunction(nnx.Module):
         state = {name.replace("/", "."): leaf[...] for name, leaf in self.tensors.items()}
         return self.function(state, *args, **kwargs)
 
-    def rows(self) -> tuple["StateRow", ...]:
+    def rows(self) -> tuple[Row, ...]:
         """A row for every tensor, as it is."""
-        return tuple(StateRow(n.replace("/", "."), ("tensors", n)) for n in self.tensors)
+        return tuple(
+            Row((name.replace("/", "."),), (("tensors", name),), SAME) for name in self.tensors
+        )
 
 
-@dataclass(frozen=True)
-class StateRow:
-    """A tensor under its own name and in its own layout."""
-
-    torch_name: str
-    path: tuple[Any, ...]
-
-    def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """The same."""
-        return array
-
-    def from_torch(self, array: np.ndarray) -> np.ndarray:
-        """The same."""
-        return array
-
-
-def _rows(flax_model: Any, names: Names | None, ignore: Sequence[str]) -> Sequence[ParameterRow]:
-    return rows_of(flax_model, names=names or {}, ignore=ignore)
+def _rows(
+    torch_model: torch.nn.Module, flax_model: Any, names: Names | None, ignore: Sequence[str]
+) -> Sequence[Row]:
+    """A row for every tensor of the reference, or an error that lists all that does not fit."""
+    found = rows_of(flax_model, names, ignore)
+    arrays = {
+        name: array for name, array in to_numpy(torch_model.state_dict()).items()
+        if not matches(name, ignore)
+    }  # fmt: skip
+    expected = fit.expected_tensors(found, variables(flax_model))
+    # In any dtype: where the two differ is a row of the report.
+    open_dtypes = {n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()}
+    listed = list(fit.problems(open_dtypes, arrays))
+    fit.refuse(type(flax_model).__name__, listed, fit.suggestions(found, expected, arrays))
+    return found
 
 
 def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) -> dict[str, str]:

@@ -74,8 +74,8 @@ class TorchSide(Side):
         with torch.no_grad():
             given = self._tensors(values, dtype)
             model = self._model(parameters, dtype)
-            taps, _ = self._run(model, self._tensors(read, dtype), given.get)
-        return {n: array_of(value) for n, value in taps.items()}
+            own, _ = self._run(model, self._tensors(read, dtype), given)
+        return {n: array_of(value) for n, value in own.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""
@@ -141,19 +141,15 @@ class TorchSide(Side):
             leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
         taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
 
-        def put(name: str, value: torch.Tensor) -> torch.Tensor | None:
-            if name not in leaves or forced:
-                return leaves.get(name)
-            return value + leaves[name] if name in taken else value
-
-        own, output = self._run(model, given, put)
+        own, output = self._run(model, given, leaves, forced)
         with placed("loss"):
             value = self.loss.torch(output, given)
         weights = self._tensors(cotangents, dtype)
         value = value + sum(
             (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
         )
-        backward = {**dict(reversed(list(model.named_parameters()))), **sources}
+        trained = list(model.named_parameters(remove_duplicate=False))
+        backward = {**dict(reversed(trained)), **sources}
         asked = {n: t for n, t in {**backward, **taken}.items() if t.requires_grad}
         found = dict(
             zip(asked, torch.autograd.grad(value, list(asked.values()), allow_unused=True), strict=True)
@@ -169,21 +165,20 @@ class TorchSide(Side):
         )
 
     def _run(
-        self,
-        model: torch.nn.Module,
-        inputs: Tensors,
-        put: Callable[..., torch.Tensor | None],
+        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True
     ) -> tuple[dict[str, torch.Tensor], Any]:
         """What the run computed, by stage, and the output that goes on to the loss."""
 
-        def substitute(name: str, value: torch.Tensor) -> torch.Tensor:
-            given = put(name, value)
-            # A copy: the model may go on in place.
-            return value.clone() if given is None or given.shape != value.shape else given
+        def put(value: torch.Tensor, leaf: torch.Tensor | None) -> torch.Tensor:
+            if leaf is None or leaf.shape != value.shape:
+                return value.clone()  # the model may go on in place
+            if forced:
+                return leaf
+            return value + leaf if value.is_floating_point() else value.clone()
 
-        if not self.alone or "lengths" not in inputs:
-            return self._run_once(model, inputs, substitute)
-        return self._run_each(model, inputs, put)
+        if self.alone and "lengths" in inputs:
+            return self._run_each(model, inputs, leaves, put)
+        return self._run_once(model, inputs, lambda name, value: put(value, leaves.get(name)))
 
     def _run_once(
         self, model: torch.nn.Module, inputs: Tensors, substitute: trees.Change
@@ -198,7 +193,7 @@ class TorchSide(Side):
         return {**taps.own, **outputs.own}, output
 
     def _run_each(
-        self, model: torch.nn.Module, inputs: Tensors, put: Callable[..., Any]
+        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, put: Callable[..., Any]
     ) -> tuple[dict[str, torch.Tensor], Any]:
         """Every sequence run alone, unpadded; stages are padded with zeros and put together."""
         time = inputs["x"].shape[1]
@@ -208,11 +203,11 @@ class TorchSide(Side):
             def substitute(
                 name: str, value: torch.Tensor, i: int = i, length: int = length
             ) -> torch.Tensor:
-                whole = put(name, value)
-                if whole is None:
-                    return value.clone()
-                part = _part(name, whole, i)
-                return part[:, :length] if part.shape != value.shape else part
+                leaf = leaves.get(name)
+                if leaf is not None:
+                    leaf = leaf.narrow(_axis(name), i, 1)
+                    leaf = leaf if leaf.shape == value.shape else leaf[:, :length]
+                return put(value, leaf)
 
             one = {"x": inputs["x"][i : i + 1, :length]}
             runs.append(self._run_once(model, one, substitute))
@@ -222,7 +217,7 @@ class TorchSide(Side):
     def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
         """The output alone."""
         if self.alone and "lengths" in inputs:
-            return self._run(model, inputs, lambda *_: None)[1]
+            return self._run(model, inputs, {})[1]
         return self.call(model, inputs)
 
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
@@ -263,10 +258,6 @@ class TorchSide(Side):
 def _axis(name: str) -> int:
     """The batch's axis in a stage of a batch of one."""
     return 1 if name.rpartition(".")[2] in STATES else 0
-
-
-def _part(name: str, whole: torch.Tensor, i: int) -> torch.Tensor:
-    return whole.narrow(_axis(name), i, 1)
 
 
 def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:

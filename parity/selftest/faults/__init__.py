@@ -4,18 +4,18 @@ Adding a fault is adding a row: what it is, where it must be found, when it show
 of it, and how it is planted. Strengths are realistic: what ports get wrong, not noise.
 """
 
-from parity.mutations.after_lstm import AFTER
-from parity.mutations.in_cell import CELL
-from parity.mutations.in_gradients import GRADIENTS
-from parity.mutations.in_parameters import PARAMETERS
-from parity.mutations.in_precision import NOT_FINITE, PRECISION
-from parity.mutations.in_sequence import PADDING, TIME
-from parity.mutations.in_training import TRAINING
-from parity.mutations.mutation import SHOWS, Mutation
+from parity.selftest.faults.after_lstm import AFTER
+from parity.selftest.faults.in_cell import CELL
+from parity.selftest.faults.in_gradients import GRADIENTS
+from parity.selftest.faults.in_parameters import PARAMETERS
+from parity.selftest.faults.in_precision import NOT_FINITE, PRECISION
+from parity.selftest.faults.in_sequence import PADDING, TIME
+from parity.selftest.faults.in_training import TRAINING
+from parity.selftest.fault import SHOWS, Fault
 
-MUTATIONS: tuple[Mutation, ...] = (
+FAULTS: tuple[Fault, ...] = (
     *PARAMETERS, *CELL, *TIME, *PADDING, *AFTER, *GRADIENTS, *PRECISION, *NOT_FINITE, *TRAINING,
 )  # fmt: skip
 """Every fault of the self-test."""
 
-__all__ = ["MUTATIONS", "SHOWS", "Mutation"]
+__all__ = ["FAULTS", "SHOWS", "Fault"]

@@ -5,39 +5,39 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flax_bilstm import network
-from parity.mutations import faults, planting
-from parity.mutations.mutation import Mutation
+from parity.selftest import pieces, planting
+from parity.selftest.fault import Fault
 
 AFTER = (
-    Mutation("softmax over the queries", "attention.weights", "forward", "over the queries",
-             planting.attention(faults.over_queries)),
-    Mutation("scores divided by √d", "attention.weights", "forward", "divided by √d",
-             planting.attention(faults.attend(scores=lambda s: s / 8**0.5))),
-    Mutation("the query is the first step", "attention.weights", "forward", "first step",
-             planting.attention(faults.attend(query=0))),
-    Mutation("the last step does not attend to itself", "attention.weights", "forward", "itself",
-             planting.attention(faults.attend(scores=lambda s: s.at[:, -1].set(-jnp.inf)))),
-    Mutation("the attention's Linear applied", "attention.weights", "forward", "Linear",
+    Fault("softmax over the queries", "attention.weights", "forward", "over the queries",
+             planting.attention(pieces.over_queries)),
+    Fault("scores divided by √d", "attention.weights", "forward", "divided by √d",
+             planting.attention(pieces.attend(scores=lambda s: s / 8**0.5))),
+    Fault("the query is the first step", "attention.weights", "forward", "first step",
+             planting.attention(pieces.attend(query=0))),
+    Fault("the last step does not attend to itself", "attention.weights", "forward", "itself",
+             planting.attention(pieces.attend(scores=lambda s: s.at[:, -1].set(-jnp.inf)))),
+    Fault("the attention's Linear applied", "attention.weights", "forward", "Linear",
              planting.calling(network.Attention, lambda call, module, y, **options: (
-                 faults.attend(scores=lambda s: jnp.einsum(
+                 pieces.attend(scores=lambda s: jnp.einsum(
                      "bf,btf->bt", y[:, -1],
                      y @ module.attn.kernel[...] + module.attn.bias[...][None, None],
                  ))(None, y, None)
              ))),
-    Mutation("sigmoids for the softmax", "attention.weights", "forward", "sigmoids",
-             planting.attention(faults.attend(weigh=jax.nn.sigmoid))),
-    Mutation("context of values one step late", "attention.context", "forward", "",
-             planting.attention(faults.attend(values=lambda y: jnp.roll(y, 1, axis=1)))),
-    Mutation("head reads the first step", "output", "forward", "first step's context",
+    Fault("sigmoids for the softmax", "attention.weights", "forward", "sigmoids",
+             planting.attention(pieces.attend(weigh=jax.nn.sigmoid))),
+    Fault("context of values one step late", "attention.context", "forward", "",
+             planting.attention(pieces.attend(values=lambda y: jnp.roll(y, 1, axis=1)))),
+    Fault("head reads the first step", "output", "forward", "first step's context",
              planting.head(lambda y, everything: everything[:, 0])),
-    Mutation("head reads the mean of all steps", "output", "forward", "mean of all contexts",
+    Fault("head reads the mean of all steps", "output", "forward", "mean of all contexts",
              planting.head(lambda y, everything: everything.mean(axis=1))),
-    Mutation("head reads the LSTM, not the attention", "output", "forward", "LSTM's last output",
+    Fault("head reads the LSTM, not the attention", "output", "forward", "LSTM's last output",
              planting.head(lambda y, everything: y[:, -1])),
-    Mutation("head's bias missing", "output", "forward", "bias is missing",
+    Fault("head's bias missing", "output", "forward", "bias is missing",
              planting.calling(network.BiLSTMWithAttention, lambda call, model, x, **options: (
                  call(x, **options) - model.fc.bias[...][None]))),
-    Mutation("head's square weight transposed in the code", "output", "forward", "transposed",
+    Fault("head's square weight transposed in the code", "output", "forward", "transposed",
              planting.calling(nnx.Linear, lambda call, module, x: (
                  x @ module.kernel[...].T + module.bias[...][None]))),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from parity.mutations.mutation import Held, Mutation
+from parity.selftest.fault import Held, Fault
 
 
 def changed(change: Callable[[np.ndarray], np.ndarray], *fragments: str) -> Callable[[Held], Held]:
@@ -40,25 +40,25 @@ def _directions_exchanged(held: Held) -> Held:
 
 
 PARAMETERS = (
-    Mutation("gates in another order (i, o, f, g: ONNX) in all tensors", "lstm.weight_ih_l0",
+    Fault("gates in another order (i, o, f, g: ONNX) in all tensors", "lstm.weight_ih_l0",
              "parameters", "order", hold=changed(blocks((0, 3, 1, 2)), "lstm.")),
-    Mutation("gates of one tensor in Keras's order of another release",
+    Fault("gates of one tensor in Keras's order of another release",
              "lstm.weight_hh_l0_reverse", "parameters", "forget and cell gates are exchanged",
              hold=changed(blocks((0, 2, 1, 3)), "weight_hh_l0_reverse")),
-    Mutation("hidden-to-hidden blocks transposed", "lstm.weight_hh_l0", "parameters", "transposed",
+    Fault("hidden-to-hidden blocks transposed", "lstm.weight_hh_l0", "parameters", "transposed",
              hold=changed(lambda a: np.concatenate([b.T for b in np.split(a, 4)]),
                                 "weight_hh")),
-    Mutation("biases folded into one", "lstm.bias_ih_l0", "parameters", "folded", hold=_folded),
-    Mutation("directions exchanged", "lstm.weight_ih_l0", "parameters",
+    Fault("biases folded into one", "lstm.bias_ih_l0", "parameters", "folded", hold=_folded),
+    Fault("directions exchanged", "lstm.weight_ih_l0", "parameters",
              "holds lstm.weight_ih_l0_reverse", hold=_directions_exchanged),
-    Mutation("square head transposed", "fc.weight", "parameters", "transposed",
+    Fault("square head transposed", "fc.weight", "parameters", "transposed",
              hold=changed(lambda a: a.T, "fc.weight")),
-    Mutation("checkpoint rounded to bfloat16", "lstm.weight_ih_l0", "parameters", "bfloat16",
+    Fault("checkpoint rounded to bfloat16", "lstm.weight_ih_l0", "parameters", "bfloat16",
              hold=lambda held: {n: np.asarray(jnp.asarray(a, jnp.bfloat16)).astype(a.dtype)
                                 for n, a in held.items()}),
-    Mutation("the attention's unused Linear drawn anew", "attention.attn.weight", "parameters",
+    Fault("the attention's unused Linear drawn anew", "attention.attn.weight", "parameters",
              hold=changed(lambda a: np.random.default_rng(1).uniform(-1, 1, a.shape)
                                 .astype(a.dtype), "attn.weight")),
-    Mutation("a NaN in the head's bias", "fc.bias", "not finite",
+    Fault("a NaN in the head's bias", "fc.bias", "not finite",
              hold=changed(_nan_at_first, "fc.bias")),
 )  # fmt: skip

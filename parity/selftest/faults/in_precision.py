@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from parity.mutations import faults, planting
-from parity.mutations.mutation import Mutation, cell
+from parity.selftest import pieces, planting
+from parity.selftest.fault import Fault, cell
 
 
 def _rounded_gradient(real: Any, *arguments: Any) -> Any:
@@ -22,26 +22,26 @@ def _bfloat16_cotangent(y: Any) -> Any:
 
 _bfloat16_cotangent.defvjp(
     lambda y: (y, None),
-    lambda _, cotangent: (faults.only_float32(faults.bfloat16)(cotangent),),
+    lambda _, cotangent: (pieces.only_float32(pieces.bfloat16)(cotangent),),
 )
 
-_TF32 = faults.only_float32(faults.tf32)
-_BFLOAT16 = faults.only_float32(faults.bfloat16)
+_TF32 = pieces.only_float32(pieces.tf32)
+_BFLOAT16 = pieces.only_float32(pieces.bfloat16)
 
 PRECISION = (
-    Mutation("recurrence's products in bfloat16", cell("forward", "input_gate"), "float32",
+    Fault("recurrence's products in bfloat16", cell("forward", "input_gate"), "float32",
              "bfloat16", planting.product(_BFLOAT16)),
-    Mutation("recurrence's products in TF32", cell("forward", "input_gate"), "float32", "TF32",
+    Fault("recurrence's products in TF32", cell("forward", "input_gate"), "float32", "TF32",
              planting.product(_TF32)),
-    Mutation("cell state kept in bfloat16", cell("forward", "carry"), "float32", "bfloat16",
-             planting.loop(faults.cell(combine=lambda i, f, g, c: _BFLOAT16(f * c + i * g)))),
-    Mutation("softmax in bfloat16", "attention.weights", "float32", "bfloat16",
-             planting.attention(faults.attend(weigh=lambda s: _BFLOAT16(
+    Fault("cell state kept in bfloat16", cell("forward", "carry"), "float32", "bfloat16",
+             planting.loop(pieces.cell(combine=lambda i, f, g, c: _BFLOAT16(f * c + i * g)))),
+    Fault("softmax in bfloat16", "attention.weights", "float32", "bfloat16",
+             planting.attention(pieces.attend(weigh=lambda s: _BFLOAT16(
                  jax.nn.softmax(_BFLOAT16(s), axis=-1))))),
-    Mutation("head in TF32", "output", "float32", "TF32",
+    Fault("head in TF32", "output", "float32", "TF32",
              planting.calling(nnx.Linear, lambda call, module, x: (
                  _TF32(x) @ _TF32(module.kernel[...]) + module.bias[...][None]))),
-    Mutation("gradients handed back in bfloat16", cell("reverse", "outputs"), "float32", "bfloat16",
+    Fault("gradients handed back in bfloat16", cell("reverse", "outputs"), "float32", "bfloat16",
              planting.implementation(_rounded_gradient, "reverse")),
 )  # fmt: skip
 
@@ -52,11 +52,11 @@ def _guarded_root(real: Any, *arguments: Any) -> Any:
 
 
 NOT_FINITE = (
-    Mutation("tanh as (exp 2z − 1) / (exp 2z + 1)", cell("forward", "cell_gate"), "not finite", "",
-             planting.loop(faults.cell(candidate=faults.exponential_tanh)), case="large"),
-    Mutation("derivative of σ by exp(−z), which overflows", cell("reverse", "input_gate"),
-             "not finite", "", planting.loop(faults.cell(sigmoid=faults.exponential_sigmoid)),
+    Fault("tanh as (exp 2z − 1) / (exp 2z + 1)", cell("forward", "cell_gate"), "not finite", "",
+             planting.loop(pieces.cell(candidate=pieces.exponential_tanh)), case="large"),
+    Fault("derivative of σ by exp(−z), which overflows", cell("reverse", "input_gate"),
+             "not finite", "", planting.loop(pieces.cell(sigmoid=pieces.exponential_sigmoid)),
              case="large"),
-    Mutation("gradient of a root behind a where", cell("reverse", "outputs"), "not finite", "",
+    Fault("gradient of a root behind a where", cell("reverse", "outputs"), "not finite", "",
              planting.implementation(_guarded_root, "reverse")),
 )  # fmt: skip

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from flax_bilstm import lstm
-from parity.mutations import faults, planting
-from parity.mutations.mutation import Mutation, cell
+from parity.selftest import pieces, planting
+from parity.selftest.fault import Fault, cell
 
 
 def _after(t: int, change: Any) -> Any:
@@ -45,33 +45,33 @@ def _swapped_halves(y: Any) -> Any:
 
 
 TIME = (
-    Mutation("reverse direction not flipped", cell("reverse", "outputs"), "one direction",
+    Fault("reverse direction not flipped", cell("reverse", "outputs"), "one direction",
              "first step to the last",
              planting.implementation(lambda real, *given: real(*given[:-1], False))),
-    Mutation("reverse direction's outputs not flipped back", cell("reverse", "outputs"),
+    Fault("reverse direction's outputs not flipped back", cell("reverse", "outputs"),
              "one direction", "not flipped back",
              planting.implementation(_flipped_outputs, "reverse")),
-    Mutation("reverse direction flipped twice", cell("reverse", "outputs"), "one direction",
+    Fault("reverse direction flipped twice", cell("reverse", "outputs"), "one direction",
              "flipped twice", planting.implementation(lambda real, w, x, *rest: (
                  real(w, x[::-1], *rest)), "reverse")),
-    Mutation("both directions run in reverse", cell("forward", "outputs"), "one direction",
+    Fault("both directions run in reverse", cell("forward", "outputs"), "one direction",
              "last step to the first",
              planting.implementation(lambda real, *given: real(*given[:-1], True))),
-    Mutation("x read one step late", cell("forward", "outputs"), "forward", "one step late",
+    Fault("x read one step late", cell("forward", "outputs"), "forward", "one step late",
              planting.implementation(_late, "forward")),
-    Mutation("state starts at 1", cell("forward", "outputs"), "forward", "starts at 1",
+    Fault("state starts at 1", cell("forward", "outputs"), "forward", "starts at 1",
              planting.calling(lstm.LSTM, _ones)),
-    Mutation("state restarts at step 16", cell("forward", "outputs"), "later steps",
+    Fault("state restarts at step 16", cell("forward", "outputs"), "later steps",
              "every 16 steps", planting.in_pieces(16, lambda start, state: start)),
-    Mutation("weights changed from step 10 on", cell("forward", "outputs"), "later steps", "",
-             planting.implementation(_after(10, faults.turned_blocks), "forward")),
-    Mutation("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",
+    Fault("weights changed from step 10 on", cell("forward", "outputs"), "later steps", "",
+             planting.implementation(_after(10, pieces.turned_blocks), "forward")),
+    Fault("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",
              planting.lstm_results(lambda y, h, c: (_swapped_halves(y), h, c))),
-    Mutation("reverse half of the output missing", "lstm.layer0.output", "forward", "missing",
+    Fault("reverse half of the output missing", "lstm.layer0.output", "forward", "missing",
              planting.lstm_results(lambda y, h, c: (y.at[..., y.shape[-1] // 2 :].set(0), h, c))),
-    Mutation("h_n in the order reverse, forward", "lstm.h_n", "forward", "",
+    Fault("h_n in the order reverse, forward", "lstm.h_n", "forward", "",
              planting.lstm_results(lambda y, h, c: (y, h[::-1], c))),
-    Mutation("c_n returned for h_n", "lstm.h_n", "forward", "",
+    Fault("c_n returned for h_n", "lstm.h_n", "forward", "",
              planting.lstm_results(lambda y, h, c: (y, c, c))),
 )  # fmt: skip
 
@@ -92,20 +92,20 @@ def _left_in_padding(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse:
 
 
 PADDING = (
-    Mutation("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
+    Fault("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
              "padding is run through", planting.implementation(_unmasked, "reverse"),
              case="padded"),
-    Mutation("outputs in the padding not 0", cell("forward", "outputs"), "padding", "",
+    Fault("outputs in the padding not 0", cell("forward", "outputs"), "padding", "",
              planting.implementation(_left_in_padding, "forward"), case="padded"),
-    Mutation("final state after the padding", cell("forward", "final_state"), "padding",
+    Fault("final state after the padding", cell("forward", "final_state"), "padding",
              "padding is run through", planting.implementation(_late_final, "forward"),
              case="padded"),
-    Mutation("lengths one too long", cell("forward", "outputs"), "padding", "",
+    Fault("lengths one too long", cell("forward", "outputs"), "padding", "",
              planting.patched(lstm, "validity", lambda real: lambda n, time: real(n + 1, time)),
              case="padded"),
-    Mutation("attention to padding", "attention.weights", "padding", "padding is attended to",
-             planting.attention(faults.attend(masked=False)), case="padded"),
-    Mutation("the query is the batch's last step", "attention.weights", "padding",
+    Fault("attention to padding", "attention.weights", "padding", "padding is attended to",
+             planting.attention(pieces.attend(masked=False)), case="padded"),
+    Fault("the query is the batch's last step", "attention.weights", "padding",
              "the batch's last step",
-             planting.attention(faults.attend(last=lambda n: 0 * n + n.max() - 1)), case="padded"),
+             planting.attention(pieces.attend(last=lambda n: 0 * n + n.max() - 1)), case="padded"),
 )  # fmt: skip

@@ -10,9 +10,9 @@ import torch
 from flax import nnx
 
 from flax_bilstm import network
-from parity.mutations import planting
-from parity.mutations.mutation import Mutation
-from parity.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
+from parity.selftest import planting
+from parity.selftest.fault import Fault
+from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
 
 
 def fed(optimizer: Optimizer, transformation: optax.GradientTransformation) -> Optimizer:
@@ -62,29 +62,29 @@ class _DecayingAll(nnx.Optimizer):
 _FAST = Optimizer("sgd at 0.5", lambda p: torch.optim.SGD(p, lr=0.5), optax.sgd(0.5))
 
 TRAINING = (
-    Mutation("AdamW with optax's default weight decay", "lstm.weight_ih_l0", "training",
+    Fault("AdamW with optax's default weight decay", "lstm.weight_ih_l0", "training",
              "1e-4, optax's default", optimizer=fed(ADAMW, optax.adamw(1e-3))),
-    Mutation("Adam with L2 for AdamW", "lstm.weight_ih_l0.exp_avg", "training", "Adam with L2",
+    Fault("Adam with L2 for AdamW", "lstm.weight_ih_l0.exp_avg", "training", "Adam with L2",
              optimizer=fed(ADAMW, optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3)))),
-    Mutation("Keras's eps, 1e-7", "lstm.weight_ih_l0", "training", "1e-7",
+    Fault("Keras's eps, 1e-7", "lstm.weight_ih_l0", "training", "1e-7",
              optimizer=fed(ADAM, optax.adam(1e-3, eps=1e-7))),
-    Mutation("eps inside the root", "lstm.weight_ih_l0", "training", "inside the square root",
+    Fault("eps inside the root", "lstm.weight_ih_l0", "training", "inside the square root",
              optimizer=fed(ADAM, _eps_inside(1e-3))),
-    Mutation("beta 2 of 0.99", "lstm.weight_ih_l0.exp_avg_sq", "training", "beta 2 is 0.99",
+    Fault("beta 2 of 0.99", "lstm.weight_ih_l0.exp_avg_sq", "training", "beta 2 is 0.99",
              optimizer=fed(ADAM, optax.adam(1e-3, b2=0.99))),
-    Mutation("no bias correction", "lstm.weight_ih_l0", "training", "not corrected",
+    Fault("no bias correction", "lstm.weight_ih_l0", "training", "not corrected",
              optimizer=fed(ADAM, _uncorrected(1e-3))),
-    Mutation("Nesterov momentum", "lstm.weight_ih_l0", "training", "Nesterov",
+    Fault("Nesterov momentum", "lstm.weight_ih_l0", "training", "Nesterov",
              optimizer=fed(MOMENTUM, optax.sgd(0.01, momentum=0.9, nesterov=True))),
-    Mutation("momentum dampened", "lstm.weight_ih_l0.momentum_buffer", "training", "moving average",
+    Fault("momentum dampened", "lstm.weight_ih_l0.momentum_buffer", "training", "moving average",
              optimizer=fed(MOMENTUM, optax.chain(optax.scale(0.1), optax.sgd(0.01, momentum=0.9)))),
-    Mutation("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
+    Fault("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
              optimizer=fed(SGD, optax.sgd(0.02))),
-    Mutation("the unused Linear decays with the rest", "attention.attn.weight", "training",
+    Fault("the unused Linear decays with the rest", "attention.attn.weight", "training",
              "never used, yet the candidate moved it",
              planting.patched(nnx, "Optimizer", lambda real: _DecayingAll), optimizer=ADAMW),
-    Mutation("a bias left out of the update", "lstm.bias_hh_l0", "training", "",
+    Fault("a bias left out of the update", "lstm.bias_hh_l0", "training", "",
              optimizer=fed(SGD, _frozen(optax.sgd(0.01), "bias_hh"))),
-    Mutation("the head's weight clipped to where it started", "output", "training", "",
+    Fault("the head's weight clipped to where it started", "output", "training", "",
              planting.calling(nnx.Linear, _clipped_kernel), optimizer=_FAST),
 )  # fmt: skip

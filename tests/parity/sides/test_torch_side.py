@@ -4,9 +4,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR
-from parity.optimizers import ADAM, MOMENTUM
-from parity.torch_side import torch_side
+from parity.sides.losses import CROSS_ENTROPY
+from parity.sides.optimizers import ADAM, MOMENTUM
+from parity.sides.torch_side import TorchSide
 
 
 class Model(torch.nn.Module):
@@ -20,10 +20,6 @@ class Model(torch.nn.Module):
         return self.dropout(self.linear(x))
 
 
-def stages(model, inputs):
-    return {"output": model(inputs["x"])}
-
-
 INPUTS = {"x": np.ones((4, 2)), "target": np.zeros((4, 3))}
 
 
@@ -35,7 +31,7 @@ def model():
 
 @pytest.fixture
 def side(model):
-    return torch_side(model, stages, MEAN_SQUARED_ERROR)
+    return TorchSide(model)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -73,13 +69,13 @@ def test_losses_and_moments(side):
 
 
 def test_integer_targets_stay_integers(model):
-    side = torch_side(model, stages, CROSS_ENTROPY)
+    side = TorchSide(model, loss=CROSS_ENTROPY)
     inputs = {"x": INPUTS["x"], "target": np.array([0, 1, 2, 0])}
     assert side.gradients(side.parameters, inputs, "float32")["x"].shape == (4, 2)
 
 
 def test_a_bfloat16_model_hands_over_exact_values(model):
-    side = torch_side(model.to(torch.bfloat16), stages, MEAN_SQUARED_ERROR)
+    side = TorchSide(model.to(torch.bfloat16))
     assert side.parameters["spare"].dtype == jnp.bfloat16
     exact = torch.from_numpy(side.parameters["linear.weight"].astype(np.float32))
     assert torch.equal(exact, model.linear.weight.float())

@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
-from parity import Report, bilstm, figures
+from parity import Report
+from parity.proof import figures
 from torch_ref import unrolled
 
 
@@ -18,12 +19,11 @@ def stacked():
     theirs = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
     ours = fb.from_state_dict(theirs.state_dict())
     x = np.random.default_rng(0).standard_normal((2, 6, 3), dtype=np.float32)
-    return SimpleNamespace(theirs=theirs, ours=ours, x=x, port=bilstm.port(theirs, ours))
+    return SimpleNamespace(theirs=theirs, ours=ours, x=x)
 
 
 def errors(stacked, ours=None):
-    made = figures.of_model(stacked.port, stacked.theirs, ours or stacked.ours, stacked.x, case="c")
-    return made["stage_errors"]
+    return figures.stage_errors(stacked.theirs, ours or stacked.ours, stacked.x, "c")
 
 
 def test_every_layer_and_direction_is_within_its_bound_in_both_dtypes(stacked):
@@ -40,7 +40,7 @@ def test_every_layer_and_direction_is_within_its_bound_in_both_dtypes(stacked):
 
 def test_the_layers_are_those_of_the_unrolled_equations(stacked):
     given = torch.from_numpy(stacked.x).double()
-    found = figures._torch_directions(stacked.theirs, given)
+    found = figures._torch_directions(stacked.theirs, {"x": given})
     state = {name: tensor.double() for name, tensor in stacked.theirs.state_dict().items()}
     trace = unrolled.lstm(state, given)
     assert list(found) == ["0.forward", "0.reverse", "1.forward", "1.reverse"]
@@ -62,11 +62,11 @@ def test_a_fault_is_drawn_where_it_is(stacked):
 
 
 def test_the_attention_of_both_sides(network):
-    made = figures.of_model(network.port, network.reference, network.candidate, network.x, case="c")
-    (attention,) = made["attention"]
+    attention = figures.attention(network.reference, network.candidate, network.x, "c")
     for side in ("reference", "candidate"):
         weights = np.array(attention[side])
         assert weights.shape == (2, 6)
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
-    text = Report((), {"cases": {}}, made).to_json()
-    assert Report.from_json(text).figures == made
+    np.testing.assert_allclose(attention["reference"], attention["candidate"], rtol=1e-5)
+    text = Report((), {"cases": {}}, {"attention": [attention]}).to_json()
+    assert Report.from_json(text).figures == {"attention": [attention]}

@@ -1,4 +1,3 @@
-from collections import OrderedDict
 from typing import NamedTuple
 
 import jax
@@ -9,20 +8,21 @@ from flax import nnx
 
 pytest.importorskip("torch")
 
-from parity.losses import MEAN_SQUARED_ERROR
-from parity.nnx_side import nnx_side, recording
-from parity.optimizers import ADAM, SGD
+from parity.sides.intercept import Taps, intercepted_nnx
+from parity.sides.nnx_side import NnxSide
+from parity.sides.optimizers import ADAM, SGD
 
 
 class Entry(NamedTuple):
-    torch_name: str
-    path: tuple[str | int, ...]
+    torch_names: tuple[str, ...]
+    paths: tuple[tuple[str | int, ...], ...]
+    default: None = None
 
-    def to_torch(self, array):
-        return np.asarray(array).T
+    def to_torch(self, leaves):
+        return [np.asarray(leaf).T for leaf in leaves]
 
-    def from_torch(self, array):
-        return array.T
+    def from_torch(self, tensors):
+        return [tensor.T for tensor in tensors]
 
 
 class Buffer(nnx.Variable):
@@ -40,16 +40,10 @@ class Model(nnx.Module):
 
 
 TABLE = (
-    Entry("weight", ("linear", "kernel")),
-    Entry("bias", ("linear", "bias")),
-    Entry("shift", ("shift",)),
+    Entry(("weight",), (("linear", "kernel"),)),
+    Entry(("bias",), (("linear", "bias"),)),
+    Entry(("shift",), (("shift",),)),
 )
-
-
-def stages(model, inputs):
-    with recording(model.linear) as (calls,):
-        output = model(inputs["x"])
-    return OrderedDict([("z", calls[0]), ("output", output)])
 
 
 INPUTS = {"x": np.ones((4, 2)), "target": np.zeros((4, 3)), "classes": np.arange(4)}
@@ -57,7 +51,7 @@ INPUTS = {"x": np.ones((4, 2)), "target": np.zeros((4, 3)), "classes": np.arange
 
 @pytest.fixture(scope="module")
 def side():
-    return nnx_side(Model(), TABLE, stages, MEAN_SQUARED_ERROR)
+    return NnxSide(Model(), TABLE, stages={"linear": "linear"})
 
 
 def test_parameters_have_the_references_names_and_layout(side):
@@ -71,9 +65,9 @@ def test_parameters_have_the_references_names_and_layout(side):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_forward_runs_in_the_dtype_in_order_and_without_dropout(side, dtype):
     values = side.forward(side.parameters, INPUTS, dtype)
-    assert list(values) == ["z", "output"]  # not the alphabet's order
+    assert list(values) == ["linear.input", "linear", "output"]  # not the alphabet's order
     assert {str(value.dtype) for value in values.values()} == {dtype}
-    np.testing.assert_allclose(values["output"], values["z"] + 1, rtol=1e-6)
+    np.testing.assert_allclose(values["output"], values["linear"] + 1, rtol=1e-6)
 
 
 def test_forward_uses_the_parameters_that_it_is_given(side):
@@ -110,12 +104,47 @@ def test_between_two_steps_the_callers_precision_holds(side):
 
 
 def test_a_table_that_points_nowhere_is_refused():
-    with pytest.raises(ValueError, match=r"no leaf .* \['scale'\]"):
-        nnx_side(Model(), (*TABLE, Entry("scale", ("norm", "scale"))), stages, MEAN_SQUARED_ERROR)
+    with pytest.raises(ValueError, match=r"no leaf \['norm.scale'\] for scale"):
+        NnxSide(Model(), (*TABLE, Entry(("scale",), (("norm", "scale"),))))
 
 
-def test_recording_ends_with_its_block_also_after_an_error():
+class Padded(NamedTuple):
+    """A vocabulary that has more entries than torch's, whose values are forgotten."""
+
+    torch_names: tuple[str, ...] = ("bias",)
+    paths: tuple[tuple[str, ...], ...] = (("linear", "bias"),)
+    default: None = None
+
+    def to_torch(self, leaves):
+        return [np.asarray(leaves[0])[:2]]
+
+    def from_torch(self, tensors):
+        return [np.pad(tensors[0], (0, 1))]
+
+
+def test_a_row_that_forgets_what_the_module_holds_is_refused():
     model = Model()
-    with pytest.raises(RuntimeError), recording(model.linear):
+    model.linear.bias[...] = jnp.ones(3)
+    with pytest.raises(ValueError, match=r"linear.bias holds numbers .* the same bits"):
+        NnxSide(model, (TABLE[0], Padded(), TABLE[2]))
+
+
+def test_a_layer_that_computes_as_it_stores_follows_to_another_dtype():
+    class Tokens(nnx.Module):
+        def __init__(self):
+            self.embed = nnx.Embed(4, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, tokens):
+            return self.embed(tokens)
+
+    side = NnxSide(Tokens(), (Entry(("embed",), (("embed", "embedding"),)),))
+    values = side.forward(side.parameters, {"x": np.arange(4)}, "float64")
+    assert values["output"].dtype == np.float64
+
+
+def test_interception_ends_with_its_block_also_after_an_error():
+    model, taps = Model(), Taps()
+    handlers = {"linear": taps.handler("linear", None)}
+    with pytest.raises(RuntimeError), intercepted_nnx(handlers, {"linear": model.linear}):
         raise RuntimeError
     assert type(model.linear) is nnx.Linear

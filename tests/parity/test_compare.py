@@ -4,8 +4,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from parity import harness
-from parity.optimizers import SGD
+from parity.compare import compare_sides
+from parity.sides.optimizers import SGD
 
 
 def failures(report):
@@ -13,8 +13,8 @@ def failures(report):
 
 
 def compare(linear, **faults):
-    return harness.compare(
-        linear.port(**faults), linear.inputs, optimizers=[SGD], batches=linear.batches, case="c"
+    return compare_sides(
+        linear.pair(**faults), linear.inputs, optimizers=[SGD], batches=linear.batches, case="c"
     )
 
 
@@ -81,7 +81,7 @@ def test_the_earliest_step_goes_first_though_another_row_stands_before_it(linear
 
 @pytest.mark.parametrize("side", ["reference", "candidate", "both"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_non_finite_numbers_fail_also_when_both_sides_have_them(linear, side, bad):
+def test_non_finite_numbers_fail_also_when_both_sides_have_them(linear, instead, side, bad):
     def spoil(side):
         def forward(parameters, inputs, dtype):
             stages = dict(side.forward(parameters, inputs, dtype))
@@ -89,12 +89,12 @@ def test_non_finite_numbers_fail_also_when_both_sides_have_them(linear, side, ba
             stages["product"][1, 2] = bad
             return stages
 
-        return dataclasses.replace(side, forward=forward)
+        return instead(side, forward=forward)
 
-    port = linear.port()
+    pair = linear.pair()
     chosen = ["reference", "candidate"] if side == "both" else [side]
-    port = dataclasses.replace(port, **{name: spoil(getattr(port, name)) for name in chosen})
-    report = harness.compare(port, linear.inputs)
+    pair = dataclasses.replace(pair, **{name: spoil(getattr(pair, name)) for name in chosen})
+    report = compare_sides(pair, linear.inputs)
     assert report.first_divergence.name == "product"
     assert "non-finite" in report.first_divergence.note
     assert "[1, 2]" in report.first_divergence.note
@@ -102,13 +102,13 @@ def test_non_finite_numbers_fail_also_when_both_sides_have_them(linear, side, ba
 
 def test_a_non_finite_input_fails(linear):
     inputs = {**linear.inputs, "x": np.full((5, 4), np.nan, np.float32)}
-    report = harness.compare(linear.port(), inputs)
+    report = compare_sides(linear.pair(), inputs)
     assert (report.first_divergence.check, report.first_divergence.name) == ("inputs", "x")
 
 
 def test_a_non_finite_parameter_fails_though_both_sides_hold_it(linear):
     spoiled = {**linear.parameters, "bias": np.array([0, np.nan, 0], np.float32)}
-    report = harness.compare(linear.port().holding(spoiled, spoiled), linear.inputs)
+    report = compare_sides(linear.pair().holding(spoiled, spoiled), linear.inputs)
     assert (report.first_divergence.check, report.first_divergence.name) == ("parameters", "bias")
 
 
@@ -121,18 +121,18 @@ def test_a_parameter_one_ulp_off_is_named(linear, name):
 
 def test_a_missing_parameter_and_one_too_many_are_named(linear):
     renamed = {("bias" if n == "spare" else n): a for n, a in linear.parameters.items()}
-    port = linear.port(parameters={**renamed, "bias": linear.parameters["bias"]})
-    assert ("parameters", "spare") in failures(harness.compare(port, linear.inputs))
+    pair = linear.pair(parameters={**renamed, "bias": linear.parameters["bias"]})
+    assert ("parameters", "spare") in failures(compare_sides(pair, linear.inputs))
 
 
-def test_a_stage_that_one_side_lacks_fails(linear):
+def test_a_stage_that_one_side_lacks_fails(linear, instead):
     def without(parameters, inputs, dtype):
         return {"output": whole(parameters, inputs, dtype)["output"]}
 
-    port = linear.port()
-    whole = port.candidate.forward
-    port = dataclasses.replace(port, candidate=dataclasses.replace(port.candidate, forward=without))
-    report = harness.compare(port, linear.inputs)
+    pair = linear.pair()
+    whole = pair.candidate.forward
+    pair = dataclasses.replace(pair, candidate=instead(pair.candidate, forward=without))
+    report = compare_sides(pair, linear.inputs)
     assert report.first_divergence.name == "product"
     assert "the candidate has nothing" in report.first_divergence.note
 
@@ -158,23 +158,25 @@ def test_another_shape_fails(linear):
     assert "shape (1, 3)" in report.first_divergence.note
 
 
-def test_both_sides_compute_on_numbers_that_every_dtype_holds(linear):
+def test_both_sides_compute_on_numbers_that_every_dtype_holds(linear, instead):
     def thirds(arrays):
         return {name: array.astype(np.float64) / 3 for name, array in arrays.items()}
 
     def spied(side):
+        whole = side.forward
+
         def forward(parameters, inputs, dtype):
             given[side.name, dtype].append({**parameters, **inputs})
-            return side.forward(parameters, inputs, dtype)
+            return whole(parameters, inputs, dtype)
 
-        return dataclasses.replace(side, forward=forward)
+        return instead(side, forward=forward)
 
     given = collections.defaultdict(list)
-    port = linear.port().holding(thirds(linear.parameters), thirds(linear.parameters))
-    port = dataclasses.replace(
-        port, reference=spied(port.reference), candidate=spied(port.candidate)
+    pair = linear.pair().holding(thirds(linear.parameters), thirds(linear.parameters))
+    pair = dataclasses.replace(
+        pair, reference=spied(pair.reference), candidate=spied(pair.candidate)
     )
-    assert harness.compare(port, thirds(linear.inputs)).passed
+    assert compare_sides(pair, thirds(linear.inputs)).passed
     assert set(given) == {(side, dtype) for side in "ab" for dtype in ("float64", "float32")}
     for (side, dtype), calls in given.items():
         plain = calls[0]  # the others are nudged
@@ -196,4 +198,4 @@ def test_float32_arithmetic_of_lower_precision_fails_in_float32_only(linear):
 @pytest.mark.parametrize("dtypes", [(), ("float16",)])
 def test_dtypes_without_a_tolerance_are_refused(linear, dtypes):
     with pytest.raises(ValueError, match="float64"):
-        harness.compare(linear.port(), linear.inputs, dtypes=dtypes)
+        compare_sides(linear.pair(), linear.inputs, dtypes=dtypes)

@@ -1,4 +1,4 @@
-"""A plain `nn.LSTM` as a port: given states, packed sequences."""
+"""A plain `nn.LSTM` as a pair: given states, packed sequences."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
-from parity import bilstm
+from parity.sides import pair as pairs
+
+
+def pair(reference, candidate, inputs):
+    given = {name: array for name, array in inputs.items() if name != "target"}
+    return pairs.of_modules(reference, candidate, given)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,7 @@ def test_a_plain_lstm_is_a_port_too(float64, options):
         "c_0": rng.standard_normal((states, 2, 4)),
         "target": rng.standard_normal(2 * 5 * directions * out + states * 2 * (out + 4)),
     }
-    report = float64(bilstm.port(reference, candidate), inputs)
+    report = float64(pair(reference, candidate, inputs), inputs)
     report.assert_passed()
     gradients = {row.name for row in report.rows if row.check == "gradients"}
     assert {"x", "h_0", "c_0", "weight_hh_l0"} <= gradients
@@ -47,9 +52,9 @@ def test_a_plain_lstm_is_compared_with_a_packed_sequence(float64, forward_failur
         "lengths": np.array([2, 5, 1]),
         "target": rng.standard_normal(5 * 3 * 8 + 2 * 3 * 8),
     }
-    float64(bilstm.port(reference, candidate), inputs).assert_passed()
+    float64(pair(reference, candidate, inputs), inputs).assert_passed()
 
     call = fb.LSTM.__call__
     monkeypatch.setattr(fb.LSTM, "__call__", lambda self, x, lengths, **rest: call(self, x, **rest))
-    report = float64(bilstm.port(reference, candidate), inputs)
-    assert "lstm.output.forward" in forward_failures(report)
+    report = float64(pair(reference, candidate, inputs), inputs)
+    assert "lstm.output" in forward_failures(report)

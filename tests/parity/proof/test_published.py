@@ -3,33 +3,32 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import digits, figures, proof
+from parity.proof import digits, figures, published
 from parity.report import Report, Row
 
 
 def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):
-    """What is asked for; how it is checked, test_check and test_harness see."""
+    """What is asked for; how it is checked, test_checking and test_compare see."""
     asked = []
 
-    def check_port(port, x, *, case, training_steps, **_):
-        asked.append((port, x, case, training_steps))
+    def check_pair(pair, x, *, case, training_steps, **_):
+        asked.append((pair, x, case, training_steps))
         return Report((Row(case, "forward", "float64", "output", True),), {})
 
     real = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
-    monkeypatch.setattr(proof, "check_port", check_port)
+    monkeypatch.setattr(published, "check_pair", check_pair)
     monkeypatch.setattr(digits, "prove", lambda progress: real)
-    drawn = {"stage_errors": [{"case": "c"}]}
-    monkeypatch.setattr(
-        figures, "of_model", lambda port, theirs, ours, x, case: drawn if x.shape[1] == 50 else {}
-    )
-    report = proof.whole(seeds=2, steps=3, jobs=1, progress=lambda what: None)
+    drawn = {"stage_errors": [{"case": "c"}], "attention": [{"case": "c"}]}
+    monkeypatch.setattr(figures, "stage_errors", lambda theirs, ours, x, case: drawn["stage_errors"])
+    monkeypatch.setattr(figures, "attention", lambda theirs, ours, x, case: drawn["attention"][0])
+    report = published.whole(seeds=2, steps=3, jobs=1, progress=lambda what: None)
 
     assert report.figures == drawn
-    shapes = [(4, 12), (1, 12), (4, 1), (1, 1), (5, 9), (8, 50)]
+    shapes = [(4, 12), (1, 12), (4, 1), (1, 1), (5, 9), (8, 50), (33, 70)]
     asked.sort(key=lambda one: shapes.index(one[1]["x"].shape[:2]))  # seeds stay in order
     inputs = [x for _, x, _, _ in asked]
     assert [x["x"].shape for x in inputs] == [(*s, 128) for s in shapes for _ in range(2)]
-    assert [steps for _, _, _, steps in asked] == [3] + [0] * 11
+    assert [steps for _, _, _, steps in asked] == [3] + [0] * 13
     (padded,) = {x["x"].shape[:2] for x in inputs if "lengths" in x}
     assert padded == (5, 9)
     for x in inputs[8:10]:
@@ -42,8 +41,8 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
     ]
     assert asked[3][2] == "published size: batch 1, time 12, seed 1"
     weights = {}
-    for port, _, case, _ in asked:
-        theirs, ours = port.reference.parameters, port.candidate.parameters
+    for pair, _, case, _ in asked:
+        theirs, ours = pair.reference.parameters, pair.candidate.parameters
         assert theirs["lstm.weight_ih_l0"].shape == (4 * 64, 128)
         assert theirs["fc.weight"].shape == (1, 2 * 64)
         assert list(theirs) == list(ours)

@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import harness, optimizers
-from parity.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
+from parity.compare import compare_sides
+from parity.sides import optimizers
+from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
 
 UNUSED = ("attention.attn.weight", "attention.attn.bias")
 
@@ -25,8 +26,8 @@ def batches(network):
 
 
 def train(network, batches, optimizer, dtypes=("float64",)):
-    report = harness.compare(
-        network.port, network.inputs, dtypes=dtypes, optimizers=[optimizer], batches=batches
+    report = compare_sides(
+        network.pair, network.inputs, dtypes=dtypes, optimizers=[optimizer], batches=batches
     )
     return report, [row for row in report.rows if row.check.startswith("training")]
 
@@ -36,15 +37,15 @@ def test_both_sides_train_alike(network, batches, optimizer):
     report, rows = train(network, batches, optimizer, ("float64", "float32"))
     report.assert_passed()
     names = {row.name for row in rows}
-    parameters = set(network.port.reference.parameters)
+    parameters = set(network.pair.reference.parameters)
     assert parameters | {"loss"} <= names
     moments = {f"{name}.{moment}" for name in parameters for moment in optimizer.moments}
     assert names == parameters | {"loss"} | moments
 
 
 def test_both_sides_do_move_what_is_used_and_not_what_is_not(network, batches):
-    start = network.port.reference.parameters
-    for side in (network.port.reference, network.port.candidate):
+    start = network.pair.reference.parameters
+    for side in (network.pair.reference, network.pair.candidate):
         *_, last = side.train(start, batches, ADAMW, "float32")
         for name, before in start.items():
             assert np.array_equal(last.parameters[name], before) == (name in UNUSED)
@@ -73,18 +74,18 @@ def test_other_defaults_are_caught(network, batches, fault):
 
 
 @pytest.mark.usefixtures("quickly_compiled")
-def test_an_unused_parameter_moved_by_decay_is_caught(network, batches):
+def test_an_unused_parameter_moved_by_decay_is_caught(network, batches, instead):
     """As if it were an ordinary parameter with a gradient of 0, which optax.adamw decays."""
-    whole = network.port.candidate
+    whole = network.pair.candidate
 
     def decaying(parameters, batches, optimizer, dtype):
         for number, step in enumerate(whole.train(parameters, batches, optimizer, dtype), start=1):
             moved = {n: step.parameters[n] * (1 - 1e-3 * 1e-2) ** number for n in UNUSED}
             yield dataclasses.replace(step, parameters={**step.parameters, **moved})
 
-    port = dataclasses.replace(network.port, candidate=dataclasses.replace(whole, train=decaying))
-    report = harness.compare(
-        port, network.inputs, dtypes=["float64"], optimizers=[ADAMW], batches=batches
+    pair = dataclasses.replace(network.pair, candidate=instead(whole, train=decaying))
+    report = compare_sides(
+        pair, network.inputs, dtypes=["float64"], optimizers=[ADAMW], batches=batches
     )
     assert {row.name for row in report.rows if not row.passed} == set(UNUSED)
     assert "the candidate moved it" in report.first_divergence.note

@@ -1,4 +1,5 @@
-from parity import Report, Row, rendering
+from parity import Report, Row
+from parity.render import text as rendering
 
 ROWS = tuple(
     Row(f"c: {i}", "forward", "float64", f"stage{i}", i != 1, i * 1e-15, 0, 0, 3e-15, 1.0, 2**-52)

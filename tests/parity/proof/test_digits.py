@@ -4,7 +4,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from parity import digits
+from parity.proof import digits
 
 
 def test_the_split_covers_the_data_set_evenly_and_without_overlap():

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import parts
+from parity.proof import parts
 from parity.report import Report, Row
 
 

@@ -7,12 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import clean, cli, selftest
-from parity.mutations import MUTATIONS, SHOWS, Mutation
+from parity import cli
+from parity.selftest import false_alarms, run
+from parity.selftest.faults import FAULTS, SHOWS, Fault
 
 
 def numbers(*names):
-    known = [mutation.name for mutation in MUTATIONS]
+    known = [fault.name for fault in FAULTS]
     return [known.index(name) for name in names]
 
 
@@ -34,25 +35,25 @@ SPREAD = numbers(
 )
 
 
-@pytest.mark.parametrize("number", SPREAD, ids=lambda number: MUTATIONS[number].name)
+@pytest.mark.parametrize("number", SPREAD, ids=lambda number: FAULTS[number].name)
 def test_a_planted_fault_is_caught_placed_and_named(number):
-    found = selftest.outcome(number)
+    found = run.outcome(number)
     assert found.caught
     assert found.first.name == found.stage
-    assert MUTATIONS[number].says in found.first.note
+    assert FAULTS[number].says in found.first.note
 
 
 def test_the_table_has_distinct_faults_of_every_kind():
-    assert len(MUTATIONS) >= 40
-    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
-    assert Counter(m.shows for m in MUTATIONS).keys() == SHOWS.keys()
-    assert {m.case for m in MUTATIONS} == set(selftest.CASES)
+    assert len(FAULTS) >= 40
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert Counter(m.shows for m in FAULTS).keys() == SHOWS.keys()
+    assert {m.case for m in FAULTS} == set(run.CASES)
 
 
 def test_a_fault_that_is_none_is_not_caught(monkeypatch):
-    nothing = Mutation("nothing", "output", "forward")
-    monkeypatch.setattr(selftest, "MUTATIONS", (nothing,))
-    found = selftest.outcome(0)
+    nothing = Fault("nothing", "output", "forward")
+    monkeypatch.setattr(run, "FAULTS", (nothing,))
+    found = run.outcome(0)
     assert not found.caught
     assert not found.passed
 
@@ -60,32 +61,32 @@ def test_a_fault_that_is_none_is_not_caught(monkeypatch):
 @pytest.mark.parametrize("wrong", [{"stage": "fc.weight"}, {"says": "doubled"}])
 def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
     (number,) = numbers("biases folded into one")
-    monkeypatch.setattr(selftest, "MUTATIONS", (dataclasses.replace(MUTATIONS[number], **wrong),))
-    found = selftest.outcome(0)
+    monkeypatch.setattr(run, "FAULTS", (dataclasses.replace(FAULTS[number], **wrong),))
+    found = run.outcome(0)
     assert found.caught
     assert not found.passed
 
 
-@pytest.mark.parametrize("case", selftest.CASES)
+@pytest.mark.parametrize("case", run.CASES)
 def test_the_network_of_the_selftest_passes_unfaulted(case):
-    report = selftest.plant(Mutation("nothing", "", "forward", case=case))
+    report = run.plant(Fault("nothing", "", "forward", case=case))
     report.assert_passed()
 
 
 def test_unfaulted_networks_of_another_shape_raise_no_alarm():
-    shape = clean.Shape(2, 3, 2, 2, 4, padded=True)
+    shape = false_alarms.Shape(2, 3, 2, 2, 4, padded=True)
     with jax.disable_jit():
-        assert clean.failures(shape, range(1, 3)) == []
+        assert false_alarms.failures(shape, range(1, 3)) == []
 
 
 @pytest.mark.parametrize("runs", [0, 1, 40, 1000])
 def test_as_many_clean_runs_as_asked_for(runs):
-    assert sum(len(seeds) for _, seeds in clean.tasks(runs)) == runs
+    assert sum(len(seeds) for _, seeds in false_alarms.tasks(runs)) == runs
 
 
 @pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, 1)])
 def test_the_command_exits_by_the_score(monkeypatch, passed, status):
-    monkeypatch.setattr(selftest, "run", lambda *arguments: passed)
+    monkeypatch.setattr(run, "run", lambda *arguments: passed)
     assert cli.main(["selftest", "--clean-runs", "0"]) == status
 
 
@@ -103,15 +104,15 @@ def test_a_score_short_of_all_is_no_pass(monkeypatch):
         def imap(self, function, items):
             return map(function, items)
 
-    missed = selftest.Outcome("a", True, True, False, "output", None, 0.0)
+    missed = run.Outcome("a", True, True, False, "output", None, 0.0)
     fine = dataclasses.replace(missed, named=True)
     monkeypatch.setattr(
-        selftest.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
+        run.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
     )
-    monkeypatch.setattr(selftest, "MUTATIONS", MUTATIONS[:2])
+    monkeypatch.setattr(run, "FAULTS", FAULTS[:2])
     for second, expected in ((missed, False), (fine, True)):
-        monkeypatch.setattr(selftest, "outcome", [fine, second].__getitem__)
+        monkeypatch.setattr(run, "outcome", [fine, second].__getitem__)
         lines: list[str] = []
-        assert selftest.run(0, 1, lines.append, lambda what: None) is expected
+        assert run.run(0, 1, lines.append, lambda what: None) is expected
     assert any("2 of 2 faults named" in line for line in lines)
     assert np.all([isinstance(line, str) for line in lines])
