@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -37,9 +38,8 @@ def heat_map(lines: Sequence[Line], *, full: float, unit: str = "") -> Figure:
     signed = bool((values < 0).any())
     image = axes.imshow(
         np.ma.masked_invalid(values), aspect="auto", vmin=-full if signed else 0.0, vmax=full,
-        cmap="PuOr" if signed else "Blues",
+        cmap=colormaps["PuOr" if signed else "Blues"].with_extremes(bad="crimson"),
     )  # fmt: skip
-    image.cmap.set_bad("crimson")
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.set_xlabel("time step")
     figure.colorbar(image, label=unit)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from flax_bilstm.conversion.transforms import identical
 from parity.sides import trees
@@ -403,7 +404,7 @@ def _is_floating(value: Any) -> bool:
 
 def _trace() -> Any:
     """Which of JAX's transformations is tracing now."""
-    return jax.core.get_opaque_trace_state(convention="nnx")
+    return get_opaque_trace_state(convention="nnx")
 
 
 def _dotted(path: Sequence[Any]) -> str:
