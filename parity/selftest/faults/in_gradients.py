@@ -42,18 +42,18 @@ GRADIENTS = (
              "gradients stop every 8 steps",
              planting.in_pieces(8, lambda start, state: State(
                  *map(jax.lax.stop_gradient, state)))),
-    Fault("no gradient through the attention weights", "attention.weights", "gradients",
+    Fault("no gradient through the attention weights", "lstm.output", "gradients",
              "no gradient flows through the weights",
              planting.attention(pieces.attend(weigh=lambda s: jax.lax.stop_gradient(
                  jax.nn.softmax(s, axis=-1))))),
-    Fault("no gradient into the values", "attention.context", "gradients",
+    Fault("no gradient into the values", "lstm.output", "gradients",
              "no gradient flows into the values",
              planting.attention(pieces.attend(values=jax.lax.stop_gradient))),
     Fault("no gradient into the reverse half", "lstm.layer0.output", "gradients",
              "no gradient flows into the reverse half",
              planting.lstm_results(lambda y, h, c: (jnp.concatenate(
                  [y[..., :4], jax.lax.stop_gradient(y[..., 4:])], axis=-1), h, c))),
-    Fault("sign of the head's gradient turned", "output", "gradients", "-1 times",
+    Fault("sign of the head's gradient turned", "fc", "gradients", "sign of the gradient",
              planting.calling(nnx.Linear, lambda call, module, x: (
                  pieces.scaled_slope(-1.0)(call(x))))),
     Fault("gradient of a sum, loss of a mean", "loss", "gradients", "24 times",

@@ -103,9 +103,9 @@ PADDING = (
     Fault("lengths one too long", cell("forward", "outputs"), "padding", "",
              planting.patched(lstm, "validity", lambda real: lambda n, time: real(n + 1, time)),
              case="padded"),
-    Fault("attention to padding", "attention.weights", "padding", "padding is attended to",
+    Fault("attention to padding", "fc.input", "padding", "padding is attended to",
              planting.attention(pieces.attend(masked=False)), case="padded"),
-    Fault("the query is the batch's last step", "attention.weights", "padding",
+    Fault("the query is the batch's last step", "fc.input", "padding",
              "the batch's last step",
              planting.attention(pieces.attend(last=lambda n: 0 * n + n.max() - 1)), case="padded"),
 )  # fmt: skip

@@ -85,6 +85,6 @@ TRAINING = (
              planting.patched(nnx, "Optimizer", lambda real: _DecayingAll), optimizer=ADAMW),
     Fault("a bias left out of the update", "lstm.bias_hh_l0", "training", "",
              optimizer=fed(SGD, _frozen(optax.sgd(0.01), "bias_hh"))),
-    Fault("the head's weight clipped to where it started", "output", "training", "",
+    Fault("the head's weight clipped to where it started", "fc", "training", "",
              planting.calling(nnx.Linear, _clipped_kernel), optimizer=_FAST),
 )  # fmt: skip

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -7,14 +5,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
-import torch_ref
-from parity import bilstm, harness
-from parity.bilstm_stages import anatomy
-from parity.bilstm_truth import truth
-from parity.losses import MEAN_SQUARED_ERROR
-from parity.mistakes import arrays
-from parity.mutations import planting
-from parity.stages import alone
+from flax_bilstm.conversion.rows import rows
+from parity.compare import compare_sides
+from parity.diagnosis.lstm.stages import Stages
+from parity.diagnosis.lstm.truth import truth
+from parity.diagnosis.mistakes import rounding
+from parity.diagnosis.stages import alone
+from parity.selftest import planting
+from parity.sides import pair as pairs
+from parity.sides.optimizers import ADAMW
 
 
 @pytest.fixture(autouse=True)
@@ -30,34 +29,44 @@ def every(stages):
         yield from every(stage.parts)
 
 
-def inputs_of(kind):
+def lstm_of(kind):
+    """An LSTM, and its inputs."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, 3), dtype=np.float32)
-    if kind == "lstm":
-        model = torch.nn.LSTM(3, 4, proj_size=2, bidirectional=True, batch_first=True)
-        state = {
-            "h_0": rng.standard_normal((2, 2, 2), dtype=np.float32),
-            "c_0": rng.standard_normal((2, 2, 4), dtype=np.float32),
-        }
-        target = rng.standard_normal(2 * 3 * 4 + 2 * 2 * 6, dtype=np.float32)
-        return model, {"x": x, "target": target, **state}
-    model = torch_ref.BiLSTMWithAttention(3, 4, 2)
-    target = rng.standard_normal((2, 2), dtype=np.float32)
-    return model, {"x": x, "target": target, "lengths": np.array([3, 1])}
+    if kind == "padded":
+        model = torch.nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+        return model, {"x": x, "lengths": np.array([3, 1])}
+    model = torch.nn.LSTM(3, 4, 2, proj_size=2, bidirectional=True)
+    state = {
+        "h_0": rng.standard_normal((4, 2, 2), dtype=np.float32),
+        "c_0": rng.standard_normal((4, 2, 4), dtype=np.float32),
+    }
+    return model, {"x": x, **state}
+
+
+def inside(kind):
+    """Parameters and inner values of an LSTM, for cotangents of all that it returns."""
+    torch.manual_seed(0)
+    model, inputs = lstm_of(kind)
+    held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    rng = np.random.default_rng(1)
+    out = model.proj_size or 4
+    cells = 2 * model.num_layers
+    shapes = {"output": (2, 3, 2 * out), "h_n": (cells, 2, out), "c_n": (cells, 2, 4)}
+    cotangents = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    return model, held, truth(held, inputs, cotangents)
 
 
 @pytest.mark.parametrize(
-    ("kind", "check"), [("padded", "forward"), ("padded", "gradients"), ("lstm", "forward")]
+    ("kind", "check"), [("padded", "forward"), ("padded", "gradients"), ("projected", "forward")]
 )
-def test_every_stage_of_a_right_model_is_right_alone(kind, check):
-    torch.manual_seed(0)
-    model, inputs = inputs_of(kind)
-    found = anatomy(model, fb.from_state_dict(model.state_dict()), MEAN_SQUARED_ERROR)
-    held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    values = found.truth(held, inputs)
+def test_every_stage_of_a_right_lstm_is_right_alone(kind, check):
+    model, held, values = inside(kind)
+    candidate = fb.from_state_dict(model.state_dict(), time_major=not model.batch_first)
+    stages = Stages(model, candidate, rows(candidate)).all()
     checked = [
         result
-        for stage in every(found.stages)
+        for stage in every(stages)
         if (result := alone(stage, check, values, held, "float64", case="")) is not None
     ]
     assert [result.failure for result in checked] == [None] * len(checked)
@@ -65,30 +74,27 @@ def test_every_stage_of_a_right_model_is_right_alone(kind, check):
 
 
 def test_the_states_before_each_step_are_those_after_the_last_one():
-    torch.manual_seed(0)
-    model, inputs = inputs_of("padded")
-    held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    values = truth(held, inputs, MEAN_SQUARED_ERROR).values
+    _, _, inner = inside("padded")
     for cell, after, before in (("forward", 0, 1), ("reverse", 1, 0)):
-        hidden = values[f"lstm.layer0.{cell}.hidden"]
-        start = values[f"lstm.layer0.{cell}.before.hidden"]
+        hidden = inner.values[f"lstm.layer0.{cell}.hidden"]
+        start = inner.values[f"lstm.layer0.{cell}.before.hidden"]
         assert np.array_equal(start[0, before], hidden[0, after])
     # The second sequence has one step: both directions start there, from zeros.
-    assert not values["lstm.layer0.reverse.before.hidden"][1, 0].any()
+    assert not inner.values["lstm.layer0.reverse.before.hidden"][1, 0].any()
 
 
-def test_a_reference_that_is_another_network_is_not_explained(network):
+def test_code_after_the_last_layer_is_a_stage_too(network):
     class Scaled(type(network.reference)):
         def forward(self, x):
             return 2 * super().forward(x)
 
     reference = Scaled(5, 4, 3)
     reference.load_state_dict(network.reference.state_dict())
-    report = harness.compare(
-        bilstm.port(reference, network.candidate), network.inputs, dtypes=["float64"]
-    )
-    assert report.first_divergence.check == "forward"
-    assert report.first_divergence.name == "output"
+    pair = pairs.of_modules(reference, network.candidate, {"x": network.x})
+    first = compare_sides(pair, network.inputs, dtypes=["float64"]).first_divergence
+    assert first.check == "first wrong stage, forward"
+    assert first.name == "output"
+    assert "it is 0.5 times what it should be" in first.note
 
 
 def test_a_stage_of_another_shape_is_placed(network):
@@ -97,33 +103,29 @@ def test_a_stage_of_another_shape_is_placed(network):
         return jax.numpy.swapaxes(y, 0, 1), (h_n[:, : len(x)], c_n[:, : len(x)])
 
     with planting.calling(fb.LSTM, steps_first)():
-        port = bilstm.port(network.reference, network.candidate)
-        first = harness.compare(port, network.inputs, dtypes=["float64"]).first_divergence
+        pair = pairs.of_modules(network.reference, network.candidate, {"x": network.x})
+        first = compare_sides(pair, network.inputs, dtypes=["float64"]).first_divergence
     assert first.name == "lstm.layer0.forward.outputs"
     assert "the candidate has shape" in first.note
 
 
-def test_a_port_without_stages_is_not_explained(linear):
-    port = linear.port(stage=lambda name, value: value + 1)
-    assert harness.compare(port, linear.inputs).first_divergence.check == "forward"
+def test_a_pair_that_cannot_be_opened_is_not_explained(linear):
+    pair = linear.pair(stage=lambda name, value: value + 1)
+    assert compare_sides(pair, linear.inputs).first_divergence.check == "forward"
 
 
-@pytest.mark.parametrize("bits", arrays.SIGNIFICANT_BITS.values())
+@pytest.mark.parametrize("bits", rounding.SIGNIFICANT_BITS.values())
 def test_rounding_is_that_of_the_format(bits):
-    values = np.random.default_rng(0).standard_normal(100)
+    values = torch.from_numpy(np.random.default_rng(0).standard_normal(100))
     dtype = {8: torch.bfloat16, 11: torch.float16, 24: torch.float32}[bits]
-    expected = torch.from_numpy(values).to(dtype).double().numpy()
-    assert np.array_equal(arrays.rounded(values, bits), expected)
+    assert torch.equal(rounding.rounded(values, bits), values.to(dtype).double())
 
 
 def test_an_optimizer_is_stepped_on_given_gradients(network):
-    from parity.optimizers import ADAMW
-
-    port = network.port
-    slopes = [port.reference.gradients(port.reference.parameters, network.inputs, "float64")]
-    for side in (port.reference, port.candidate):
+    pair = network.pair
+    slopes = [pair.reference.gradients(pair.reference.parameters, network.inputs, "float64")]
+    for side in (pair.reference, pair.candidate):
         (step,) = side.update(side.parameters, slopes, ADAMW, "float64")
         trained, *_ = side.train(side.parameters, [network.inputs], ADAMW, "float64")
         for name, array in trained.parameters.items():
             np.testing.assert_allclose(step.parameters[name], array, rtol=0, atol=1e-12)
-    assert dataclasses.is_dataclass(step)
