@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parity import nudging
-from parity.comparison import judge, magnitude
+from parity.comparison import judge
 from parity.losses import Loss
 from parity.port import TARGET, Arrays, Gradients, Side, cast
 from parity.report import Row
@@ -148,14 +148,10 @@ def alone(
         row = Row(name=stage.name, passed=False, distance=float("nan"), note=note, **place)
         return Alone(stage, check, dtype, parameters, inputs, expected, {}, (row,))
     expected, given, *own = _complete(expected, given, *own)
-    largest = max(map(magnitude, expected.values()))
     rows = [
-        judge(
-            value, given.get(name), [held.get(name) for held in own],
-            largest=largest, name=name, **place,
-        )
+        judge(value, given.get(name), [held.get(name) for held in own], name=name, **place)
         for name, value in expected.items()
-    ]  # fmt: skip
+    ]
     return Alone(stage, check, dtype, parameters, inputs, expected, given, tuple(rows))
 
 
