@@ -1,11 +1,11 @@
 """Both sides run and compared: the truth, the plain and nudged references, and the candidate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parity import lockstep, nudging
-from parity.comparison import Value
+from parity.comparison import Value, doubtful
 from parity.report import Row
 from parity.sides.side import Pair, Side
 from parity.tolerances import TRUTH
@@ -48,11 +48,23 @@ def judge_run(
         candidate = run(pair.candidate, dtype)
     except Exception as error:  # whatever the candidate's code raises is what is wrong with it
         return Judged(truth, {}, (raised(error, **place),))
-    rows = tuple(
+    rows = _rows(truth, candidate, own, place)
+    if doubtful(rows):
+        own += [run(side, dtype) for side in nudging.more(pair.reference, dtype)]
+        rows = _rows(truth, candidate, own, place)
+    return Judged(truth, candidate, rows)
+
+
+def _rows(
+    truth: Mapping[str, Value],
+    candidate: Mapping[str, Value],
+    own: Sequence[Mapping[str, Value]],
+    place: Mapping[str, Any],
+) -> tuple[Row, ...]:
+    return tuple(
         lockstep.judged(truth, candidate, own, 0.0, {**place, "name": name})
         for name in lockstep.names(truth, candidate)
     )
-    return Judged(truth, candidate, rows)
 
 
 def raised(error: Exception, **place: Any) -> Row:

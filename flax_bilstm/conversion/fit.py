@@ -43,7 +43,7 @@ def problems(
     """What does not fit, a line each. An expectation of None leaves the shape open."""
     for name, want in expected.items():
         if name not in arrays:
-            yield f"missing: {name}, expected shape {want.shape if want else 'unknown'}"
+            yield f"missing: {name}, expected shape {'unknown' if want is None else want.shape}"
             continue
         array = arrays[name]
         if want is not None and array.shape != want.shape:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.typing import DTypeLike
 
 from flax_bilstm.conversion import fit
@@ -169,11 +170,10 @@ def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.nd
             owner = owner[key] if isinstance(key, int) else getattr(owner, key)
         setattr(owner, str(path[-1]), Unused(jnp.asarray(array)))
         return
-    old = found[path].get_value()
-    # Under a mesh of explicit axes a new variable may be laid out on no device yet.
-    sharding = getattr(old, "sharding", None)
-    placed = sharding if getattr(sharding, "_device_assignment", None) else None
-    found[path].set_value(jax.device_put(array, placed))
+    sharding: Any = getattr(found[path].get_value(), "sharding", None)
+    if isinstance(getattr(sharding, "mesh", None), AbstractMesh):  # laid out, but on no device yet
+        sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
+    found[path].set_value(jax.device_put(array, sharding))
 
 
 def _module(module: Any) -> nnx.Module:

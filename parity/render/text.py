@@ -47,12 +47,20 @@ def print_to(report: Report, console: Console) -> None:
 def verdict(report: Report) -> str:
     """One line: what passed, or where it first went wrong."""
     if report.passed:
-        return f"PASSED: {len(report.rows)} comparisons, every one within its bound"
+        return f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
+    if report.unproven and report.first_divergence is None:
+        of = "; ".join(", ".join(filter(None, group)) for group in report.unproven)
+        return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"
     first = report.first_divergence
     if first is None:
         return "FAILED: nothing was compared"
     failing = sum(not row.passed for row in report.rows)
     return f"FAILED: {failing} of {len(report.rows)} comparisons; first {describe(first)}"
+
+
+def _unknown(report: Report) -> str:
+    count = len(report.undetermined)
+    return f"; {count} undetermined, first {describe(report.undetermined[0])}" if count else ""
 
 
 def describe(row: Row) -> str:
@@ -112,7 +120,7 @@ def cells(row: Row) -> list[str]:
     """A row under `COLUMNS`."""
     return [
         row.name,
-        "ok" if row.passed else f"FAILED {row.note}".strip(),
+        f"{row.verdict} {row.note}".strip(),
         "" if row.step is None else str(row.step),
         f"{row.distance:.2e}",
         f"{row.ulp(row.distance):.3g}",
@@ -136,7 +144,7 @@ def _summary(rows: Iterable[Row]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for group, members, worst in summarized(rows):
         counts = len({row.case for row in members}), len(members)
-        verdict = "ok" if worst.passed else "FAILED"
+        verdict = worst.verdict
         cells = (*group, *map(str, counts), *nearest(worst), verdict)
         table.add_row(*map(Text, cells))  # Text: a name in brackets is no markup
     return table

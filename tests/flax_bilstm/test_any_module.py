@@ -1,0 +1,297 @@
+"""`load_state_dict` on modules of the user's own: names, ignored tensors, ties, stacks, errors."""
+
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_bilstm as fb
+from flax_bilstm import conversion
+from flax_bilstm.conversion import layers
+
+
+class Tagger(nnx.Module):
+    def __init__(self, rngs):
+        self.embedding = nnx.Embed(7, 3, rngs=rngs)
+        self.lstm = fb.LSTM(3, 2, bidirectional=True, rngs=rngs)
+        self.head = nnx.Linear(4, 5, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(()))
+
+
+def tagger():
+    return Tagger(nnx.Rngs(0))
+
+
+def renamed(state_dict, old, new):
+    return {name.replace(old, new): array for name, array in state_dict.items()}
+
+
+def snapshot(module):
+    return {path: np.array(leaf) for path, leaf in enumerate(jax.tree.leaves(nnx.state(module)))}
+
+
+def assert_untouched(module, before):
+    for index, leaf in snapshot(module).items():
+        np.testing.assert_array_equal(leaf, before[index])
+
+
+def test_a_module_and_a_single_variable_are_called_otherwise():
+    names = {"head": "classifier.0", "scale": "loss.temperature"}
+    state_dict = fb.state_dict(tagger(), names=names)
+    assert {"classifier.0.weight", "classifier.0.bias", "loss.temperature"} <= state_dict.keys()
+    other = Tagger(nnx.Rngs(1))
+    assert fb.load_state_dict(other, state_dict, names=names) == ((), ())
+    np.testing.assert_array_equal(other.head.kernel[...], tagger().head.kernel[...])
+    assert other.scale.shape == ()
+
+
+def test_the_error_suggests_the_names():
+    model, before = tagger(), snapshot(tagger())
+    state_dict = renamed(fb.state_dict(model), "head.", "classifier.2.")
+    with pytest.raises(ValueError, match=re.escape("missing: head.weight")) as caught:
+        fb.load_state_dict(model, state_dict)
+    assert 'likely: names={"head": "classifier.2"}' in str(caught.value)
+    assert_untouched(model, before)
+    fb.load_state_dict(model, state_dict, names={"head": "classifier.2"})
+
+
+def test_of_two_modules_of_one_shape_the_one_with_the_like_name_is_suggested():
+    model = tagger()
+    state_dict = renamed(fb.state_dict(model), "head.", "old_head.")
+    state_dict |= {"zzz.weight": np.zeros((5, 4), "f4"), "zzz.bias": np.zeros(5, "f4")}
+    with pytest.raises(ValueError, match=re.escape('likely: names={"head": "old_head"}')):
+        fb.load_state_dict(model, state_dict)
+
+
+def test_an_unknown_path_in_names_is_an_error_with_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'heed'; did you mean one of \['head'"):
+        fb.state_dict(tagger(), names={"heed": "classifier"})
+
+
+def test_two_variables_under_one_torch_name():
+    with pytest.raises(ValueError, match=r"got lstm\.weight_ih_l0 for both"):
+        fb.state_dict(tagger(), names={"scale": "lstm.weight_ih_l0"})
+
+
+def test_what_is_ignored_is_said():
+    model = tagger()
+    state_dict = fb.state_dict(model) | {"criterion.weight": np.ones(5, "f4")}
+    del state_dict["scale"]
+    skipped = fb.load_state_dict(model, state_dict, ignore=("criterion.*", "scale"))
+    assert skipped.tensors == ("criterion.weight",)
+    assert skipped.variables == ("scale",)
+
+
+def test_loading_a_file_into_a_module_logs_what_is_ignored(tmp_path, caplog):
+    path = tmp_path / "model.safetensors"
+    fb.save(tagger(), path, names={"head": "out"})
+    model = Tagger(nnx.Rngs(1))
+    with caplog.at_level(logging.WARNING, "flax_bilstm"):
+        fb.load(path, model, names={"head": "out"}, ignore=("scale",))
+    assert "left out 1 tensors: scale" in caplog.text
+    np.testing.assert_array_equal(model.head.kernel[...], tagger().head.kernel[...])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.orbax"])
+def test_any_module_is_saved_and_loaded(name, tmp_path):
+    fb.save(tagger(), tmp_path / name)
+    model = fb.load(tmp_path / name, into=Tagger(nnx.Rngs(1)))
+    assert_untouched(model, snapshot(tagger()))
+
+
+def test_an_orbax_folder_of_another_module_is_refused(tmp_path):
+    fb.save(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), tmp_path / "linear.orbax")
+    model, before = tagger(), snapshot(tagger())
+    with pytest.raises(ValueError, match=re.escape("missing: embedding.embedding")):
+        fb.load(tmp_path / "linear.orbax", into=model)
+    assert_untouched(model, before)
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(4, 3, rngs=rngs)
+
+
+TIED = {"embed": ("encoder", "decoder")}
+
+
+def test_tied_tensors_must_be_equal_to_the_bit():
+    model = Tied(nnx.Rngs(0))
+    state_dict = fb.state_dict(model, names=TIED)
+    assert list(state_dict) == ["encoder.weight", "decoder.weight"]
+    state_dict["decoder.weight"] = np.nextafter(state_dict["decoder.weight"], np.float32(9))
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=re.escape("tied: encoder.weight, decoder.weight")):
+        fb.load_state_dict(model, state_dict, names=TIED)
+    assert_untouched(model, before)
+
+
+def test_negative_zero_is_not_zero_of_a_tied_tensor():
+    state_dict = {
+        "encoder.weight": np.zeros((4, 3), "f4"),
+        "decoder.weight": -np.zeros((4, 3), "f4"),
+    }
+    with pytest.raises(ValueError, match="tied"):
+        fb.load_state_dict(Tied(nnx.Rngs(0)), state_dict, names=TIED)
+
+
+class Normalized(nnx.Module):
+    def __init__(self, rngs):
+        self.bn = nnx.BatchNorm(3, rngs=rngs)
+
+
+def test_the_count_of_batches_is_kept_where_flax_has_none():
+    model = Normalized(nnx.Rngs(0))
+    state_dict = fb.state_dict(model)
+    assert state_dict["bn.num_batches_tracked"].dtype == np.int64
+    state_dict["bn.num_batches_tracked"] = np.array(12345)
+    fb.load_state_dict(model, state_dict)
+    assert isinstance(model.bn.num_batches_tracked, fb.Unused)
+    assert fb.state_dict(model)["bn.num_batches_tracked"] == 12345
+    fb.load_state_dict(model, fb.state_dict(model))
+    other = Normalized(nnx.Rngs(0))
+    ignore = ("*.num_batches_tracked",)
+    fb.load_state_dict(other, fb.state_dict(other), ignore=ignore)
+    assert not hasattr(other.bn, "num_batches_tracked")
+
+
+def stack_of(make, count):
+    """`count` modules stacked by nnx.vmap."""
+    return nnx.split_rngs(splits=count)(nnx.vmap(make, in_axes=0, out_axes=0))(nnx.Rngs(0))
+
+
+class Stack(nnx.Module):
+    def __init__(self):
+        self.layers = stack_of(lambda rngs: fb.LSTM(3, 3, rngs=rngs), 2)
+
+
+def test_stacked_modules_are_a_module_list():
+    state_dict = fb.state_dict(Stack())
+    assert len(state_dict) == 8
+    assert state_dict["layers.1.weight_ih_l0"].shape == (12, 3)
+    under = fb.state_dict(Stack(), names={"layers": "h.*.cell"})
+    assert "h.1.cell.weight_ih_l0" in under
+    model = Stack()
+    fb.load_state_dict(model, {n: a + 1 for n, a in state_dict.items()})
+    back = fb.state_dict(model)
+    np.testing.assert_array_equal(
+        back["layers.1.bias_hh_l0"], state_dict["layers.1.bias_hh_l0"] + 1
+    )
+
+
+class WithFlaxCells(nnx.Module):
+    def __init__(self, cell, rngs):
+        self.rnn = nnx.RNN(cell(3, 4, rngs=rngs))
+
+
+@pytest.mark.parametrize("cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell])
+def test_cells_of_flax_take_the_sum_of_two_biases_where_asked_to(cell):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    reference = torch.nn.LSTM(3, 4, batch_first=True)
+    model = WithFlaxCells(cell, nnx.Rngs(0))
+    names = {"rnn.cell": fb.SummedBiases("", "_l0")}
+    fb.load_state_dict(model, reference.state_dict(), names=names)
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        outputs = model.rnn(x)
+    expected, _ = reference(torch.tensor(x))
+    np.testing.assert_allclose(outputs, expected.detach().numpy(), atol=1e-6)
+    back = fb.state_dict(model, names=names)
+    np.testing.assert_array_equal(back["weight_hh_l0"], reference.weight_hh_l0.detach().numpy())
+    both = (reference.bias_ih_l0 + reference.bias_hh_l0).detach().numpy()
+    np.testing.assert_array_equal(back["bias_ih_l0"] + back["bias_hh_l0"], both)
+
+
+def test_summed_biases_of_another_layer_are_refused():
+    with pytest.raises(ValueError, match=r"expected one of nnx\.OptimizedLSTMCell.* got Linear"):
+        fb.state_dict(tagger(), names={"head": fb.SummedBiases("head")})
+
+
+class Scaled(nnx.Module):
+    """A layer kind of the user's own."""
+
+    def __init__(self):
+        self.log_gain = nnx.Param(jnp.zeros((2, 3)))
+
+
+@pytest.fixture
+def own_kind():
+    yield
+    layers.KINDS.pop(Scaled, None)
+
+
+@pytest.mark.usefixtures("own_kind")
+def test_a_layer_kind_of_the_users_own():
+    fb.register_layer(Scaled, [("gain", "log_gain", conversion.TRANSPOSED)])
+
+    class Outer(nnx.Module):
+        def __init__(self):
+            self.gain = Scaled()
+
+    model = Outer()
+    fb.load_state_dict(model, {"gain.gain": np.arange(6, dtype="f4").reshape(3, 2)})
+    assert model.gain.log_gain[1, 0] == 1
+
+
+@pytest.mark.usefixtures("own_kind")
+def test_a_transform_that_loses_something_is_refused():
+    half = conversion.each(lambda leaf: leaf.T, lambda tensor: 0 * tensor.T)
+    fb.register_layer(Scaled, [("gain", "log_gain", half)])
+    with pytest.raises(ValueError, match="not exact: gain"):
+        fb.load_state_dict(Scaled(), {"gain": np.ones((3, 2), "f4")})
+
+
+def test_a_mask_of_minus_infinity_is_a_buffer_and_a_parameter_is_not():
+    class Masked(nnx.Module):
+        def __init__(self):
+            self.mask = nnx.Variable(jnp.zeros(2))
+            self.weight = nnx.Param(jnp.zeros(2))
+
+    infinite = np.array([-np.inf, 0], "f4")
+    model = Masked()
+    fb.load_state_dict(model, {"mask": infinite, "weight": np.zeros(2, "f4")})
+    assert np.isneginf(model.mask[0])
+    with pytest.raises(ValueError, match="not finite: weight"):
+        fb.load_state_dict(model, {"mask": infinite, "weight": infinite})
+
+
+def test_a_long_error_is_cut():
+    state_dict = {f"surplus.{i}": np.zeros(1, "f4") for i in range(1000)}
+    with pytest.raises(ValueError, match=r"and 9\d+ more") as caught:
+        fb.load_state_dict(tagger(), state_dict)
+    assert len(str(caught.value).splitlines()) < 60
+
+
+def test_plain_containers_of_modules():
+    class Loose(nnx.Module):
+        def __init__(self, rngs):
+            self.parts = nnx.data({"a": nnx.Linear(2, 2, rngs=rngs), "b": [nnx.Param(jnp.ones(1))]})
+
+    assert list(fb.state_dict(Loose(nnx.Rngs(0)))) == [
+        "parts.a.weight",
+        "parts.a.bias",
+        "parts.b.0",
+    ]
+
+
+def test_under_a_mesh_of_explicit_axes():
+    state_dict = fb.state_dict(fb.LSTM(3, 2, rngs=nnx.Rngs(0)))
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        lstm = fb.from_state_dict(state_dict)
+        model = tagger()
+        fb.load_state_dict(model, fb.state_dict(tagger()))
+        outputs, _ = lstm(jnp.ones((2, 4, 3)))
+    assert outputs.shape == (2, 4, 2)
+    np.testing.assert_array_equal(fb.state_dict(lstm)["bias_ih_l0"], state_dict["bias_ih_l0"])
+
+
+def test_a_module_that_refers_to_the_one_around_it():
+    model = tagger()
+    model.head.parent = model
+    assert len(fb.state_dict(model)) == len(fb.state_dict(tagger()))
