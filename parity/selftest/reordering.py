@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from parity.report import Report
 from parity.sides.optimizers import OPTIMIZERS
 from parity.sides.side import TARGET, Pair
 from parity.sides.torch_side import TorchSide
+
 
 class ReorderedLSTM(torch.nn.LSTM):
     """An LSTM under the same names that computes with features and hidden units in another order.
@@ -42,8 +44,8 @@ class ReorderedLSTM(torch.nn.LSTM):
         self.features = torch.from_numpy(rng.permutation(lstm.input_size))
         self.units = [torch.from_numpy(rng.permutation(lstm.hidden_size)) for _ in range(2)]
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple:
-        """What the LSTM computes."""
+    def forward(self, x: Any, hx: Any = None) -> Any:
+        """What the LSTM computes from a zero state."""
         hidden, weights = self.hidden_size, []
         for suffix, units in zip(("", "_reverse"), self.units, strict=True):
             rows = torch.cat([units + gate * hidden for gate in range(4)])
@@ -108,13 +110,24 @@ def cases(seeds: range) -> Iterator[Case]:
     for seed in seeds:
         rng = np.random.default_rng(seed)
         pick = rng.integers
-        sizes = [int(n) for n in (pick(1, 9), pick(1, 13), pick(1, 5), pick(1, 5), pick(1, 13))]
-        loudness = rng.choice([1.0, 20.0, 255.0, 10 ** rng.uniform(-38, 10), 10 ** rng.uniform(-3, 3)])
+        sizes = {
+            "input_dim": int(pick(1, 9)),
+            "hidden_dim": int(pick(1, 13)),
+            "output_dim": int(pick(1, 5)),
+            "batch": int(pick(1, 5)),
+            "time": int(pick(1, 13)),
+        }
+        loudness = rng.choice(
+            [1.0, 20.0, 255.0, 10 ** rng.uniform(-38, 10), 10 ** rng.uniform(-3, 3)]
+        )
         gain = rng.choice([0.0, 1.0, 30.0, 10 ** rng.uniform(-3, 2), 10 ** rng.uniform(0, 2)])
         steps = int(rng.choice([0, 0, 0, 1, 3, 10, 50], p=[0.2, 0.2, 0.2, 0.1, 0.15, 0.1, 0.05]))
         optimizer = OPTIMIZERS[pick(len(OPTIMIZERS))].name
         dtype = str(rng.choice(["float64", "float32", "bfloat16"], p=[0.5, 0.4, 0.1]))
-        yield Case(seed, *sizes, float(loudness), float(gain), steps, optimizer, dtype)
+        yield Case(
+            seed, **sizes, loudness=float(loudness), gain=float(gain), steps=steps,
+            optimizer=optimizer, dtype=dtype,
+        )  # fmt: skip
 
 
 def check(case: Case) -> Report:
@@ -125,7 +138,7 @@ def check(case: Case) -> Report:
         for p in network.parameters():
             drawn = case.gain * rng.uniform(-1, 1, p.shape) / case.hidden_dim**0.5
             p.copy_(torch.from_numpy(drawn))
-    sides = (TorchSide(model) for model in (network, Reordered(network, rng)))
+    pair = Pair(TorchSide(network), TorchSide(Reordered(network, rng)))
 
     def batch() -> dict[str, np.ndarray]:
         x = case.loudness * rng.standard_normal((case.batch, case.time, case.input_dim))
@@ -133,7 +146,7 @@ def check(case: Case) -> Report:
         return {"x": x.astype(np.float32), TARGET: target.astype(np.float32)}
 
     return compare_sides(
-        Pair(*sides),
+        pair,
         batch(),
         dtypes=[case.dtype],
         optimizers=[o for o in OPTIMIZERS if o.name == case.optimizer and case.steps],

@@ -28,9 +28,7 @@ def test_the_reordered_network_computes_the_same_in_another_order():
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_wrong_candidate_does_not_pass_where_training_is_chaotic(dtype, monkeypatch):
     """Weights 30 times PyTorch's, in training: much is undetermined, and still it is caught."""
-    case = next(
-        c for c in cases(range(500)) if c.gain == 30 and c.steps >= 3 and c.dtype == dtype
-    )
+    case = next(c for c in cases(range(500)) if c.gain == 30 and c.steps >= 3 and c.dtype == dtype)
     right = Reordered.forward
     monkeypatch.setattr(Reordered, "forward", lambda self, x: right(self, x) * (1 + 1e-3))
     report = check(case)
