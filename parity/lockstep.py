@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
+from parity.report import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair, Step
-from parity.report import Row
 from parity.tolerances import MORE_NUDGES, TOLERANCES, TRUTH
 
 
@@ -32,9 +32,10 @@ def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
-    rows, losses = _train(port, optimizer, batches, dtype, case, TOLERANCES[dtype].nudges)
+    nudges = TOLERANCES[dtype].nudges
+    rows, losses = _train(port, optimizer, batches, dtype, case, nudges)
     if doubtful(rows):
-        rows, losses = _train(port, optimizer, batches, dtype, case, MORE_NUDGES)
+        rows, losses = _train(port, optimizer, batches, dtype, case, nudges + MORE_NUDGES)
     return rows, losses
 
 
@@ -129,7 +130,11 @@ def compare_steps(
 
 def _worse(row: Row, than: Row) -> bool:
     """Whether a row says more: it fails, or else is determined, or else nearer to its bound."""
-    return (not row.passed, row.determined, row.tightness) > (False, than.determined, than.tightness)
+    return (not row.passed, row.determined, row.tightness) > (
+        False,
+        than.determined,
+        than.tightness,
+    )
 
 
 def _with_note(row: Row, lost: Row | None) -> Row:
