@@ -215,7 +215,7 @@ FLAX_WITHOUT: dict[type, str] = {
     nnx.LoRA: "torch has no such layer: register one for your library's",
     nnx.LoRALinear: "torch has no such layer: register one for your library's",
     nnx.SpectralNorm: "it has other statistics than torch's: load the weight into the layer alone",
-    nnx.WeightNorm: "its scales are plain arrays and it overwrites its weight: load that into the layer alone",
+    nnx.WeightNorm: "its scales are no variables: load the weight into the layer alone",
 }
 """Layers of Flax that are not in the table, and why. Their variables count as anyone's."""
 
