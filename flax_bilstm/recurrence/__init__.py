@@ -50,12 +50,14 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 DEFAULT = "native"
 
 
-def resolve(name: str | None) -> Implementation:
-    """The implementation called `name`, or the default for None.
+def resolve(name: str | Implementation | None) -> Implementation:
+    """The implementation called `name`, or the default for None; one that is at hand is itself.
 
     Raises:
         ValueError: no implementation has that name.
     """
+    if callable(name):
+        return name
     chosen = DEFAULT if name is None else name
     if chosen not in IMPLEMENTATIONS:
         raise ValueError(
