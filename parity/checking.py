@@ -1,130 +1,119 @@
 """`parity.check`: a PyTorch model, a Flax model, an input → a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from flax import nnx
 
-import flax_bilstm as fb
-from parity import bilstm, modules
-from parity.harness import Progress, compare
-from parity.optimizers import OPTIMIZERS, Optimizer
-from parity.port import TARGET, Arrays, Port, floating
+from parity.compare import Progress, compare_sides
 from parity.report import Report
+from parity.sides import data, pair
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.optimizers import OPTIMIZERS, Optimizer
+from parity.sides.side import TARGET, Arrays, Pair
 from parity.tolerances import DTYPES, TRUTH
 
-Inputs = np.ndarray | tuple[np.ndarray, ...]
-"""What the models are called with: an array, or several by position."""
+Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
+"""What the models are called with: an array, several by position, or by name."""
 
 
 def check(
     torch_model: torch.nn.Module,
-    flax_model: nnx.Module,
+    flax_model: nnx.Module | Callable[..., Any],
     x: Inputs,
     *,
-    parameters: Sequence[tuple[str, str, modules.Transform]] = (),
+    keywords: Mapping[str, np.ndarray] | None = None,
+    names: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
     stages: Mapping[str, str] | None = None,
+    loss: Loss = MEAN_SQUARED_ERROR,
+    targets: Mapping[str, np.ndarray] | None = None,
     dtypes: Sequence[str] = DTYPES,
     training_steps: int = 10,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
+    progress: Progress = lambda what: None,
 ) -> Report:
     """Compare two models as they are handed over: parameters, forward, gradients, training.
 
-    The models are neither converted nor changed. Gradients and training descend the mean squared
-    error to a random target; training runs every optimizer from the models' parameters over the
-    same random batches, shaped as x, on both sides.
+    The models are neither converted nor changed. Training runs every optimizer from the models'
+    parameters over the same batches, drawn from x, on both sides.
 
     Args:
-        torch_model: the reference. Beside flax_bilstm's models a network with `lstm`, `attention`
-            and `fc`, or a `torch.nn.LSTM`.
-        flax_model: the candidate: a `flax_bilstm.BiLSTMWithAttention`, a `flax_bilstm.LSTM`, or any
-            other module, whose parameters and stages `parity.modules` pairs by path.
-        x: what to run them on, as the models take it: for the network (batch, time, input_dim). A
-            tuple where a model takes several arrays.
-        parameters: for other modules, rows (torch name, Flax path, transform) of what is named or
-            laid out otherwise than `parity.modules.TWINS` expects.
-        stages: for other modules, torch path → Flax path of the submodules to look into; None: all
-            that both have.
+        torch_model: the reference.
+        flax_model: the candidate, which returns the same arrays: a module, or a function of the
+            reference's state dict (names → arrays) and the inputs.
+        x: what to run them on, as the models take it. A tuple where they take several arrays by
+            position. An LSTM takes (x, lengths), (x, h_0, c_0) and (x, h_0, c_0, lengths), the
+            network of this package (x, lengths).
+        keywords: inputs that both take by keyword.
+        names: Flax path → torch path of modules and parameters that are named otherwise.
+        ignore: patterns of torch names that have no counterpart.
+        stages: torch path → Flax path of the submodules to look into; None: all that both have.
+        loss: what gradients and training descend.
+        targets: inputs that only the loss reads, by name; the mean squared error's `target` is
+            drawn at random where it is not among them.
         dtypes: any of "float64", which judges meaning, and "float32" and "bfloat16", which judge
             arithmetic. The models are cast to each, parameters included, and everything is first
             rounded to the narrowest of them; there is no training in bfloat16.
         training_steps: steps for each optimizer and dtype; 0 leaves training out.
         optimizers: rows of `parity.optimizers`.
         seed: of targets and batches.
+        progress: told what is being checked.
 
     Returns:
         The report, in order of computation; `report.assert_passed()` raises unless it passed.
 
     Raises:
-        TypeError: the models are of other kinds.
-        ValueError: x is not floating, a model does not take it, or a parameter has no twin.
+        TypeError: a model is of another kind.
+        ValueError: the reference does not take x, or a parameter has no counterpart.
     """
-    if isinstance(flax_model, fb.BiLSTMWithAttention | fb.LSTM):
-        if not isinstance(x, tuple) and not floating(np.asarray(x)):
-            dtype = np.asarray(x).dtype
-            raise ValueError(f"x: expected floating numbers, got {dtype}; cast it first")
-        port = bilstm.port(torch_model, flax_model)
-    else:
-        port = modules.port(torch_model, flax_model, parameters=parameters, stages=stages)
-    return check_port(
-        port,
-        x,
-        dtypes=dtypes,
-        training_steps=training_steps,
-        optimizers=optimizers,
-        seed=seed,
-    )
+    inputs = data.named(x, torch_model, flax_model) | dict(keywords or {})
+    targets = {name: np.asarray(array) for name, array in (targets or {}).items()}
+    sides = pair.of_modules(
+        torch_model, flax_model, {**inputs, **targets}, names=names, ignore=ignore, stages=stages,
+        loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
+    )  # fmt: skip
+    return check_pair(
+        sides, {**inputs, **targets}, targeted=loss.targeted and TARGET not in targets,
+        dtypes=dtypes, training_steps=training_steps, optimizers=optimizers, seed=seed,
+        progress=progress,
+    )  # fmt: skip
 
 
-def check_port(
-    port: Port,
-    x: Inputs | Arrays,
+def check_pair(
+    pair: Pair,
+    inputs: Arrays,
     *,
     training_steps: int,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
     dtypes: Sequence[str] = DTYPES,
     case: str = "",
+    targeted: bool = True,
     progress: Progress = lambda what: None,
 ) -> Report:
-    """`check` for a port at hand, whose compiled functions are then used again.
+    """`check` for a pair at hand, whose compiled functions are then used again.
 
-    x may also be several arrays by name.
+    Args:
+        targeted: whether the loss reads a `target` that is to be drawn.
     """
-    given = _named(x)
     rng = np.random.default_rng(seed)
-    *_, output = port.reference.forward(port.reference.parameters, given, TRUTH).values()
+    shape = data.target_shape(pair.reference.forward(pair.reference.parameters, inputs, TRUTH))
 
-    def batch(inputs: Arrays) -> dict[str, np.ndarray]:
-        return {**inputs, TARGET: rng.standard_normal(output.shape)}
+    def with_target(inputs: Arrays) -> dict[str, np.ndarray]:
+        return {**inputs, TARGET: rng.standard_normal(shape)} if targeted else dict(inputs)
 
-    def like(array: np.ndarray) -> np.ndarray:
-        if not floating(array):  # classes, lengths: values that occur
-            return rng.permuted(array.ravel()).reshape(array.shape)
-        return array.mean() + array.std() * rng.standard_normal(array.shape)
-
-    first = batch(given)
-    batches = [
-        batch({name: like(array) for name, array in given.items()}) for _ in range(training_steps)
-    ]
-    facts: dict[str, Any] = {"seed": seed, "parameters": _count(port)}
-    return compare(
-        port, first, dtypes=dtypes, optimizers=optimizers, batches=batches, case=case,
+    first = with_target(inputs)
+    batches = [with_target(data.another_batch(inputs, rng)) for _ in range(training_steps)]
+    facts: dict[str, Any] = {"seed": seed, "parameters": _count(pair)}
+    return compare_sides(
+        pair, first, dtypes=dtypes, optimizers=optimizers, batches=batches, case=case,
         facts=facts, progress=progress,
     )  # fmt: skip
 
 
-def _named(x: Inputs | Arrays) -> Arrays:
-    """One array as "x", several as "x0", "x1" and so on, those with names as they are."""
-    if isinstance(x, Mapping):
-        return x
-    if isinstance(x, tuple):
-        return {f"x{i}": np.asarray(array) for i, array in enumerate(x)}
-    return {"x": np.asarray(x)}
-
-
-def _count(port: Port) -> int:
-    return sum(array.size for array in port.reference.parameters.values())
+def _count(pair: Pair) -> int:
+    return sum(array.size for array in pair.reference.parameters.values())

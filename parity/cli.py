@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from parity import digits, proof, rendering
-from parity.harness import Progress
+from parity.compare import Progress
+from parity.proof import digits, published
+from parity.render import text as rendering
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _progress(errors) as progress:
             size = options.seeds, options.steps, options.jobs
             if options.checkpoint is None:
-                report = proof.whole(*size, progress)
+                report = published.whole(*size, progress)
             else:
-                report = proof.of_checkpoint(options.checkpoint, *size, progress)
+                report = published.of_checkpoint(options.checkpoint, *size, progress)
         report.write(options.output)
         if options.checkpoint is None:
             digits.draw_losses(report, options.output / "loss.png")
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> int:
-    from parity import selftest
+    from parity.selftest import run as selftest
 
     parser = argparse.ArgumentParser(
         prog="parity selftest",

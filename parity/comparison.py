@@ -1,12 +1,15 @@
 """From arrays to rows: the one place where a pass or a failure is decided."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from parity.report import Row
-from parity.tolerances import bound, epsilon, undetermined
+from parity.tolerances import (
+    ONE_ELEMENT, RECHECKED, TOLERANCES, bound, determined, epsilon, smallest,
+)  # fmt: skip
 
 Value = np.ndarray | None
 
@@ -18,7 +21,7 @@ def judge(
     *,
     dtype: str,
     spread: float = 0.0,
-    largest: float = 0.0,
+    elements: bool = True,
     **place: Any,
 ) -> Row:
     """The candidate against the truth, by the rule of `parity.tolerances`.
@@ -29,7 +32,8 @@ def judge(
         own: the reference in `dtype`: its plain run first, then its nudged ones.
         dtype: what the candidate and `own` were computed in.
         spread: what the reference's runs have strayed by already, in training for instance.
-        largest: the largest element of all arrays of the check, for what is cancellation alone.
+        elements: whether the elements of an undetermined array are judged one by one. Not in
+            training, where an optimizer makes a whole step of a sign that is only rounding.
         **place: the row's case, check, name and step.
     """
     place["dtype"] = dtype
@@ -38,15 +42,17 @@ def judge(
         return Row(passed=False, distance=float("nan"), note=broken, **place)
     if truth is None or candidate is None:
         return Row(passed=True, **place)  # never used, on every side
+    runs = [run for run in own if run is not None]
+    if truth.dtype.kind in "biu":
+        return _equal(truth, candidate, runs, place)
     distance, where = _distance(candidate, truth)
-    strayed = [_distance(run, truth)[0] for run in own if run is not None]
-    spread = max([spread, *strayed])
-    scale = magnitude(truth)
-    if undetermined(dtype, spread, scale):
-        scale = max(scale, largest)
+    strayed = [_distance(run, truth)[0] for run in runs]
+    spread, scale = max([spread, *strayed]), magnitude(truth)
     limit = bound(dtype, spread, scale)
-    return Row(
+    known = determined(dtype, spread, scale)
+    row = Row(
         passed=distance <= limit,
+        determined=known,
         distance=distance,
         reference_distance=strayed[0],
         spread=spread,
@@ -56,6 +62,71 @@ def judge(
         where=where,
         **place,
     )
+    if row.passed and not known:
+        wrong = _wrong_elements(truth, candidate, runs, dtype, scale) if elements else None
+        note = _why_undetermined(truth, runs, spread, scale) if wrong is None else wrong[1]
+        row = replace(row, passed=wrong is None, note=note, where=wrong[0] if wrong else where)
+    if np.isinf(distance) and not row.passed and not row.note:
+        row = replace(row, note=_not_finite("the candidate", candidate))
+    return row
+
+
+def doubtful(rows: Sequence[Row]) -> bool:
+    """Whether rows fail, but none so clearly that more nudged runs could not acquit it."""
+    failing = [row for row in rows if not row.passed]
+    return bool(failing) and all(row.tightness < RECHECKED for row in failing)
+
+
+def _wrong_elements(
+    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], dtype: str, scale: float
+) -> tuple[tuple[int, ...], str] | None:
+    """The worst of the elements that the reference knows and the candidate has wrong, in words."""
+    spread = np.max([_distances(run, truth) for run in runs], axis=0)
+    distance = _distances(candidate, truth)
+    row, unit = TOLERANCES[dtype], max(epsilon(dtype) * scale, smallest(dtype))
+    allowed = row.k * ONE_ELEMENT * spread
+    known = allowed <= max(row.ceiling * scale, row.floor * smallest(dtype))
+    wrong = known & (distance > allowed + row.floor * unit)
+    if not wrong.any():
+        return None
+    where = np.unravel_index(int(np.argmax(np.where(wrong, distance, -1))), truth.shape)
+    words = (
+        f"{wrong.sum()} of the {known.sum()} elements that the reference knows (of {truth.size}) "
+        f"are wrong, the worst by {distance[where]:.3g} at {[int(i) for i in where]}"
+    )
+    return tuple(int(i) for i in where), words
+
+
+def _why_undetermined(
+    truth: np.ndarray, runs: Sequence[np.ndarray], spread: float, scale: float
+) -> str:
+    """Why the reference does not know an array, in words."""
+    for name, array in (("the truth", truth), *(("the reference", run) for run in runs)):
+        if not np.all(np.isfinite(array)):
+            return f"undetermined: {_not_finite(name, array)}"
+    return (
+        f"undetermined: only rounding determines it; the reference's own runs differ by {spread:.2g} "
+        f"where the largest element is {scale:.2g}"
+    )
+
+
+def _equal(
+    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: dict[str, Any]
+) -> Row:
+    """Whole numbers and truth values, which are equal or wrong."""
+    known = np.all([run == truth for run in runs], axis=0)
+    unequal = np.argwhere((candidate != truth) & known)
+    unsure = int(known.size - known.sum())
+    note = f"the reference's own runs disagree on {unsure} of {known.size} elements"
+    row = Row(passed=True, determined=not unsure, note=note if unsure else "", **place)
+    if not len(unequal):
+        return row
+    where = tuple(int(i) for i in unequal[0])
+    note = (
+        f"{len(unequal)} of {truth.size} elements differ, which must be equal: the first at "
+        f"{list(where)} is {candidate[where]}, the reference's {truth[where]}"
+    )
+    return replace(row, passed=False, distance=float("inf"), where=where, note=note)
 
 
 def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
@@ -65,7 +136,7 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
 
     `note` says what is wrong where they are not, for the failing row.
     """
-    broken = _incomparable(reference, candidate, ())
+    broken = _incomparable(reference, candidate, ()) or _infinite(reference, candidate)
     if broken is not None:
         return Row(passed=False, distance=float("nan"), note=broken, **place)
     if reference is None or candidate is None:
@@ -77,12 +148,15 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     unequal = np.argwhere(_bits(reference) != _bits(candidate))  # also 0.0 and -0.0
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
+        words = f"the sign of zero at {list(where)}"
+    else:
+        words = f"{distance:.3g} at {list(where)}"
     return Row(
         passed=not len(unequal),
         distance=distance,
         scale=magnitude(reference),
         where=where,
-        note=f"{note}: {distance:.3g} at {list(where)}" if len(unequal) else "",
+        note=f"{note}: {words}" if len(unequal) else "",
         **place,
     )
 
@@ -93,18 +167,19 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def magnitude(array: Value) -> float:
-    """The largest absolute element; 0 where there is none."""
-    return 0.0 if array is None else float(np.max(np.abs(array), initial=0.0))
+    """The largest absolute finite element; 0 where there is none."""
+    if array is None or array.size == 0:
+        return 0.0
+    largest = max(abs(float(array.max())), abs(float(array.min())))
+    if np.isfinite(largest):
+        return largest
+    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
 
 
 def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:
     """Why no distance can be taken, in words; None where one can."""
     sides = [("the truth", truth), ("the candidate", candidate)]
     sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
-    for side, array in sides:
-        if array is not None and not np.all(np.isfinite(array)):
-            bad = np.argwhere(~np.isfinite(array))
-            return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
     if truth is None and candidate is not None and not any(o is not None for o in own):
         return (
             "the reference never uses it and has None, the candidate has an array: it trains it, "
@@ -120,11 +195,33 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
     return None
 
 
+def _infinite(reference: Value, candidate: Value) -> str | None:
+    """Which side is not finite, in words."""
+    for side, array in (("the reference", reference), ("the candidate", candidate)):
+        if array is not None and not np.all(np.isfinite(array)):
+            return _not_finite(side, array)
+    return None
+
+
+def _not_finite(side: str, array: np.ndarray) -> str:
+    bad = np.argwhere(~np.isfinite(array))
+    return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
+
+
 def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, ...]]:
-    """Max |value − truth|, taken in float64, and where."""
+    """Max |value − truth|, and where."""
     if truth.size == 0:
         return 0.0, ()
-    difference = np.abs(value.astype(np.float64) - truth)
+    difference = _distances(value, truth)
     worst = int(np.argmax(difference))
     where = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
     return float(difference.flat[worst]), where
+
+
+def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """|value − truth|, taken in float64; infinite where either is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
+    np.abs(difference, out=difference)
+    difference[np.isnan(difference)] = np.inf
+    return difference

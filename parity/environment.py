@@ -18,15 +18,20 @@ MATMUL_PRECISION = "highest"
 def pinned_precision() -> Iterator[None]:
     """Matrix products in the dtype they are written in, in both frameworks; restored at the end.
 
-    By default JAX may use TF32 on GPUs and bfloat16 on TPUs, and torch's cuDNN uses TF32.
+    By default JAX may use TF32 on GPUs and bfloat16 on TPUs, and torch's cuDNN uses TF32. torch
+    runs in one thread: several wait for each other by spinning, which on a busy machine takes ten
+    times as long as the small operations that they share.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    threads = torch.get_num_threads()
     try:
         torch.set_float32_matmul_precision(MATMUL_PRECISION)
         torch.backends.cudnn.allow_tf32 = False
+        torch.set_num_threads(1)
         with jax.default_matmul_precision(MATMUL_PRECISION):
             yield
     finally:
+        torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
 

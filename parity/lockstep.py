@@ -1,15 +1,24 @@
 """Runs in lockstep: several sides that train together, compared after every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import tee
 from typing import Any, NamedTuple
 
 from parity import nudging
-from parity.comparison import Value, identical, judge, magnitude
-from parity.optimizers import Optimizer
-from parity.port import Arrays, Gradients, Port, Step
+from parity.comparison import Value, doubtful, identical, judge
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Gradients, Pair, Step
 from parity.report import Row
-from parity.tolerances import TRUTH
+from parity.tolerances import MORE_NUDGES, TOLERANCES, TRUTH
+
+
+class CandidateError(Exception):
+    """What the candidate's code raised while it trained."""
+
+    def __init__(self, raised: Exception) -> None:
+        super().__init__(str(raised))
+        self.raised = raised
 
 
 class Losses(NamedTuple):
@@ -20,10 +29,24 @@ class Losses(NamedTuple):
 
 
 def train(
-    port: Port, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
-    (reference, *nudged), candidate = nudging.runs(port.reference, dtype), port.candidate
+    rows, losses = _train(port, optimizer, batches, dtype, case, TOLERANCES[dtype].nudges)
+    if doubtful(rows):
+        rows, losses = _train(port, optimizer, batches, dtype, case, MORE_NUDGES)
+    return rows, losses
+
+
+def _train(
+    port: Pair,
+    optimizer: Optimizer,
+    batches: Sequence[Arrays],
+    dtype: str,
+    case: str,
+    nudges: int,
+) -> tuple[list[Row], Losses]:
+    reference, candidate = port.reference, port.candidate
     start = reference.parameters
     unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
     losses = Losses([], [])
@@ -32,12 +55,21 @@ def train(
         truth, plain = tee(truth)
     else:
         plain = reference.train(start, batches, optimizer, dtype)
-    trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
+    trained = _guarded(candidate.train(candidate.parameters, batches, optimizer, dtype))
     given = _recorded(trained, losses.candidate)
+    nudged = nudging.nudged_sides(reference, range(nudges))
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place), losses
+
+
+def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
+    """The candidate's steps; what they raise is told apart from what the harness raises."""
+    try:
+        yield from steps
+    except Exception as error:
+        raise CandidateError(error) from error
 
 
 def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
@@ -47,20 +79,16 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
 
 
 def update(
-    port: Port, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
 ) -> list[Row]:
     """Both sides' optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate = port.reference, port.candidate
-    if reference.update is None or candidate.update is None:
-        return []
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
-    given = candidate.update(start, gradients, optimizer, dtype)
+    given = _guarded(candidate.update(start, gradients, optimizer, dtype))
     own = [
-        side.update(start, gradients, optimizer, dtype)
-        for side in nudging.runs(reference, dtype)
-        if side.update
+        side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
     place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place)
@@ -74,12 +102,13 @@ def compare_steps(
     unused: set[str],
     place: Mapping[str, Any],
 ) -> list[Row]:
-    """A row per quantity: its first failing step, or else the step nearest to its bound.
+    """A row per quantity: its first failing step, or else the determined one nearest its bound.
 
     An error made in one step stays in the state, so the reference's spread only grows from step to
     step.
     """
     rows: dict[str, Row] = {}
+    lost: dict[str, Row] = {}
     spreads: dict[str, float] = {}
     for step, runs in enumerate(zip(truth, given, *own, strict=True), start=1):
         expected, claimed, *others = (run.named() for run in runs)
@@ -88,16 +117,26 @@ def compare_steps(
             if name in unused:
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
             else:
-                row = judged(expected, claimed, others, spreads.get(name, 0.0), here)
+                row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
                 spreads[name] = row.spread
+                if not row.determined:
+                    lost.setdefault(name, row)
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row
-    return list(rows.values())
+    return [_with_note(row, lost.get(name)) for name, row in rows.items()]
 
 
 def _worse(row: Row, than: Row) -> bool:
-    return not row.passed or row.tightness > than.tightness
+    """Whether a row says more: it fails, or else is determined, or else nearer to its bound."""
+    return (not row.passed, row.determined, row.tightness) > (False, than.determined, than.tightness)
+
+
+def _with_note(row: Row, lost: Row | None) -> Row:
+    """The row, with the step from which the reference no longer knows the array."""
+    if lost is None or not row.passed or not row.determined:
+        return row
+    return replace(row, note=f"from step {lost.step} on {lost.note}")
 
 
 def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str, Any]) -> Row:
@@ -117,6 +156,7 @@ def judged(
     own: Sequence[Mapping[str, Value]],
     spread: float,
     place: dict[str, Any],
+    elements: bool = True,
 ) -> Row:
     """One name of each mapping against the others; a name that one side lacks fails."""
     name = place["name"]
@@ -125,8 +165,7 @@ def judged(
             note = f"{side} has nothing of this name"
             return Row(passed=False, distance=float("nan"), note=note, **place)
     others = [run.get(name) for run in own]
-    largest = max(map(magnitude, truth.values()))
-    return judge(truth[name], given[name], others, spread=spread, largest=largest, **place)
+    return judge(truth[name], given[name], others, spread=spread, elements=elements, **place)
 
 
 def names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:

@@ -8,9 +8,8 @@ is the dtype's. Repeating a run with random roundings to see how many digits it 
 arithmetic (Parker, 1997).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parity import optimizers
-from parity.optimizers import Optimizer
-from parity.port import Arrays, Gradients, Side, Step, cast, floating
-from parity.tolerances import TOLERANCES, epsilon
+from parity.sides import optimizers
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
+from parity.tolerances import MORE_NUDGES, TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
     (
@@ -37,69 +36,116 @@ ELEMENTARY = frozenset(
 
 def runs(side: Side, dtype: str) -> list[Side]:
     """The side itself, and as many nudged ones as the dtype's row of the table asks for."""
-    return [side, *(nudged_side(side, seed) for seed in range(TOLERANCES[dtype].nudges))]
+    return [side, *nudged_sides(side, range(TOLERANCES[dtype].nudges))]
 
 
-def nudged_side(side: Side, seed: int) -> Side:
-    """The side with data and elementary functions moved; its optimizers' step lengths too."""
+def more(side: Side, dtype: str) -> list[Side]:
+    """Further nudged ones, for when the others would accuse the candidate."""
+    first = TOLERANCES[dtype].nudges
+    return nudged_sides(side, range(first, first + MORE_NUDGES))
 
-    def once(run: Callable[..., Any]) -> Callable[..., Any]:
-        def moved(*given: Any) -> Any:
-            *arrays, dtype = given
-            with moved_functions(dtype, seed):
-                return run(*(nudged(each, dtype, seed) for each in arrays), dtype)
 
-        return moved
+def nudged_sides(side: Side, seeds: Iterable[int]) -> list[Side]:
+    """A nudged side for each of the seeds."""
+    return [Nudged(side, seed) for seed in seeds]
 
-    def step_by_step(run: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
-        def moved(
-            start: Arrays, data: Sequence[Gradients], optimizer: Optimizer, dtype: str
-        ) -> Iterator[Step]:
-            near = [nudged(each, dtype, seed) for each in data]
-            twin = optimizers.nudged(optimizer, dtype, seed)
-            steps = run(nudged(start, dtype, seed), near, twin, dtype)
-            for number in range(len(near)):
-                with moved_functions(dtype, seed + number):
-                    step = next(steps)
-                yield step
 
-        return moved
+class Nudged(Side):
+    """A side with data and elementary functions moved; its optimizers' step lengths too."""
 
-    return replace(
-        side,
-        name=f"{side.name}, nudged",
-        forward=once(side.forward),
-        gradients=once(side.gradients),
-        train=step_by_step(side.train),
-        local=side.local and once(side.local),
-        update=side.update and step_by_step(side.update),
-    )
+    def __init__(self, side: Side, seed: int) -> None:
+        super().__init__(f"{side.name}, nudged", side.parameters)
+        self.side, self.seed = side, seed
+
+    def forward(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.forward, *given)
+
+    def gradients(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.gradients, *given)
+
+    def local(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.local, *given)
+
+    def local_gradients(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.local_gradients, *given)
+
+    def train(
+        self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        return self._steps(self.side.train, parameters, batches, optimizer, dtype)
+
+    def update(
+        self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        return self._steps(self.side.update, parameters, gradients, optimizer, dtype)
+
+    def _moved(self, run: Callable[..., Any], *given: Any) -> Any:
+        *arrays, dtype = given
+        with moved_functions(dtype, self.seed):
+            return run(*(nudged(each, dtype, self.seed) for each in arrays), dtype)
+
+    def _steps(
+        self, run: Any, start: Arrays, data: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        near = Moved(data, dtype, self.seed)
+        twin = optimizers.nudged(optimizer, dtype, self.seed)
+        steps = run(nudged(start, dtype, self.seed), near, twin, dtype)
+        for number in range(len(near)):
+            with moved_functions(dtype, self.seed + number):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+
+class Moved(Sequence[Any]):
+    """The arrays of every step, moved when they are asked for: one step's at a time in memory."""
+
+    def __init__(self, data: Sequence[Gradients], dtype: str, seed: int) -> None:
+        self.data, self.dtype, self.seed = data, dtype, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, number: Any) -> Any:
+        return nudged(self.data[number], self.dtype, self.seed)
 
 
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
-    """Every floating element times 1 − ε, 1 or 1 + ε at random, in the dtype; zeros stay."""
+    """Every floating element times 1 − ε or 1 + ε at random, in the dtype; zeros stay."""
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
     moved: dict[str, Any] = {**arrays, **cast(held, dtype)}
     for name in held:
         if floating(moved[name]):
-            factors = 1 + epsilon(dtype) * rng.integers(-1, 2, size=moved[name].shape)
+            ulps = rng.integers(0, 2, size=moved[name].shape, dtype=np.int8) * np.int8(2) - np.int8(1)
+            factors = np.float64(epsilon(dtype)) * ulps + 1
             moved[name] = np.asarray(moved[name].astype(np.float64) * factors, dtype)
     return moved
 
 
 @contextmanager
 def moved_functions(dtype: str, seed: int) -> Iterator[None]:
-    """While it lasts, torch's elementary functions are off by at most one ULP of their value.
+    """While it lasts, torch's elementary functions are off by one ULP of their value.
+
+    For odd seeds numbers below the smallest normal one are zero, as XLA has them.
 
     In float32 oneDNN's LSTM, one operator on CPUs, is taken apart: its pieces round as it does. In
     bfloat16 it stays, since its pieces would round every gate to 8 bits, which it does not.
     """
     (enabled, *_) = torch.backends.mkldnn.set_flags(None if dtype == "bfloat16" else False)
+    torch.set_flush_denormal(seed % 2 == 1)
     try:
         with _ElementaryFunctions(seed):
             yield
     finally:
+        torch.set_flush_denormal(False)
         torch.backends.mkldnn.set_flags(enabled)
 
 
@@ -109,15 +155,18 @@ def _elementary(func: Any) -> bool:
     return name.strip("_").removesuffix("_backward") in ELEMENTARY
 
 
-class _ElementaryFunctions(TorchDispatchMode):
-    """Below autograd, so that derivatives see the moved values too."""
+class _Moving:
+    """What `_ElementaryFunctions` does with every operation.
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
+    A class of its own because torch wraps the method of a direct subclass of its mode in
+    `torch._dynamo.disable`, which takes longer than a small operation.
+    """
+
+    seed: int
+    taken: int
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs) if kwargs else func(*args)
         if _elementary(func):
             for value in result if isinstance(result, tuple) else (result,):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -125,5 +174,29 @@ class _ElementaryFunctions(TorchDispatchMode):
         return result
 
     def _move(self, value: torch.Tensor) -> None:
-        ulps = torch.randint(-1, 2, value.shape, generator=self.generator, dtype=value.dtype)
-        value.mul_(ulps.to(value.device).mul_(torch.finfo(value.dtype).eps).add_(1))
+        factors = _factors(value.dtype, self.seed)
+        size = value.numel()
+        if size > len(factors) // 2:
+            factors = factors.repeat(-(-size // len(factors)) + 1)
+        start = self.taken % _POOL
+        self.taken += size
+        value.mul_(factors[start : start + size].view(value.shape).to(value.device))
+
+
+class _ElementaryFunctions(_Moving, TorchDispatchMode):
+    """Below autograd, so that derivatives see the moved values too."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.taken = seed, 0
+
+
+_POOL = 2**16
+
+
+@cache
+def _factors(dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """1 − ε or 1 + ε at random, `_POOL` of them twice over: enough for a slice from anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.int8) * 2 - 1
+    return (signs.to(dtype) * torch.finfo(dtype).eps + 1).repeat(2)

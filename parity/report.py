@@ -34,7 +34,9 @@ class Row:
             where equality to the last bit is asked.
         step: in training, the first step that fails, or the one nearest to its bound; from 1.
         where: the index of the worst element.
-        note: for a failure, what is wrong, in words.
+        note: for a failure, what is wrong, in words; else why an array is undetermined.
+        determined: whether the reference itself knows the array (`parity.tolerances`). Where not,
+            a row that has not failed is "undetermined", which is neither.
     """
 
     case: str
@@ -51,6 +53,14 @@ class Row:
     step: int | None = None
     where: tuple[int, ...] | None = None
     note: str = ""
+    determined: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", "FAILED" or "undetermined"."""
+        if not self.passed:
+            return "FAILED"
+        return "ok" if self.determined else "undetermined"
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -85,8 +95,21 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True when there are rows and every one passed."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        """True when there are rows, none failed, and every check has determined ones."""
+        return bool(self.rows) and all(row.passed for row in self.rows) and not self.unproven
+
+    @property
+    def undetermined(self) -> tuple[Row, ...]:
+        """The rows of arrays that the reference itself does not know, and that have not failed."""
+        return tuple(row for row in self.rows if row.verdict == "undetermined")
+
+    @property
+    def unproven(self) -> tuple[tuple[str, str, str], ...]:
+        """The checks (case, check, dtype) that say nothing: every row of them is undetermined."""
+        groups: dict[tuple[str, str, str], bool] = {}
+        for row in self.rows:
+            groups[row.group] = groups.get(row.group, False) or row.verdict != "undetermined"
+        return tuple(group for group, says in groups.items() if not says)
 
     @property
     def first_divergence(self) -> Row | None:
@@ -112,9 +135,9 @@ class Report:
         return cls(tuple(row for report in reports for row in report.rows), environment, figures)
 
     def __str__(self) -> str:
-        from parity import rendering
+        from parity.render import text
 
-        return rendering.text(self)
+        return text.text(self)
 
     def to_json(self) -> str:
         """JSON by `parity/report.schema.json`, which docs/report-schema.md explains.
@@ -147,18 +170,18 @@ class Report:
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory, which is made if need be."""
-        from parity import html, rendering
+        from parity.render import html, text
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {
             "report.json": self.to_json(),
-            "report.md": rendering.markdown(self),
+            "report.md": text.markdown(self),
             "report.html": html.page(self),
         }
-        for name, text in contents.items():
+        for name, content in contents.items():
             temporary = directory / f".{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
             temporary.replace(directory / name)
 
 

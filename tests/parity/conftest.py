@@ -1,7 +1,6 @@
-"""Two ports to plant faults in: a linear layer in NumPy alone, and the network, small."""
+"""Two pairs to plant faults in: a linear layer in NumPy alone, and the network, small."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,21 +11,28 @@ torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
 import torch_ref
-from parity import Port, Side, bilstm, harness
-from parity.port import Step, cast
+from parity import Pair, Side
+from parity.compare import compare_sides
+from parity.sides import pair as pairs
+from parity.sides.side import Step, cast
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(Side):
     """output = x weightᵀ + bias, trained by descending its mean squared error at rate 0.1.
 
-    `spare` is never used. Each attribute is a hook through which a test can plant a fault.
+    `spare` is never used. Each hook is one through which a test can plant a fault.
     """
 
-    name: str
-    stage: Callable[[str, np.ndarray], np.ndarray] = lambda name, value: value
-    gradient: Callable[[str, np.ndarray | None], np.ndarray | None] = lambda name, value: value
-    update: Callable[[int, str, np.ndarray], np.ndarray] = lambda step, name, value: value
+    def __init__(
+        self,
+        name: str,
+        parameters,
+        stage: Callable[[str, np.ndarray], np.ndarray] = lambda name, value: value,
+        gradient: Callable[[str, np.ndarray | None], np.ndarray | None] = lambda name, value: value,
+        update: Callable[[int, str, np.ndarray], np.ndarray] = lambda step, name, value: value,
+    ):
+        super().__init__(name, parameters)
+        self.stage, self.gradient, self.change = stage, gradient, update
 
     def forward(self, parameters, inputs, dtype):
         p, i = cast(parameters, dtype), cast(inputs, dtype)
@@ -54,16 +60,13 @@ class Linear:
             for name in held:
                 if gradients[name] is not None:
                     held[name] = held[name] - held[name].dtype.type(0.1) * gradients[name]
-                held[name] = self.update(number, name, held[name])
+                held[name] = self.change(number, name, held[name])
             yield Step(np.asarray(loss), dict(held), {})
-
-    def side(self, parameters) -> Side:
-        return Side(self.name, parameters, self.forward, self.gradients, self.train)
 
 
 @pytest.fixture
 def linear():
-    """A function of the candidate's hooks → the port; and inputs and batches for it."""
+    """A function of the candidate's hooks → the pair; and inputs and batches for it."""
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -71,12 +74,12 @@ def linear():
 
     parameters = {"weight": draw(3, 4), "bias": draw(3), "spare": draw(2)}
 
-    def port(**faults) -> Port:
+    def pair(**faults) -> Pair:
         held = faults.pop("parameters", parameters)
-        return Port(Linear("a").side(parameters), Linear("b", **faults).side(held))
+        return Pair(Linear("a", parameters), Linear("b", held, **faults))
 
     batches = [{"x": draw(5, 4), "target": draw(5, 3)} for _ in range(4)]
-    return SimpleNamespace(port=port, parameters=parameters, inputs=batches[0], batches=batches)
+    return SimpleNamespace(pair=pair, parameters=parameters, inputs=batches[0], batches=batches)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +95,7 @@ def network():
     return SimpleNamespace(
         reference=reference,
         candidate=candidate,
-        port=bilstm.port(reference, candidate),
+        pair=pairs.of_modules(reference, candidate, {"x": x}),
         x=x,
         inputs={"x": x, "target": target},
     )
@@ -101,10 +104,22 @@ def network():
 @pytest.fixture
 def float64(quickly_compiled):
     """The check in float64 alone."""
-    return partial(harness.compare, dtypes=["float64"])
+    return partial(compare_sides, dtypes=["float64"])
 
 
 @pytest.fixture(scope="session")
 def forward_failures():
     """The names of a report's stages that failed."""
     return lambda report: [r.name for r in report.rows if r.check == "forward" and not r.passed]
+
+
+@pytest.fixture(scope="session")
+def instead():
+    """(side, method=function, ...) → the side with those methods replaced."""
+
+    def instead(side, **methods):
+        other = side.holding(side.parameters)
+        vars(other).update(methods)
+        return other
+
+    return instead

@@ -4,8 +4,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import parity
-from parity.checking import check_port
-from parity.optimizers import SGD
+from parity.checking import check_pair
+from parity.sides.optimizers import SGD
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def test_what_is_claimed_to_be_compared_is(report):
     report.assert_passed()
     checks = {(row.check, row.dtype) for row in report.rows}
     names = ["sgd", "sgd with momentum", "adam", "adamw"]
-    per_dtype = ["forward", "gradients", *(f"training, {name}" for name in names)]
+    per_dtype = ["local", "forward", "gradients", *(f"training, {name}" for name in names)]
     expected = {(check, dtype) for check in per_dtype for dtype in ("float64", "float32")}
     assert checks == expected | {("parameters", ""), ("inputs", "")}
 
@@ -60,7 +60,7 @@ def test_a_candidate_with_another_parameter_fails(network):
 
 def check(network, **options):
     """`check` on functions that are compiled already."""
-    return check_port(network.port, network.x, dtypes=["float64"], optimizers=[SGD], **options)
+    return check_pair(network.pair, {"x": network.x}, dtypes=["float64"], optimizers=[SGD], **options)
 
 
 def test_zero_training_steps_leave_training_out(network):

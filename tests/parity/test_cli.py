@@ -7,16 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity import cli, digits, proof
-from parity.optimizers import SGD
+from parity import cli
+from parity.proof import digits, published
 from parity.report import Report, Row
+from parity.sides.optimizers import SGD
 
 
 @pytest.fixture
 def small(monkeypatch, quickly_compiled):
     """One shape and one optimizer: the rest is compiled elsewhere, and judged there."""
-    monkeypatch.setattr(proof, "SHAPES", (proof.Shape(2, 3), proof.Shape(2, 3, padded=True)))
-    monkeypatch.setattr(proof, "OPTIMIZERS", (SGD,))
+    monkeypatch.setattr(published, "SHAPES", (published.Shape(2, 3), published.Shape(2, 3, padded=True)))
+    monkeypatch.setattr(published, "OPTIMIZERS", (SGD,))
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_safetensors_and_plain_lstms_are_taken_too(small, tmp_path):
 
 
 def test_a_difference_exits_1(small, checkpoint, tmp_path, capsys, monkeypatch):
-    load = proof._load_reference
+    load = published._load_reference
 
     def tampered(path, flax_model):
         model = load(path, flax_model)
@@ -57,7 +58,7 @@ def test_a_difference_exits_1(small, checkpoint, tmp_path, capsys, monkeypatch):
             model.fc.bias += 1e-6
         return model
 
-    monkeypatch.setattr(proof, "_load_reference", tampered)  # in this process: --jobs 1
+    monkeypatch.setattr(published, "_load_reference", tampered)  # in this process: --jobs 1
     assert run(checkpoint, "--output", tmp_path / "out") == 1
     assert "first fc.bias (model.pt" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
@@ -110,7 +111,7 @@ def test_without_a_checkpoint_the_whole_proof_runs(tmp_path, monkeypatch, capsys
     """Which proof that is, test_proof and test_digits see; here, that its parts come together."""
     report = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
 
-    monkeypatch.setattr(proof, "whole", lambda seeds, steps, jobs, progress: report)
+    monkeypatch.setattr(published, "whole", lambda seeds, steps, jobs, progress: report)
     monkeypatch.setattr(digits, "draw_losses", lambda report, path: path.write_bytes(b"plot"))
     assert run("--output", tmp_path / "out") == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {

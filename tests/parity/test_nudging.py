@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from parity import nudging, optimizers
-from parity.losses import MEAN_SQUARED_ERROR
-from parity.nudging import ELEMENTARY, moved_functions, nudged, nudged_side
-from parity.port import TARGET
+from parity import nudging
+from parity.nudging import ELEMENTARY, Nudged, moved_functions, nudged
+from parity.sides import optimizers
+from parity.sides.side import TARGET
+from parity.sides.torch_side import TorchSide
 from parity.tolerances import TOLERANCES, epsilon
-from parity.torch_side import torch_side
 
 X = torch.linspace(-3, 3, 601, dtype=torch.float64)
 
@@ -122,7 +122,7 @@ class Model(torch.nn.Module):
 
 @pytest.fixture
 def side():
-    return torch_side(Model(), lambda m, i: {"output": m(i["x"])}, MEAN_SQUARED_ERROR)
+    return TorchSide(Model())
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_nudged_side_differs_by_its_seed_and_by_rounding_only(side, batches, c
         return np.concatenate([value.ravel() for value in values])
 
     plain, first, again, other = map(
-        run, (side, nudged_side(side, 0), nudged_side(side, 0), nudged_side(side, 1))
+        run, (side, Nudged(side, 0), Nudged(side, 0), Nudged(side, 1))
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -148,7 +148,7 @@ def test_a_nudged_side_differs_by_its_seed_and_by_rounding_only(side, batches, c
 
 
 def test_nothing_is_moved_between_the_steps_of_a_nudged_training(side, batches):
-    steps = nudged_side(side, 0).train(side.parameters, batches, optimizers.ADAM, "float64")
+    steps = Nudged(side, 0).train(side.parameters, batches, optimizers.ADAM, "float64")
     plain = torch.tanh(X)
     for _ in steps:
         assert torch.equal(torch.tanh(X), plain)
@@ -161,7 +161,7 @@ def test_every_step_of_a_nudged_update_starts_from_moved_gradients(side, batches
         steps = side.update(side.parameters, slopes, optimizers.ADAM, "float64")
         return [step.moments["fc.weight.exp_avg"] for step in steps]
 
-    pairs = list(zip(moments(side), moments(nudged_side(side, 0)), strict=True))
+    pairs = list(zip(moments(side), moments(Nudged(side, 0)), strict=True))
     assert len(pairs) == 3
     for plain, moved in pairs:
         assert 0 < np.abs(moved - plain).max() < 10 * epsilon("float64") * np.abs(plain).max()

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("torch")
 jsonschema = pytest.importorskip("jsonschema")
 
-from parity import Report, Row, harness
+from parity import Report, Row
+from parity.compare import compare_sides
 from parity.report import SCHEMA_VERSION
 
 SCHEMA = json.loads(files("parity").joinpath("report.schema.json").read_text(encoding="utf-8"))
@@ -28,7 +29,7 @@ def validate():
 
 
 def test_a_real_report_is_valid(network, validate):
-    report = harness.compare(network.port, network.inputs, dtypes=["float64"], case="c")
+    report = compare_sides(network.pair, network.inputs, dtypes=["float64"], case="c")
     validate(json.loads(report.to_json()))
 
 

@@ -1,0 +1,126 @@
+"""The check itself: parameters, inputs, forward, gradients and training of a pair, as rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from parity import lockstep
+from parity.comparison import identical
+from parity.diagnosis.locate import explain, locate
+from parity.environment import describe_environment, pinned_precision
+from parity.judge import judge_run, raised
+from parity.lockstep import names
+from parity.report import Report, Row
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Pair, cast
+from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
+
+Progress = Callable[[str], None]
+"""Told what is being checked, before it is."""
+
+
+def compare_sides(
+    pair: Pair,
+    inputs: Arrays,
+    *,
+    dtypes: Sequence[str] = DTYPES,
+    optimizers: Sequence[Optimizer] = (),
+    batches: Sequence[Arrays] = (),
+    case: str = "",
+    facts: Mapping[str, Any] | None = None,
+    progress: Progress = lambda what: None,
+) -> Report:
+    """Compare the two sides of a pair.
+
+    Everything both sides compute on is first rounded to the narrowest of the dtypes, so that all
+    precisions see the same numbers. Matrix products are pinned to their highest precision.
+
+    Args:
+        pair: the two sides, each with the parameters it holds.
+        inputs: named arrays, among them the loss's `target`.
+        dtypes: what to compute in, of the rows of `parity.tolerances.TOLERANCES`.
+        optimizers: what to train with, in lockstep, from the parameters and over the batches; not
+            in bfloat16, where training is not judged.
+        batches: one training step's inputs each.
+        case: how the rows call these inputs.
+        facts: for the report's environment, sizes and seeds for instance.
+        progress: told what comes next.
+
+    Raises:
+        ValueError: an unknown dtype, or none.
+    """
+    unknown = [dtype for dtype in dtypes if dtype not in TOLERANCES]
+    if unknown or not dtypes:
+        raise ValueError(
+            f"dtypes: expected at least one of {tuple(TOLERANCES)}, got {tuple(dtypes)!r}"
+        )
+    narrowest = max(dtypes, key=epsilon)
+    trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
+    sizes = {name: list(array.shape) for name, array in inputs.items()}
+    facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
+    with pinned_precision():
+        handed = list(_handed(pair, inputs, case))
+        rows: list[Row] = []
+        drawn = []
+        pair = pair.holding(*(cast(s.parameters, narrowest) for s in (pair.reference, pair.candidate)))
+        inputs = cast(inputs, narrowest)
+        batches = [cast(batch, narrowest) for batch in batches]
+        reference = pair.reference
+        truths = {
+            "forward": reference.forward(reference.parameters, inputs, TRUTH),
+            "gradients": reference.gradients(reference.parameters, inputs, TRUTH),
+        }
+        for dtype in dtypes:
+            progress(f"{case} {dtype}: forward and gradients")
+            rows += _functions(pair, inputs, dtype, case, truths)
+            for optimizer in optimizers if dtype in trains else ():
+                progress(f"{case} {dtype}: training, {optimizer.name}")
+                try:
+                    trained, losses = lockstep.train(pair, optimizer, batches, dtype, case)
+                except lockstep.CandidateError as error:
+                    check = f"training, {optimizer.name}"
+                    rows.append(raised(error.raised, case=case, check=check, dtype=dtype))
+                    continue
+                rows += trained
+                if dtype == trains[-1]:
+                    of = ", ".join(filter(None, (case, optimizer.name, dtype)))
+                    drawn.append({"case": of, "loss": pair.loss, **losses._asdict()})
+        if not all(row.passed for row in (*handed, *rows)):
+            progress(f"{case}: locating the first wrong stage")
+            handed = explain(handed, pair)
+            rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
+        if pair.notes:
+            facts["notes"] = list(pair.notes)
+        environment = {**describe_environment(dtypes), "cases": {case: facts}}
+    return Report((*handed, *rows), environment, {"loss_curves": drawn} if drawn else {})
+
+
+def _handed(pair: Pair, inputs: Arrays, case: str) -> Iterator[Row]:
+    """What the sides are handed: equal parameters, finite inputs."""
+    ours, theirs = pair.candidate.parameters, pair.reference.parameters
+    for name in names(theirs, ours):
+        yield identical(
+            theirs.get(name), ours.get(name), note="the two sides do not hold the same parameter",
+            case=case, check="parameters", dtype="", name=name,
+        )  # fmt: skip
+    for name, array in inputs.items():
+        yield identical(array, array, note="", case=case, check="inputs", dtype="", name=name)
+
+
+def _functions(
+    pair: Pair, inputs: Arrays, dtype: str, case: str, truths: Mapping[str, Any]
+) -> Iterator[Row]:
+    """Every stage alone, every stage of the forward pass, every gradient in backward order."""
+    stages = truths["forward"]
+    if pair.reference.opens and pair.candidate.opens and len(stages) > 1:
+        yield from judge_run(
+            pair, lambda side, to: side.local(side.parameters, inputs, stages, to), dtype,
+            truth=stages, case=case, check="local",
+        ).rows  # fmt: skip
+    yield from judge_run(
+        pair, lambda side, to: side.forward(side.parameters, inputs, to), dtype,
+        truth=stages, case=case, check="forward",
+    ).rows  # fmt: skip
+    yield from judge_run(
+        pair, lambda side, to: side.gradients(side.parameters, inputs, to), dtype,
+        truth=truths["gradients"], case=case, check="gradients",
+    ).rows  # fmt: skip

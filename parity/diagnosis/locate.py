@@ -1,0 +1,154 @@
+"""After a failed check: which stage is wrong of itself, and what is wrong there, as a row.
+
+The row says it in words that point at code: "layer 0, reverse, t = 17, forget gate: …". It stands
+before the check's own rows, so that it is the report's first divergence. A stage is a submodule, or
+the code between two, or, in a pair of LSTMs, a layer, a direction, a step, a gate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from parity import lockstep
+from parity.diagnosis import match
+from parity.diagnosis.lstm import inside
+from parity.judge import Judged, judge_run
+from parity.report import Row, first_failing
+from parity.sides.optimizers import Optimizer
+from parity.sides.pair import ModulePair
+from parity.sides.side import Arrays, Gradients, Pair, Side
+from parity.tolerances import TRUTH
+
+
+def explain(handed: Sequence[Row], pair: Pair) -> list[Row]:
+    """The rows of the parameters, those that differ with what they hold instead, if recognised."""
+    theirs, ours = pair.reference.parameters, pair.candidate.parameters
+
+    def explained(row: Row) -> Row:
+        if row.passed or row.check != "parameters":
+            return row
+        words = match.of_parameter(row.name, theirs, ours)
+        return replace(row, note=f"{row.note}: {words}") if words else row
+
+    return [explained(row) for row in handed]
+
+
+def locate(
+    rows: Sequence[Row],
+    pair: Pair,
+    inputs: Arrays,
+    optimizers: Sequence[Optimizer],
+    batches: Sequence[Arrays],
+) -> list[Row]:
+    """What explains the first failure among the rows of one case: one row, or none.
+
+    The candidate is given the reference's parameters: what is looked for is wrong code.
+    """
+    first = first_failing(rows)
+    if first is None or not isinstance(pair, ModulePair):
+        return []
+    if not first.check.startswith("training"):
+        check = "gradients" if first.check == "gradients" else "forward"
+        return _in_functions(pair, inputs, first, [check])
+    (optimizer,) = (o for o in optimizers if first.check == f"training, {o.name}")
+    steps = pair.reference.train(pair.reference.parameters, batches, optimizer, TRUTH)
+    before = [pair.reference.parameters, *(step.parameters for step in steps)]
+    slopes = [
+        pair.reference.gradients(held, batch, TRUTH)
+        for held, batch in zip(before, batches, strict=False)
+    ]
+    try:
+        updates = lockstep.update(pair, optimizer, slopes, first.dtype, first.case)
+    except lockstep.CandidateError:
+        return []
+    failing = first_failing(updates)
+    if failing is not None:
+        words = f"the update itself, on the reference's gradients, is wrong: {_size(failing)}"
+        known = match.of_update(failing, pair, optimizer, slopes)
+        return [replace(failing, note=f"{words}; {known}" if known else words)]
+    # The update is right: then a function is wrong at the parameters that training has reached.
+    reached = (first.step or 1) - 1
+    pair = pair.holding(before[reached], before[reached])
+    return _in_functions(pair, batches[reached], first, ["forward", "gradients"])
+
+
+def _in_functions(
+    pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]
+) -> list[Row]:
+    parameters = pair.reference.parameters
+    values = pair.reference.forward(parameters, inputs, TRUTH)
+    cotangents = pair.reference.cotangents(parameters, inputs, TRUTH)
+    for check in checks:
+
+        def run(side: Side, dtype: str, check: str = check) -> Gradients:
+            if check == "forward":
+                return side.local(parameters, inputs, values, dtype)
+            return side.local_gradients(parameters, inputs, values, cotangents, dtype)
+
+        judged = judge_run(pair, run, first.dtype, case=first.case, step=first.step,
+                           check=f"first wrong stage, {check}")  # fmt: skip
+        row = judged.failure
+        if row is None:
+            continue
+        path = _lstm_of(row.name, check, pair)
+        if path is not None:
+            inner = inside.locate(pair, path, check, parameters, inputs, values, cotangents, row)
+            if inner is not None:
+                return [inner]
+        known = match.of_module_stage(row, judged, pair, run, values, pair.torch_model)
+        return [_explained(row, judged, check, known)]
+    return []
+
+
+def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
+    what = "" if check == "forward" else _flow(row, judged)
+    words = known or (row.note if row.note else "no known mistake explains it")
+    size = "" if row.note else f"; {_size(row)}"
+    name = row.name if check == "forward" else _made_in(row.name)
+    return replace(row, name=name, note=f"{what}{words}{size}")
+
+
+def _made_in(stage: str) -> str:
+    """Where the gradient that arrives at a stage is made: in what reads it."""
+    if stage == "output" or stage.startswith("output."):
+        return "loss"
+    module, found, _ = stage.partition(".input")
+    return module if found else stage
+
+
+def _flow(row: Row, judged: Judged) -> str:
+    """What is wrong about a gradient, in words."""
+    truth, given = judged.truth.get(row.name), judged.candidate.get(row.name)
+    if truth is not None and given is not None and np.any(truth) and not np.any(given):
+        return f"no gradient arrives at {row.name}: "
+    return f"the gradient that arrives at {row.name} is wrong: "
+
+
+def _lstm_of(stage: str, check: str, pair: ModulePair) -> str | None:
+    """The LSTM that makes this stage, or in the backward pass this gradient."""
+    made = ("output", "h_n", "c_n") if check == "forward" else ("input", "h_0", "c_0")
+    for path in pair.lstms:
+        name = path or "lstm"
+        call, _, own = stage.removeprefix(name).rpartition(".")
+        if stage.startswith(name) and own in made and (not call or call.startswith("[")):
+            return path
+        prefix = f"{path}." if path else ""
+        parameter = stage.removeprefix(prefix)
+        if check == "gradients" and stage.startswith(prefix) and parameter in _parameters(pair, path):
+            return path
+    return None
+
+
+def _parameters(pair: ModulePair, path: str) -> set[str]:
+    return {name for name, _ in pair.torch_model.get_submodule(path).named_parameters()}
+
+
+def _size(row: Row) -> str:
+    """How far a row is off, in words."""
+    if row.note:
+        return row.note
+    return (
+        f"{row.distance:.3g} off ({row.ulp(row.distance):.3g} ULP), allowed {row.bound:.3g} "
+        f"({row.ulp(row.bound):.3g} ULP)"
+    )

@@ -1,0 +1,168 @@
+"""Inside a pair of LSTMs: which layer, direction, step and gate is wrong of itself, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from parity.diagnosis import match
+from parity.diagnosis.lstm.stages import Stages
+from parity.diagnosis.lstm.truth import truth
+from parity.diagnosis.stages import Alone, Stage, Truth, alone, first_wrong
+from parity.report import Row
+from parity.sides.intercept import nnx_submodules
+from flax_bilstm.conversion.rows import rows as rows_of
+from parity.sides.pair import ModulePair
+from parity.sides.side import Arrays
+
+
+def locate(
+    pair: ModulePair,
+    path: str,
+    check: str,
+    parameters: Arrays,
+    inputs: Arrays,
+    values: Arrays,
+    cotangents: Arrays,
+    row: Row,
+) -> Row | None:
+    """The row that says where in an LSTM a fault lies and what it is; None if it is not found.
+
+    Args:
+        pair: of the whole networks.
+        path: the LSTM's, in the reference.
+        check: "forward" or "gradients".
+        parameters: the reference's.
+        inputs: the networks'.
+        values: the reference's stages.
+        cotangents: the loss's gradients there.
+        row: the stage that is wrong, for its case, dtype and step.
+    """
+    name = path or "lstm"
+    prefix = f"{path}." if path else ""
+    torch_lstm = pair.torch_model.get_submodule(path)
+    flax_lstm = nnx_submodules(pair.flax_model)[(pair.stages or {})[path]]
+    own = {n: parameters[f"{prefix}{n}"] for n in torch_lstm.state_dict()}
+    given = {
+        to: values[f"{name}.{of}"]
+        for to, of in (("x", "input"), ("h_0", "h_0"), ("c_0", "c_0"), ("lengths", "lengths"))
+        if f"{name}.{of}" in values
+    }
+    if "lengths" in inputs and "lengths" not in given and pair.reference.alone:
+        given["lengths"] = inputs["lengths"]
+    after = {
+        n: cotangents[f"{name}.{n}"] for n in ("output", "h_n", "c_n") if f"{name}.{n}" in cotangents
+    }
+    stages = Stages(torch_lstm, flax_lstm, rows_of(flax_lstm)).all()
+    inner = truth(own, given, after)
+    chain = first_wrong(
+        stages, check, inner, own, row.dtype, case=row.case, step=row.step
+    )
+    if not chain:
+        return None
+    found = _row(chain, inner)
+    if path not in ("", "lstm"):
+        found = replace(found, name=found.name.replace("lstm", path, 1), note=f"{path}, {found.note}")
+    return found
+
+
+def _row(chain: list[Alone], truth: Truth) -> Row:
+    """The innermost stage of a chain of wrong ones, or the part that is to blame."""
+    for found in reversed(chain):
+        words, part = match.of_lstm_stage(found)
+        if words:
+            return _described(chain, found, _part(found.stage.parts, part), words)
+    step = next((found for found in chain if found.stage.name.endswith(".step")), None)
+    if step is None:
+        return _described(chain, chain[-1], None, match.of_arrays(chain[-1].judged))
+    if step.check == "gradients":
+        return _described(chain, chain[-1], None, match.of_arrays(step.judged))
+    part = _to_blame(step, truth)
+    return _described(chain, step, part.stage, match.of_arrays(part.judged), part)
+
+
+def _part(parts: Sequence[Stage], name: str) -> Stage | None:
+    return next((part for part in parts if part.name == name), None)
+
+
+def _to_blame(step: Alone, truth: Truth) -> Alone:
+    """The part of a wrong step whose own value accounts for the candidate's step.
+
+    A probe may be misled by a fault elsewhere. So a gate is accused only if its probed value, put
+    into the equations, gives what the candidate computes; else what the step gave is.
+    """
+    checked = {
+        part.name.rpartition(".")[2]: alone(part, "forward", truth, step.parameters, step.dtype, case="")
+        for part in step.stage.parts
+    }
+    wrong = {
+        name: found for name, found in checked.items() if found is not None and found.failure
+    }
+    shown = {name: found for name, found in wrong.items() if found.stage.probed}
+    for accused in (*([name] for name in shown), list(shown)):
+        probed = {name: shown[name].judged.candidate.get(shown[name].stage.name) for name in accused}
+        if accused and match.reproduces(_recomputed(step, truth, probed), step.judged, step.dtype):
+            return shown[accused[0]]
+    return next((found for name, found in wrong.items() if name not in shown), step)
+
+
+def _recomputed(
+    step: Alone, truth: Truth, probed: Mapping[str, np.ndarray | None]
+) -> dict[str, np.ndarray]:
+    """The step by the equations, from probed values where there are, else from the right ones."""
+    cell = step.stage.name.removesuffix(".step")
+    names = ("input_gate", "forget_gate", "cell_gate", "output_gate", "before.cell")
+    right = {name: truth.values[f"{cell}.{name}"] for name in names}
+    right["carry"] = right.pop("before.cell") * truth.values[f"{cell}.valid"]
+    i, f, g, o, c = (
+        value if probed.get(name) is None else np.asarray(probed[name], np.float64)
+        for name, value in right.items()
+    )
+    new = f * c + i * g
+    hidden = o * np.tanh(new)
+    _, layer, direction = cell.split(".")
+    suffix = f"l{layer.removeprefix('layer')}" + ("_reverse" if direction == "reverse" else "")
+    projection = step.parameters.get(f"weight_hr_{suffix}")
+    if projection is not None:
+        hidden = hidden @ projection.astype(np.float64).T
+    return {step.stage.name: np.concatenate([new, hidden], axis=-1)}
+
+
+def _described(
+    chain: list[Alone], found: Alone, part: Stage | None, known: str, checked: Alone | None = None
+) -> Row:
+    """The row: place, what is wrong, and how much."""
+    stage, found = part or found.stage, checked or found
+    failing = found.failure
+    assert failing is not None
+    t = _time(found)
+    place = stage.words.format(t="" if t is None else f", t = {t}")
+    what = "" if found.check == "forward" else f"gradient of {failing.name}, "
+    size = failing.note or (
+        f"{failing.distance:.3g} off ({failing.ulp(failing.distance):.3g} ULP), allowed "
+        f"{failing.bound:.3g} ({failing.ulp(failing.bound):.3g} ULP)"
+    )
+    return replace(
+        failing,
+        name=stage.name,
+        check=f"first wrong stage, {found.check}",
+        note=f"{place}: {known or 'no known mistake explains it'}; {what}{size}",
+    )
+
+
+def _time(found: Alone) -> int | None:
+    """The first wrong time step in order of computation, where an array of the stage has one."""
+    latest_first = found.stage.backwards != (found.check == "gradients")
+    for row in found.judged.rows:
+        truth, given = (side.get(row.name) for side in (found.judged.truth, found.judged.candidate))
+        if row.passed or row.name not in found.stage.over_time or truth is None or given is None:
+            continue
+        if given.shape != truth.shape:
+            continue
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(given.astype(np.float64) - truth) <= row.bound)
+        if not np.isfinite(given).all():
+            wrong = ~np.isfinite(given)
+        steps = np.unique(np.argwhere(wrong)[:, 1])
+        return int(steps[-1] if latest_first else steps[0])
+    return None

@@ -1,0 +1,199 @@
+"""What is wrong at a wrong stage: the known mistake that gives the candidate's own numbers.
+
+A mistake is named only if the reference with that mistake in it agrees with the candidate as well
+as a right candidate agrees with the reference, by the bounds of `parity.tolerances`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity.comparison import Value, magnitude
+from parity.diagnosis.mistakes import arrays, functions
+from parity.diagnosis.mistakes.update import of_update as mistaken_updates
+from parity.diagnosis.stages import Alone, run
+from parity.judge import Judged
+from parity.report import Row
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import Arrays, Gradients, Pair
+from parity.tolerances import TRUTH, bound, epsilon
+
+Match = tuple[float, str, str]
+"""How far off in ULP, in words, and the part of the stage that it points at."""
+UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
+"""What a mistake raises that does not fit the sizes at hand."""
+
+
+def of_lstm_stage(found: Alone) -> tuple[str, str]:
+    """What is wrong in a stage of an LSTM, and in which part of it; "" if it is not known."""
+    return _closest(_mistakes(found))
+
+
+def of_arrays(judged: Judged) -> str:
+    """How the wrong arrays of a stage are related to the right ones; "" if they are not."""
+    for row in judged.rows:
+        if row.passed or not np.isfinite(row.distance):
+            continue
+        truth, given = judged.truth[row.name], judged.candidate[row.name]
+        if truth is not None and given is not None and (words := _related(truth, given, row)):
+            return words
+    return ""
+
+
+def of_module_stage(
+    row: Row, judged: Judged, pair: Any, run: Any, values: Arrays, model: Any
+) -> str:
+    """What is wrong at a stage of any network.
+
+    Args:
+        row: the first that fails.
+        judged: all rows, of stages computed from the reference's own values.
+        pair: both sides.
+        run: what was run, (side, dtype) → arrays by name.
+        values: the reference's stages.
+        model: the reference.
+    """
+    failing = [r for r in judged.rows if not r.passed and np.isfinite(r.distance)]
+    if row.name not in {r.name for r in failing}:
+        return ""
+    spreads = {r.name: r.spread for r in failing}
+    alike = [r.name for r in failing] if row.check.endswith("gradients") else [row.name]
+    given = {name: judged.candidate[name] for name in alike}
+
+    def matches() -> Iterator[Match]:
+        for words, calls in functions.of_stage(model):
+            try:
+                with calls:
+                    made = run(pair.reference, TRUTH)
+            except UNFIT:
+                continue
+            mistaken = {name: made.get(name) for name in alike}
+            yield _distance(mistaken, given, row.dtype, spreads), words, ""
+
+    words, _ = _closest(matches())
+    return words or _another(row, given[row.name], values) or of_arrays(judged)
+
+
+def _another(row: Row, given: Value, values: Arrays) -> str:
+    """Whether the stage holds what is right for another one."""
+    if given is None or row.check.endswith("gradients"):
+        return ""
+    for name, array in values.items():
+        if name == row.name or not array.size:
+            continue
+        taken = {"it is {}": array}
+        if array.ndim > 1:
+            taken |= {
+                "it is the first step of {}": array[:, 0], "it is the last step of {}": array[:, -1],
+                "it is the mean of {} over its second axis": array.mean(1),
+                "it is the sum of {} over its second axis": array.sum(1),
+                "it is the largest of {} over its second axis": array.max(1),
+            }  # fmt: skip
+        for words, other in taken.items():
+            near = other.shape == given.shape and np.max(np.abs(other - given)) <= row.bound
+            if near:
+                return words.format(name)
+    return ""
+
+
+def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
+    """What the candidate holds instead of the reference's parameter."""
+    if name not in theirs or name not in ours:
+        return ""
+    given = ours[name]
+    for words, array in arrays.of_parameter(name, theirs):
+        if np.array_equal(array.astype(given.dtype), given):
+            return words
+    return ""
+
+
+def of_update(
+    failing: Row, pair: Pair, optimizer: Optimizer, gradients: Sequence[Gradients]
+) -> str:
+    """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
+    start = pair.reference.parameters
+    steps = pair.candidate.update(start, gradients, optimizer, failing.dtype)
+    given = [step.named() for step in steps]
+    spreads = {failing.name: failing.spread}
+
+    def matches() -> Iterator[Match]:
+        for words, make in mistaken_updates(optimizer.torch):
+            try:
+                mistaken = replace(optimizer, torch=make)
+                steps = pair.reference.update(start, gradients, mistaken, TRUTH)
+                distances = [
+                    _distance(step.named(), taken, failing.dtype, spreads)
+                    for step, taken in zip(steps, given, strict=True)
+                ]
+            except ValueError:  # the optimizer has no such option
+                continue
+            yield max(distances), words, ""
+
+    return _closest(matches())[0]
+
+
+def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
+    """Whether the reference's numbers, computed some other way, are the candidate's."""
+    spreads = {row.name: row.spread for row in judged.rows}
+    return bool(np.isfinite(_distance(made, judged.candidate, dtype, spreads)))
+
+
+def _mistakes(found: Alone) -> Iterator[Match]:
+    """How far the candidate is from every known mistake of a stage, its words and its part."""
+    spreads = {row.name: row.spread for row in found.judged.rows}
+    for known in found.stage.mistakes():
+        try:
+            made = run(known.side, found.check, found.parameters, found.inputs, TRUTH)
+            if found.check == "gradients" and not _same_value(found, known.side):
+                continue
+        except UNFIT:
+            continue
+        yield _distance(made, found.judged.candidate, found.dtype, spreads), known.words, known.part
+
+
+def _same_value(found: Alone, side: Any) -> bool:
+    """Whether a mistake leaves the value right: it must, where only gradients are wrong."""
+    given = (found.parameters, found.inputs, TRUTH)
+    right = run(found.stage.pair.reference, "forward", *given)
+    return np.isfinite(_distance(right, run(side, "forward", *given), TRUTH, {}))
+
+
+def _distance(
+    mistaken: Mapping[str, Value], given: Mapping[str, Value], dtype: str, spreads: Mapping[str, float]
+) -> float:
+    """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
+    worst = 0.0
+    largest = max(map(magnitude, mistaken.values()), default=0.0)
+    for name, array in mistaken.items():
+        claimed = given.get(name)
+        if array is None and claimed is None:
+            continue
+        if array is not None and claimed is not None and array.shape != claimed.shape:
+            return float("inf")
+        array = np.zeros(()) if array is None else array
+        claimed = np.zeros(()) if claimed is None else claimed
+        distance = float(np.max(np.abs(claimed.astype(np.float64) - array), initial=0.0))
+        scale = magnitude(array) or largest
+        if not (np.isfinite(scale) and distance <= bound(dtype, spreads.get(name, 0.0), scale)):
+            return float("inf")
+        worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
+    return worst
+
+
+def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
+    for relation in arrays.RELATIONS:
+        try:
+            words, array = relation(truth, given.astype(np.float64))
+        except (ValueError, IndexError):  # it has no such axis
+            continue
+        if array.shape == given.shape and np.max(np.abs(array - given)) <= row.bound:
+            return words
+    return ""
+
+
+def _closest(matches: Iterable[Match]) -> tuple[str, str]:
+    """Words and part of the nearest mistake that is within its bounds; of equals, of the first."""
+    ulp, words, part = min(matches, key=lambda match: match[0], default=(float("inf"), "", ""))
+    return (f"{words} (matches to {ulp:.2g} ULP)", part) if np.isfinite(ulp) else ("", "")

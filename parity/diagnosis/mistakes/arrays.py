@@ -1,0 +1,68 @@
+"""Mistakes that show in any array, whatever computes it: a factor, an axis, an order."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
+
+import numpy as np
+import torch
+
+from parity.diagnosis.mistakes.cell import reordered
+from parity.diagnosis.mistakes.rounding import SIGNIFICANT_BITS, rounded
+
+Arrays = Mapping[str, np.ndarray]
+
+def _gates(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if array.ndim == 0 or len(array) % 4:
+        return
+    parts = np.split(array, 4)
+    for order in permutations(range(4)):
+        if order != (0, 1, 2, 3):
+            yield reordered(order), np.concatenate([parts[i] for i in order])
+    if array.ndim == 2 and parts[0].shape[0] == parts[0].shape[1]:
+        turned = np.concatenate([part.T for part in parts])
+        yield "each gate's block is transposed", turned
+
+
+def of_parameter(name: str, reference: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    """What a parameter may hold instead of the reference's: (words, array), to the last bit."""
+    array = reference[name]
+    yield from _gates(array)
+    if array.ndim == 2 and array.shape[0] == array.shape[1]:
+        yield "it is transposed", array.T
+    for factor, words in ((0, "it is zero"), (-1, "its sign is turned"), (2, "it is doubled")):
+        yield words, factor * array
+    for other, held in reference.items():
+        if other != name and held.shape == array.shape:
+            yield f"it holds {other}", held
+    for mine, other in (("bias_ih", "bias_hh"), ("bias_hh", "bias_ih")):
+        twin = name.replace(mine, other)
+        if mine in name and twin in reference:
+            yield (
+                f"it holds the sum of both biases: {other} is folded into it",
+                (array + reference[twin]),
+            )
+    for words, bits in SIGNIFICANT_BITS.items():
+        exact = torch.from_numpy(array.astype(np.float64))
+        yield f"it was rounded to {words}", rounded(exact, bits).numpy()
+    yield "it is in reverse order", array[::-1]
+
+
+def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
+    product = float(np.vdot(truth, truth))
+    factor = float(np.vdot(given, truth)) / product if product else 0.0
+    return f"it is {factor:.12g} times what it should be", factor * truth
+
+
+RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...] = (
+    lambda truth, given: ("it is zero", 0 * truth),
+    _factor,
+    lambda truth, given: ("its second axis is in reverse order", np.flip(truth, 1)),
+    lambda truth, given: ("its second axis is one place late", np.roll(truth, 1, axis=1)),
+    lambda truth, given: ("its second axis is one place early", np.roll(truth, -1, axis=1)),
+    lambda truth, given: ("it is transposed", truth.T),
+    lambda truth, given: (
+        f"it is {np.mean(given - truth):.6g} more everywhere",
+        truth + np.mean(given - truth),
+    ),
+)
+"""(truth, given) → words, and the array that given would then be."""

@@ -1,0 +1,75 @@
+"""Both sides run and compared: the truth, the plain and nudged references, and the candidate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parity import lockstep, nudging
+from parity.comparison import Value, doubtful
+from parity.report import Row
+from parity.sides.side import Pair, Side
+from parity.tolerances import TRUTH
+
+Run = Callable[[Side, str], Mapping[str, Value]]
+"""(side, dtype) → what it computes in that dtype, by name."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What both sides computed, and the comparison: a row for every name."""
+
+    truth: Mapping[str, Value]
+    candidate: Mapping[str, Value]
+    rows: tuple[Row, ...]
+
+    @property
+    def failure(self) -> Row | None:
+        """The first row that fails."""
+        return next((row for row in self.rows if not row.passed), None)
+
+
+def judge_run(
+    pair: Pair, run: Run, dtype: str, *, truth: Mapping[str, Value] | None = None, **place: Any
+) -> Judged:
+    """Run both sides, and compare what they compute.
+
+    Args:
+        pair: both sides.
+        run: what is run.
+        dtype: what the candidate is run in.
+        truth: what the run of the reference in float64 gave, where that is known already.
+        **place: the rows' case, check and step.
+    """
+    truth = run(pair.reference, TRUTH) if truth is None else truth
+    plain, *nudged = nudging.runs(pair.reference, dtype)
+    own = [truth if dtype == TRUTH else run(plain, dtype), *(run(side, dtype) for side in nudged)]
+    place["dtype"] = dtype
+    try:
+        candidate = run(pair.candidate, dtype)
+    except Exception as error:  # whatever the candidate's code raises is what is wrong with it
+        return Judged(truth, {}, (raised(error, **place),))
+    rows = _rows(truth, candidate, own, place)
+    if doubtful(rows):
+        own += [run(side, dtype) for side in nudging.more(pair.reference, dtype)]
+        rows = _rows(truth, candidate, own, place)
+    return Judged(truth, candidate, rows)
+
+
+def _rows(
+    truth: Mapping[str, Value],
+    candidate: Mapping[str, Value],
+    own: Sequence[Mapping[str, Value]],
+    place: Mapping[str, Any],
+) -> tuple[Row, ...]:
+    return tuple(
+        lockstep.judged(truth, candidate, own, 0.0, {**place, "name": name})
+        for name in lockstep.names(truth, candidate)
+    )
+
+
+def raised(error: Exception, **place: Any) -> Row:
+    """The row for what the candidate raised, named after the stage that it was raised in."""
+    stage = getattr(error, "parity_stage", "the candidate")
+    words = (str(error) or "without a message").splitlines()[0]
+    note = f"the candidate raises {type(error).__name__}: {words}"
+    return Row(name=stage, passed=False, distance=float("nan"), note=note, **place)

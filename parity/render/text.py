@@ -1,0 +1,176 @@
+"""A report as text: for the terminal, for a failing assertion, and as Markdown."""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.report import Report, Row
+
+WIDTH = 140
+_SHOWN_FAILURES = 20
+COLUMNS = "name | verdict | step | distance | ULP | reference | ULP | spread | bound | ULP"
+
+
+def text(report: Report) -> str:
+    """What `print_to` prints, without colours."""
+    stream = io.StringIO()
+    print_to(report, Console(file=stream, width=WIDTH, force_terminal=False, color_system=None))
+    return stream.getvalue().rstrip()
+
+
+def print_to(report: Report, console: Console) -> None:
+    """The verdict, a line per check, failures, a line of sizes and seeds per kind, environment."""
+
+    def line(words: str) -> None:
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+    line(verdict(report))
+    if report.rows:
+        console.print(_summary(report.rows))
+    failing = [row for row in report.rows if not row.passed]
+    for row in failing[:_SHOWN_FAILURES]:
+        line(f"  {describe(row)}")
+    if len(failing) > _SHOWN_FAILURES:
+        line(f"  … and {len(failing) - _SHOWN_FAILURES} more: see report.rows")
+    for words in sizes_and_seeds(report.environment.get("cases", {})):
+        line(words)
+    for name, value in report.environment.items():
+        if name != "cases":
+            line(f"{name}: {plain(value)}")
+
+
+def verdict(report: Report) -> str:
+    """One line: what passed, or where it first went wrong."""
+    if report.passed:
+        return f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
+    if report.unproven and report.first_divergence is None:
+        of = "; ".join(", ".join(filter(None, group)) for group in report.unproven)
+        return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"
+    first = report.first_divergence
+    if first is None:
+        return "FAILED: nothing was compared"
+    failing = sum(not row.passed for row in report.rows)
+    return f"FAILED: {failing} of {len(report.rows)} comparisons; first {describe(first)}"
+
+
+def _unknown(report: Report) -> str:
+    count = len(report.undetermined)
+    return f"; {count} undetermined, first {describe(report.undetermined[0])}" if count else ""
+
+
+def describe(row: Row) -> str:
+    """A row in one line of words."""
+    place = ", ".join(part for part in row.group if part)
+    step = "" if row.step is None else f", step {row.step}"
+    where = f" at {list(row.where)}" if row.where else ""
+    words = row.note or (
+        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP){where}, allowed "
+        f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g} "
+        f"({row.ulp(row.reference_distance):.3g} ULP)"
+    )
+    return f"{row.name} ({place}{step}): {words}"
+
+
+def markdown(report: Report) -> str:
+    """The report with every row, as Markdown."""
+    facts = {**report.environment}
+    cases = facts.pop("cases", {})
+    lines = ["# Parity report", "", f"**{verdict(report)}**", "", "## Environment", ""]
+    lines += [f"- {name}: {plain(value)}" for name, value in facts.items()]
+    lines += [f"- case “{case}”: {plain(value)}" for case, value in cases.items()]
+    for group, rows in groupby(report.rows, key=lambda row: row.group):
+        lines += ["", f"## {', '.join(part for part in group if part)}", ""]
+        lines += [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def sizes_and_seeds(cases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for all cases of a kind: fact by fact, every value that occurs."""
+    kinds: dict[str, dict[str, dict[str, None]]] = {}  # a dict of None: a set in order
+    for case, facts in cases.items():
+        kind = kinds.setdefault(case.partition(":")[0] or "the inputs", {})
+        shapes = facts.get("inputs", {})
+        for name, value in {**shapes, **facts}.items():
+            if name != "inputs":
+                kind.setdefault(name, {})[plain(value)] = None
+    for what, values in kinds.items():
+        yield f"{what}: " + "; ".join(f"{name} {', '.join(held)}" for name, held in values.items())
+
+
+def plain(value: object) -> str:
+    """Nested facts on one line: `a 1, b 2`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(held)}" for name, held in value.items())
+    if isinstance(value, list | tuple):
+        return " × ".join(map(str, value)) if _is_shape(value) else " and ".join(map(str, value))
+    return str(value)
+
+
+def _is_shape(value: list | tuple) -> bool:
+    return all(isinstance(number, int) for number in value)
+
+
+def cells(row: Row) -> list[str]:
+    """A row under `COLUMNS`."""
+    return [
+        row.name,
+        f"{row.verdict} {row.note}".strip(),
+        "" if row.step is None else str(row.step),
+        f"{row.distance:.2e}",
+        f"{row.ulp(row.distance):.3g}",
+        f"{row.reference_distance:.2e}",
+        f"{row.ulp(row.reference_distance):.3g}",
+        f"{row.spread:.2e}",
+        f"{row.bound:.2e}",
+        f"{row.ulp(row.bound):.3g}",
+    ]
+
+
+def _summary(rows: Iterable[Row]) -> Table:
+    """A line per check and dtype over all cases of a kind, with the array nearest to its bound."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("what", "check", "dtype"):
+        table.add_column(heading)
+    for heading in ("cases", "arrays"):
+        table.add_column(heading, justify="right")
+    table.add_column("nearest to its bound", overflow="fold")
+    for heading in ("distance", "ULP", "reference", "ULP", "bound ULP", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group, members, worst in summarized(rows):
+        counts = len({row.case for row in members}), len(members)
+        verdict = worst.verdict
+        cells = (*group, *map(str, counts), *nearest(worst), verdict)
+        table.add_row(*map(Text, cells))  # Text: a name in brackets is no markup
+    return table
+
+
+def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list[Row], Row]]:
+    """What, check and dtype; their rows over all cases of a kind; the one nearest to its bound."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.case.partition(":")[0], row.check, row.dtype), []).append(row)
+    for group, members in groups.items():
+        yield group, members, min(members, key=lambda row: (row.passed, -row.tightness))
+
+
+def nearest(row: Row) -> tuple[str, ...]:
+    """A row as name, its distance and the reference's, each also in ULP, and the bound in ULP."""
+    if row.epsilon == 0:  # equality to the last bit: there is no distance to tell
+        return "all equal to the last bit" if row.passed else row.name, "", "", "", "", ""
+    which = row.case.partition(":")[2].strip()
+    step = "" if row.step is None else f"step {row.step}"
+    place = ", ".join(part for part in (which, step) if part)
+    return (
+        f"{row.name} ({place})" if place else row.name,
+        f"{row.distance:.2e}",
+        f"{row.ulp(row.distance):.3g}",
+        f"{row.reference_distance:.2e}",
+        f"{row.ulp(row.reference_distance):.3g}",
+        f"{row.ulp(row.bound):.3g}",
+    )

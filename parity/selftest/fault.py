@@ -1,0 +1,56 @@
+"""What a planted fault is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.selftest import planting
+from parity.sides.optimizers import Optimizer
+
+Held = Mapping[str, np.ndarray]
+
+SHOWS = {
+    "parameters": "in what the model holds",
+    "forward": "in every direction, at every step",
+    "one direction": "in one direction only",
+    "later steps": "after some time steps only",
+    "padding": "in padded batches only",
+    "gradients": "in gradients only",
+    "float32": "in float32 only",
+    "not finite": "as NaN or infinity on one side",
+    "training": "in training only",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        name: what it is.
+        stage: the name that the report's first divergence must have.
+        shows: a key of SHOWS.
+        says: what its diagnosis must contain; "" where no known mistake explains the fault.
+        plant: puts the fault into the code.
+        hold: puts the fault into the candidate's parameters.
+        case: the inputs, a key of `parity.selftest.CASES`.
+        optimizer: what to train with: the reference right, the candidate with the fault.
+        loss: what to descend, likewise.
+    """
+
+    name: str
+    stage: str
+    shows: str
+    says: str = ""
+    plant: planting.Plant = planting.nothing
+    hold: Callable[[Held], Held] = lambda held: held
+    case: str = "plain"
+    optimizer: Optimizer | None = None
+    loss: Loss = MEAN_SQUARED_ERROR
+
+
+def cell(number: str, gate: str) -> str:
+    """The stage of a part of a direction of the first layer."""
+    return f"lstm.layer0.{number}.{gate}"

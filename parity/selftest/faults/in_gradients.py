@@ -1,0 +1,66 @@
+"""Faults that leave every value right."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flax_bilstm import network
+from flax_bilstm.recurrence.equations import State
+from parity.sides.losses import MEAN_SQUARED_ERROR
+from parity.selftest import pieces, planting
+from parity.selftest.fault import Fault, cell
+
+
+def _sum_of_squares(output: Any, target: Any) -> Any:
+    return jnp.sum(jnp.square(output - target))
+
+
+GRADIENTS = (
+    Fault("folded biases: bias_hh gets no gradient", cell("reverse", "input_gate"), "gradients",
+             "bias_hh gets no gradient", planting.weights(pieces.stopped("bias_hh"))),
+    Fault("gradient of weight_hh halved", cell("forward", "input_gate"), "gradients", "0.5",
+             planting.weights(lambda w: w._replace(
+                 kernel_hh=pieces.scaled_slope(0.5)(w.kernel_hh)), "forward")),
+    Fault("no gradient into the previous hidden state", cell("reverse", "input_gate"),
+             "gradients", "no gradient flows into the previous hidden state",
+             planting.loop(pieces.cell(enter=lambda s: s._replace(
+                 hidden=jax.lax.stop_gradient(s.hidden))))),
+    Fault("no gradient into the previous cell state", cell("reverse", "carry"), "gradients",
+             "no gradient flows into the previous cell state",
+             planting.loop(pieces.cell(enter=lambda s: s._replace(
+                 cell=jax.lax.stop_gradient(s.cell))))),
+    Fault("forget gate's derivative f, not f (1 − f)", cell("reverse", "forget_gate"),
+             "gradients", "",
+             planting.loop(pieces.cell(forget=pieces.with_slope(jax.nn.sigmoid, jax.nn.sigmoid)))),
+    Fault("derivative of the cell gate's tanh missing", cell("reverse", "cell_gate"),
+             "gradients", "derivative of the cell gate's tanh",
+             planting.loop(pieces.cell(candidate=pieces.with_slope(jnp.tanh, jnp.ones_like)))),
+    Fault("gradient cut every 8 steps", cell("forward", "outputs"), "gradients",
+             "gradients stop every 8 steps",
+             planting.in_pieces(8, lambda start, state: State(
+                 *map(jax.lax.stop_gradient, state)))),
+    Fault("no gradient through the attention weights", "lstm.output", "gradients",
+             "no gradient flows through the weights",
+             planting.attention(pieces.attend(weigh=lambda s: jax.lax.stop_gradient(
+                 jax.nn.softmax(s, axis=-1))))),
+    Fault("no gradient into the values", "lstm.output", "gradients",
+             "no gradient flows into the values",
+             planting.attention(pieces.attend(values=jax.lax.stop_gradient))),
+    Fault("no gradient into the reverse half", "lstm.layer0.output", "gradients",
+             "no gradient flows into the reverse half",
+             planting.lstm_results(lambda y, h, c: (jnp.concatenate(
+                 [y[..., :4], jax.lax.stop_gradient(y[..., 4:])], axis=-1), h, c))),
+    Fault("sign of the head's gradient turned", "fc", "gradients", "sign of the gradient",
+             planting.calling(nnx.Linear, lambda call, module, x: (
+                 pieces.scaled_slope(-1.0)(call(x))))),
+    Fault("gradient of a sum, loss of a mean", "loss", "gradients", "24 times",
+             loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, target: (
+                 _sum_of_squares(output, target) - jax.lax.stop_gradient(
+                     _sum_of_squares(output, target) * (1 - 1 / output.size))))),
+    Fault("the unused Linear is a trained parameter", "attention.attn.bias", "gradients",
+             "the reference never uses it",
+             planting.patched(network, "Unused", lambda real: nnx.Param)),
+)  # fmt: skip

@@ -1,0 +1,39 @@
+"""How a model is called with named inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+@dataclass(frozen=True)
+class Positional:
+    """Inputs by position, then those that the model takes by keyword; the loss's stay out."""
+
+    positional: tuple[str, ...] = ("x",)
+    keywords: tuple[str, ...] = ()
+
+    def __call__(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """What the model returns."""
+        args = (inputs[name] for name in self.positional if name in inputs)
+        return model(*args, **{name: inputs[name] for name in self.keywords if name in inputs})
+
+
+def torch_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """A `torch.nn.LSTM` on x, and h_0, c_0 and lengths where they are given."""
+    x, lengths = inputs["x"], inputs.get("lengths")
+    state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
+    if lengths is None:
+        return model(x, state)
+    first = model.batch_first
+    packed = pack_padded_sequence(x, lengths.cpu(), first, enforce_sorted=False)
+    y, final = model(packed, state)
+    y, _ = pad_packed_sequence(y, first, total_length=x.shape[1 if first else 0])
+    return y, final
+
+
+def flax_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """A `flax_bilstm.LSTM` on the same."""
+    state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
+    return model(inputs["x"], initial_state=state, lengths=inputs.get("lengths"))

@@ -1,0 +1,175 @@
+"""Calls of submodules, intercepted: what went in, what came out, and other values put in there.
+
+A stage is a submodule's output under its path, `blocks.0.norm`, or what it was called with,
+`blocks.0.norm.input`. When a submodule is called again its name is followed by the number of the
+call, `norm[1]`; arrays in tuples, dicts and dataclasses are named by where they lie, `gru.0`, and
+arguments by keyword by their keyword, `norm.input.mask`. What goes into and comes out of a pair of
+LSTMs has the names and the layout of `parity.sides.recurrent` in both frameworks.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any, Protocol
+
+from flax import nnx
+
+from parity.sides import trees
+
+Call = Callable[..., Any]
+Handler = Callable[[Call, tuple, dict], Any]
+"""(the call itself, positional arguments, keyword arguments) → what the caller gets."""
+
+_HANDLERS: dict[int, Handler] = {}
+
+
+class Ports(Protocol):
+    """How to read and to replace the arrays that go into a kind of module and come out of it."""
+
+    def arguments(
+        self, name: str, args: tuple, kwargs: dict, change: trees.Change
+    ) -> tuple[tuple, dict]:
+        """The arguments of a call with every array changed."""
+
+    def result(self, name: str, value: Any, change: trees.Change) -> Any:
+        """The result of that call with every array changed."""
+
+
+class AnyModule:
+    """Arrays wherever they lie in arguments and results."""
+
+    def arguments(
+        self, name: str, args: tuple, kwargs: dict, change: trees.Change
+    ) -> tuple[tuple, dict]:
+        """`name.input` for a single argument, else `name.input.0` and so on."""
+        name = f"{name}.input"
+        if len(args) == 1:
+            args = (trees.mapped(name, args[0], change),)
+        else:
+            args = tuple(trees.mapped(f"{name}.{i}", a, change) for i, a in enumerate(args))
+        return args, {k: trees.mapped(f"{name}.{k}", v, change) for k, v in kwargs.items()}
+
+    def result(self, name: str, value: Any, change: trees.Change) -> Any:
+        """`name`, or `name.0` and so on."""
+        return trees.mapped(name, value, change)
+
+
+class Taps:
+    """Gathers the stages of one run, in order of computation.
+
+    Args:
+        substitute: (stage, value) → the value that the run goes on with.
+        chosen: the stages to look at; None for all.
+        here: whether a call happens in the outermost program: in Flax a submodule may be called
+            inside of a transformation, `jax.vmap` say, whose values do not exist outside of it.
+
+    Attributes:
+        own: what the run itself computed, by stage.
+        hidden: paths of the submodules whose calls could not be looked into.
+    """
+
+    def __init__(
+        self,
+        substitute: trees.Change = lambda name, value: value,
+        chosen: frozenset[str] | None = None,
+        here: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.own: dict[str, Any] = {}
+        self.hidden: set[str] = set()
+        self._substitute, self._chosen, self._here = substitute, chosen, here
+        self._calls: Counter[str] = Counter()
+
+    def handler(self, path: str, ports: Ports) -> Handler:
+        """What to do about a call of the submodule at this path."""
+
+        def handle(call: Call, args: tuple, kwargs: dict) -> Any:
+            if not self._here():
+                self.hidden.add(path)
+                return call(*args, **kwargs)
+            count = self._calls[path]
+            self._calls[path] += 1
+            name = f"{path}[{count}]" if count else path
+            args, kwargs = ports.arguments(name, args, kwargs, self.keep)
+            with placed(name):
+                result = call(*args, **kwargs)
+            return ports.result(name, result, self.keep)
+
+        return handle
+
+    def keep(self, name: str, value: Any) -> Any:
+        """Notes the value of a stage; what the run goes on with."""
+        if self._chosen is not None and name not in self._chosen:
+            return value
+        self.own[name] = value
+        return self._substitute(name, value)
+
+
+@contextmanager
+def placed(stage: str) -> Iterator[None]:
+    """An exception that leaves it is told where it was raised, if it has not been told already."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "parity_stage"):
+            error.parity_stage = stage  # type: ignore[attr-defined]
+        raise
+
+
+@contextmanager
+def intercepted_torch(handlers: Mapping[str, Handler], modules: Mapping[str, Any]) -> Iterator[None]:
+    """While it lasts, calls of these torch modules, by path, go through their handlers."""
+
+    def replaced(handler: Handler, call: Call) -> Call:
+        return lambda *args, **kwargs: handler(call, args, kwargs)
+
+    with ExitStack() as undo:
+        for path, handler in handlers.items():
+            module = modules[path]
+            # The instance's own `forward` goes first, in `torch.nn.Module.__call__`.
+            own = vars(module).get("forward")
+            restore = (
+                (module.__dict__.pop, "forward") if own is None else (setattr, module, "forward", own)
+            )
+            module.forward = replaced(handler, module.forward)
+            undo.callback(*restore)
+        yield
+
+
+@contextmanager
+def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any]) -> Iterator[None]:
+    """While it lasts, calls of these very NNX modules, by path, go through their handlers.
+
+    Copies that a transformation inside the model makes of them, `nnx.scan` say, are called as ever.
+    """
+    with ExitStack() as undo:
+        for path, handler in handlers.items():
+            module = modules[path]
+            undo.callback(object.__setattr__, module, "__class__", type(module))
+            undo.callback(_HANDLERS.pop, id(module))
+            _HANDLERS[id(module)] = handler
+            object.__setattr__(module, "__class__", _watched(type(module)))
+        yield
+
+
+@cache
+def _watched(kind: type) -> type:
+    """The class, but that calls of modules with a handler go through it."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handler = _HANDLERS.get(id(self))
+        if handler is None:
+            return kind.__call__(self, *args, **kwargs)
+        return handler(lambda *a, **k: kind.__call__(self, *a, **k), args, kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def torch_submodules(module: Any) -> dict[str, Any]:
+    """Path → submodule, the module itself under ""."""
+    return dict(module.named_modules())
+
+
+def nnx_submodules(module: nnx.Module) -> dict[str, Any]:
+    """Path → submodule, the module itself under ""."""
+    return {".".join(map(str, path)): found for path, found in nnx.iter_modules(module)}

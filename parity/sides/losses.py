@@ -1,0 +1,83 @@
+"""Losses that exist in both frameworks: one table, a row for each pair of twins."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import torch
+from jaxtyping import Float, Int, Scalar, Shaped
+
+from parity.sides import trees
+from parity.sides.side import TARGET
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss in both frameworks: (what the model returned, all inputs by name) → scalar.
+
+    Attributes:
+        name: what reports call it.
+        torch: in PyTorch.
+        jax: the same in JAX.
+        targeted: whether it reads the input `target`, drawn at random where none is given.
+    """
+
+    name: str
+    torch: Callable[[Any, Mapping[str, Any]], Any]
+    jax: Callable[[Any, Mapping[str, Any]], Any]
+    targeted: bool = False
+
+
+def _mean_squared_error(
+    output: Float[jax.Array, "..."], target: Float[jax.Array, "..."]
+) -> Shaped[Scalar, ""]:
+    return jnp.mean(jnp.square(output.astype(target.dtype) - target))
+
+
+def _cross_entropy(
+    output: Float[jax.Array, "batch classes"], target: Int[jax.Array, " batch"]
+) -> Shaped[Scalar, ""]:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(output, target))
+
+
+def _inner_product(output: Any, cotangent: Any) -> Any:
+    if isinstance(output, jax.Array):  # the sum of bfloat16 products is float32 there
+        cotangent = cotangent.astype(output.dtype)
+    return (output * cotangent).sum()
+
+
+def _on_target(torch_loss: Callable, jax_loss: Callable, name: str) -> Loss:
+    """A loss of all floating outputs in one array, and of a target of that shape."""
+
+    def in_torch(output: Any, inputs: Mapping[str, Any]) -> Any:
+        parts = _floating(output, lambda array: array.dtype.is_floating_point)
+        whole = parts[0] if len(parts) == 1 else torch.cat([part.ravel() for part in parts])
+        return torch_loss(whole, inputs[TARGET])
+
+    def in_jax(output: Any, inputs: Mapping[str, Any]) -> Any:
+        parts = _floating(output, lambda array: jnp.issubdtype(array.dtype, jnp.floating))
+        whole = parts[0] if len(parts) == 1 else jnp.concatenate([part.ravel() for part in parts])
+        if jax_loss is not _cross_entropy and whole.shape != inputs[TARGET].shape:
+            raise ValueError(
+                f"the output has shape {whole.shape}, the reference's {inputs[TARGET].shape}"
+            )
+        return jax_loss(whole, inputs[TARGET])
+
+    return Loss(name, in_torch, in_jax, targeted=True)
+
+
+def _floating(output: Any, is_floating: Callable[[Any], bool]) -> list[Any]:
+    """The floating arrays of an output by name: a dict may have another order on the other side."""
+    found = trees.arrays("output", output)
+    return [found[name] for name in sorted(found) if is_floating(found[name])]
+
+
+MEAN_SQUARED_ERROR = _on_target(
+    torch.nn.functional.mse_loss, _mean_squared_error, "mean squared error"
+)
+CROSS_ENTROPY = _on_target(torch.nn.functional.cross_entropy, _cross_entropy, "cross entropy")
+INNER_PRODUCT = _on_target(_inner_product, _inner_product, "inner product with a cotangent")
+"""Its gradient is the VJP of the input `target`."""

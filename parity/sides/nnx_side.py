@@ -1,0 +1,420 @@
+"""The side of any `flax.nnx.Module`."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.core import get_opaque_trace_state
+
+from flax_bilstm.conversion.transforms import identical
+from parity.sides import trees
+from parity.sides.calls import Positional
+from parity.sides.intercept import (
+    AnyModule, Ports, Taps, intercepted_nnx, nnx_submodules, placed,
+)  # fmt: skip
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.optimizers import Optimizer, moments
+from parity.sides.programs import Program
+from parity.sides.recurrent import FlaxLSTM
+from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable, floating
+
+Call = Callable[[Any, Mapping[str, Any]], Any]
+"""(model, inputs by name) → what the model returns."""
+Named = dict[str, jax.Array]
+
+
+class ParameterRow(Protocol):
+    """Tensors of the reference, and the variables of the module that hold them.
+
+    `flax_bilstm.conversion.rows.Row` is one. Where the module has no variable at a path, the row
+    has a default.
+    """
+
+    @property
+    def torch_names(self) -> tuple[str, ...]:
+        """The reference's names."""
+
+    @property
+    def paths(self) -> tuple[tuple[str | int, ...], ...]:
+        """The paths of the variables."""
+
+    @property
+    def default(self) -> np.ndarray | None:
+        """The tensor where there is no variable."""
+
+    def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
+        """From the module's layout to the reference's."""
+
+    def from_torch(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """From the reference's layout to the module's."""
+
+
+class NnxSide(Side):
+    """Runs copies of a module, compiled, in evaluation mode.
+
+    What is trained, and has a gradient, is what a Flax user's own loop would train: the
+    `nnx.Param`s, by `nnx.Optimizer(model, tx, wrt=nnx.Param)`.
+
+    Args:
+        module: never changed.
+        rows: every tensor of the reference in one of them; all names come from here.
+        call: how it is called; it is traced.
+        loss: what gradients and training descend.
+        stages: the reference's paths of the submodules to look into → their paths here.
+        lstms: those of them that are LSTMs on both sides.
+        chosen: the stages to look at; None for all of these submodules, () for none.
+        output: what the output is called.
+        name: what reports call this side.
+
+    Raises:
+        ValueError: a row points at no leaf, or its two layouts do not give the same leaf back.
+    """
+
+    opens = True
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        rows: Sequence[ParameterRow],
+        call: Call = Positional(),  # noqa: B008 (it is frozen)
+        loss: Loss = MEAN_SQUARED_ERROR,
+        *,
+        stages: Mapping[str, str] | None = None,
+        lstms: Iterable[str] = (),
+        chosen: frozenset[str] | None = None,
+        output: str = "output",
+        name: str = "flax",
+    ) -> None:
+        module = nnx.clone(module)
+        module.eval()
+        _compute_as_stored(module)
+        self._graphdef, self._template = nnx.split(module)
+        self._variables = {tuple(path): leaf for path, leaf in nnx.to_flat_state(self._template)}
+        self._rows = tuple(rows)
+        self.call, self.loss, self.output = call, loss, output
+        self.stages, self.lstms, self.chosen = dict(stages or {}), tuple(lstms), chosen
+        self.hidden: set[str] = set()
+        self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
+        self._steps: dict[Any, Program] = {}
+        super().__init__(name, self._exact_parameters())
+
+    def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
+        """The shape and dtype of every stage, without running anything."""
+        read = {n: array for n, array in inputs.items() if n != TARGET}
+        with _precision(dtype):
+            return jax.eval_shape(
+                self._run_values, self._leaves(parameters, dtype), _device(read, dtype), {},
+                jnp.zeros((), bool),
+            )  # fmt: skip
+
+    def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        return self.local(parameters, inputs, {}, dtype)
+
+    def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        read = {n: array for n, array in inputs.items() if n != TARGET}  # what the loss reads
+        with _precision(dtype):
+            given = self._given(parameters, read, values, dtype)
+            found = self._values(
+                self._leaves(parameters, dtype), _device(read, dtype), given,
+                jnp.asarray(bool(values)),
+            )  # fmt: skip
+            return {n: np.asarray(value) for n, value in found.items()}
+
+    def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
+        """See `Side`."""
+        return self._pull(parameters, inputs, {}, {}, dtype)[0]
+
+    def cotangents(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        return self._pull(parameters, inputs, {}, {}, dtype)[1]
+
+    def local_gradients(
+        self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> Gradients:
+        """See `Side`."""
+        by_parameter, by_stage = self._pull(parameters, inputs, values, cotangents, dtype)
+        return {**dict(reversed(by_stage.items())), **by_parameter}
+
+    def train(
+        self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        taken = self._training(parameters, optimizer, dtype)
+        for batch in batches:
+            # Not around the yield: what runs between two steps has its own precision.
+            with _precision(dtype):
+                value, slopes, _ = self._differentiate(next(taken), batch, {}, {}, dtype)
+                left = taken.send((value, slopes[0]))
+            yield left
+
+    def update(
+        self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        taken = self._training(parameters, optimizer, dtype)
+        for given in gradients:
+            with _precision(dtype):
+                slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
+                for row in self._rows:
+                    tensors = [given.get(name) for name in row.torch_names]
+                    if any(tensor is None for tensor in tensors):
+                        continue
+                    for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
+                        slopes[_dotted(path)] = jnp.asarray(leaf, dtype)
+                left = taken.send((jnp.zeros(()), slopes))
+            yield left
+
+    def _training(self, parameters: Arrays, optimizer: Optimizer, dtype: str) -> Any:
+        """Yields the leaves; takes a loss and gradients, makes a step and yields what it left."""
+        with _precision(dtype):
+            model = self._model(self._leaves(parameters, dtype))
+            updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
+            graphdef, state = nnx.split((updates, model))
+
+            def step(state: Any, slopes: Named) -> Any:
+                updates, model = nnx.merge(graphdef, state)
+                gradient = nnx.clone(nnx.state(model, nnx.Param))
+                for path, leaf in nnx.to_flat_state(gradient):
+                    leaf.set_value(slopes[_dotted(path)])
+                with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+                    updates.update(model, gradient)
+                return nnx.state((updates, model))
+
+            run = self._steps.setdefault((optimizer.optax, dtype), Program(step))
+        while True:
+            _, model = nnx.merge(graphdef, state)
+            leaves = {_dotted(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
+            value, slopes = yield leaves
+            state = run(state, slopes)
+            updates, model = nnx.merge(graphdef, state)
+            yield self._left_behind(value, model, updates, optimizer)
+
+    def _left_behind(
+        self, value: jax.Array, model: nnx.Module, updates: nnx.Optimizer, optimizer: Optimizer
+    ) -> Step:
+        kept = {
+            theirs: self._named(moments(updates.opt_state, ours))
+            for theirs, ours in optimizer.moments.items()
+        }
+        state = {tuple(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
+        return Step(
+            np.asarray(value),
+            {n: self.parameters[n] if a is None else a for n, a in self._named(state).items()},
+            {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
+        )
+
+    def _pull(
+        self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
+        """The gradients at parameters and inputs, and at the stages: see `TorchSide`."""
+        with _precision(dtype):
+            leaves = self._leaves(parameters, dtype)
+            _, (by_leaf, by_input), by_stage = self._differentiate(
+                leaves, inputs, values, cotangents, dtype
+            )
+            by_parameter = self._named(
+                {p: by_leaf[_dotted(p)] for p in self._variables if _dotted(p) in by_leaf}
+            )
+            backward = dict(reversed(by_parameter.items()))
+            return (
+                {**backward, **{n: np.asarray(g) for n, g in by_input.items()}},
+                {n: np.asarray(g) for n, g in by_stage.items()},
+            )
+
+    def _differentiate(
+        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> Any:
+        """The loss; gradients at trained leaves and inputs, and at the stages."""
+        trained = {
+            _dotted(path)
+            for path, leaf in self._variables.items()
+            if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
+        rest = _device(inputs, dtype)
+        sources = {n: rest.pop(n) for n in differentiable(inputs)}
+        given = self._given_to(leaves, inputs, values, dtype)
+        weights = {n: jnp.zeros_like(v) for n, v in given.items()}
+        weights.update({n: v for n, v in _device(cotangents, dtype).items() if n in weights})
+        return self._slopes(
+            {n: leaf for n, leaf in leaves.items() if n in trained},
+            {n: leaf for n, leaf in leaves.items() if n not in trained},
+            sources, rest, given, jnp.asarray(bool(values)), weights,
+        )  # fmt: skip
+
+    def _run_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Any:
+        own, _ = self._run(leaves, inputs, given, forced)
+        return OrderedDict(own)  # jit sorts the keys of a dict, and keeps those of this
+
+    def _run_slopes(
+        self, trained: Named, fixed: Named, sources: Named, rest: Named, given: Named,
+        forced: Any, weights: Named,
+    ) -> Any:  # fmt: skip
+        def total(trained: Named, sources: Named, given: Named) -> tuple[Any, Any]:
+            inputs = {**rest, **sources}
+            own, output = self._run({**fixed, **trained}, inputs, {**whole, **given}, forced)
+            with placed("loss"):
+                value = self.loss.jax(output, inputs)
+            both = value
+            for name, weight in weights.items():
+                if name in own and jnp.issubdtype(own[name].dtype, jnp.floating):
+                    both = both + jnp.vdot(own[name], weight).astype(value.dtype)
+            return both, value
+
+        smooth = {n: v for n, v in given.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+        whole = {n: v for n, v in given.items() if n not in smooth}
+        slopes, value = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(trained, sources, smooth)
+        by_stage = OrderedDict((n, slopes[2][n]) for n in smooth)
+        return value, slopes[:2], by_stage
+
+    def _run(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> tuple[Named, Any]:
+        """What the run computed, by stage, and the output that goes on to the loss."""
+        outermost = _trace()
+
+        def substitute(name: str, value: jax.Array) -> jax.Array:
+            stand_in = given.get(name)
+            if stand_in is None or stand_in.shape != value.shape:
+                return value
+            if not jnp.issubdtype(value.dtype, jnp.floating):
+                return jnp.where(forced, stand_in.astype(value.dtype), value)
+            # One sum for both: where nothing is forced, what stands in is 0.
+            own = jnp.where(forced, jnp.zeros_like(value), value)
+            return stand_in.astype(value.dtype) + own
+
+        taps = Taps(substitute, self.chosen, here=lambda: _trace() == outermost)
+        model = self._model(leaves)
+        modules = nnx_submodules(model)
+        handlers = {
+            ours: taps.handler(theirs or "lstm", self._ports(theirs, modules[ours]))
+            for theirs, ours in self.stages.items()
+        }
+        with intercepted_nnx(handlers, modules):
+            output = self.call(model, inputs)
+        self.hidden |= taps.hidden
+        outputs = Taps(substitute)
+        output = trees.mapped(self.output, output, outputs.keep, strict=True)
+        return {**taps.own, **outputs.own}, output
+
+    def _ports(self, path: str, module: Any) -> Ports:
+        return FlaxLSTM(module) if path in self.lstms else AnyModule()
+
+    def _given(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Named:
+        return self._given_to(self._leaves(parameters, dtype), inputs, values, dtype)
+
+    def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
+        """What stands in for every stage: the given values, or zeros; nothing of other shapes."""
+        if not self.stages:
+            return {}
+        read = {n: array for n, array in inputs.items() if n != TARGET}
+        key = (dtype, *((n, array.shape) for n, array in read.items()))
+        cache = self.__dict__.setdefault("_shapes", {})
+        if key not in cache:
+            cache[key] = jax.eval_shape(
+                self._run_values, leaves, _device(read, dtype), {}, jnp.zeros((), bool)
+            )
+        if not values:
+            return {n: jnp.zeros(s.shape, s.dtype) for n, s in cache[key].items()}
+        return {
+            n: jnp.asarray(values[n], s.dtype)
+            for n, s in cache[key].items()
+            if n in values and values[n].shape == s.shape
+        }
+
+    def _leaves(self, parameters: Arrays, dtype: str) -> Named:
+        """Every variable of the module in this dtype, those with a row from the parameters."""
+        values = {path: leaf[...] for path, leaf in self._variables.items()}
+        for row in self._rows:
+            leaves = row.from_torch([np.asarray(parameters[name]) for name in row.torch_names])
+            values.update(
+                (path, leaf)
+                for path, leaf in zip(row.paths, leaves, strict=True)
+                if path in self._variables
+            )
+        return {
+            _dotted(path): jnp.asarray(value, dtype if _is_floating(value) else None)
+            for path, value in values.items()
+        }
+
+    def _model(self, leaves: Named) -> nnx.Module:
+        """A copy of the module that holds these leaves."""
+        model = nnx.merge(self._graphdef, nnx.clone(self._template))
+        state = nnx.state(model)
+        for path, leaf in nnx.to_flat_state(state):
+            leaf.set_value(leaves[_dotted(path)])
+        nnx.update(model, state)
+        return model
+
+    def _named(self, leaves: Mapping[tuple[Any, ...], Any]) -> dict[str, np.ndarray | None]:
+        """Leaves by the module's paths, under the reference's names; None for what is not there."""
+        found: dict[str, np.ndarray | None] = {}
+        for row in self._rows:
+            if all(path in leaves for path in row.paths):
+                tensors: Sequence[Any] = row.to_torch([np.asarray(leaves[p]) for p in row.paths])
+            else:
+                tensors = [None] * len(row.torch_names)
+            found.update(zip(row.torch_names, tensors, strict=True))
+        return found
+
+    def _exact_parameters(self) -> dict[str, np.ndarray]:
+        """What the module holds, under the reference's names and in its layout, nothing lost."""
+        found: dict[str, np.ndarray] = {}
+        for row in self._rows:
+            names = ", ".join(row.torch_names)
+            missing = [_dotted(path) for path in row.paths if path not in self._variables]
+            if missing and row.default is not None:
+                found.update((name, row.default) for name in row.torch_names)
+                continue
+            if missing:
+                raise ValueError(f"rows: the module has no leaf {missing} for {names}")
+            leaves = [np.asarray(self._variables[path][...]) for path in row.paths]
+            tensors = row.to_torch(leaves)
+            if not all(map(identical, row.from_torch(tensors), leaves)):
+                raise ValueError(
+                    f"rows: {', '.join(map(_dotted, row.paths))} holds numbers that its form in "
+                    f"torch, {names}, does not give back: expected the same bits; give the kind of "
+                    "layer entries that keep all of it"
+                )
+            found.update(zip(row.torch_names, tensors, strict=True))
+        return found
+
+
+def _compute_as_stored(module: nnx.Module) -> None:
+    """Layers whose dtype is that of their own parameters follow those to another dtype.
+
+    `nnx.Embed` takes the dtype of its parameters unless told otherwise, and would go on computing
+    in it. A layer that computes in another dtype than it stores does so by intention.
+    """
+    for path, part in nnx.iter_modules(module):
+        dtype = getattr(part, "dtype", None)
+        if dtype is None or not path:
+            continue
+        stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
+        if jnp.dtype(dtype) in stored:
+            part.dtype = None  # type: ignore[attr-defined]
+
+
+def _is_floating(value: Any) -> bool:
+    return floating(value) if hasattr(value, "dtype") else False
+
+
+def _trace() -> Any:
+    """Which of JAX's transformations is tracing now."""
+    return get_opaque_trace_state(convention="nnx")
+
+
+def _dotted(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))
+
+
+def _device(arrays: Arrays, dtype: str) -> Named:
+    return {name: jnp.asarray(array) for name, array in cast(arrays, dtype).items()}
+
+
+def _precision(dtype: str) -> Any:
+    """float64 exists in JAX only under x64; without it, JAX as its users run it."""
+    return jax.enable_x64(dtype == "float64")

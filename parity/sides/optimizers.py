@@ -1,0 +1,109 @@
+"""Optimizers that exist in both frameworks: one table, a row for each pair of twins.
+
+Every hyperparameter is spelled out on both sides, since the defaults differ: weight decay in
+AdamW is 1e-2 in torch and 1e-4 in optax. The moments are where each side keeps its memory:
+`torch.optim.Optimizer.state[parameter][torch name]` and the field of that name in the optax
+state.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import optax
+
+from parity.tolerances import ADAM_STEP_ROUNDING, epsilon
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _torch(name: str, **options: Any) -> "Callable[[Iterable[Any]], torch.optim.Optimizer]":
+    def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
+        import torch
+
+        return getattr(torch.optim, name)(parameters, **options)
+
+    return make
+
+
+@dataclass(frozen=True, eq=False)  # a row is itself and no other: hashable by identity
+class Optimizer:
+    """One optimizer in both frameworks.
+
+    Attributes:
+        name: what reports call it.
+        torch: parameters → the `torch.optim.Optimizer`.
+        optax: the same as an optax transformation.
+        moments: the name of each moment in torch's state → its field in optax's state.
+        step_rounding: by how many ULP an honest implementation may round its step's length.
+    """
+
+    name: str
+    torch: "Callable[[Iterable[Any]], torch.optim.Optimizer]"
+    optax: optax.GradientTransformation
+    moments: Mapping[str, str] = field(default_factory=dict)
+    step_rounding: float = 1.0
+
+
+_ADAM: dict[str, Any] = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+_TORCH_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
+_ADAM_MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
+
+
+def adam(learning_rate: float) -> Optimizer:
+    """Adam at a learning rate of one's own."""
+    return Optimizer(
+        "adam",
+        _torch("Adam", lr=learning_rate, **_TORCH_ADAM),
+        optax.adam(learning_rate, **_ADAM),
+        _ADAM_MOMENTS,
+        ADAM_STEP_ROUNDING,
+    )
+
+
+SGD = Optimizer("sgd", _torch("SGD", lr=0.01), optax.sgd(0.01))
+MOMENTUM = Optimizer(
+    "sgd with momentum",
+    _torch("SGD", lr=0.01, momentum=0.9),
+    optax.sgd(0.01, momentum=0.9),
+    {"momentum_buffer": "trace"},
+)
+ADAM = adam(1e-3)
+ADAMW = Optimizer(
+    "adamw",
+    _torch("AdamW", lr=1e-3, weight_decay=1e-2, **_TORCH_ADAM),
+    optax.adamw(1e-3, weight_decay=1e-2, **_ADAM),
+    _ADAM_MOMENTS,
+    ADAM_STEP_ROUNDING,
+)
+
+OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
+
+
+def moments(state: Any, field: str) -> dict[tuple[Any, ...], Any]:
+    """Path of a parameter → its moment, wherever in optax's state fields of this name are.
+
+    A state may hold several, one for each group of parameters (`optax.multi_transform`).
+    """
+    found = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        names = [getattr(key, "name", None) for key in keys]
+        if field in names:
+            path = keys[names.index(field) + 1 :]
+            found[tuple(key.key for key in path if hasattr(key, "key"))] = leaf
+    return found
+
+
+def nudged(optimizer: Optimizer, dtype: str, seed: int) -> Optimizer:
+    """The same with torch's learning rate moved by `step_rounding` ULP, up or down by the seed."""
+    factor = 1 + (-1) ** seed * optimizer.step_rounding * epsilon(dtype)
+
+    def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":
+        made = optimizer.torch(parameters)
+        for group in made.param_groups:
+            group["lr"] *= factor
+        return made
+
+    return replace(optimizer, torch=make)

@@ -1,0 +1,232 @@
+"""A `torch.nn.Module` and its Flax counterpart as a pair of sides.
+
+Parameters are paired by the table of layers (`flax_bilstm.conversion.layers`), submodules by their
+paths. What both sides can be looked into is a stage.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import torch
+from flax import nnx
+from jax import ShapeDtypeStruct
+
+import flax_bilstm as fb
+from flax_bilstm.conversion import fit
+from flax_bilstm.conversion.rows import Row, matches, variables
+from flax_bilstm.conversion.rows import rows as rows_of
+from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.conversion.transforms import SAME
+from parity.sides import calls
+from parity.sides.intercept import nnx_submodules, torch_submodules
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.nnx_side import NnxSide
+from parity.sides.side import Arrays, Pair
+from parity.sides.torch_side import TorchSide
+from parity.tolerances import TRUTH
+
+Names = Mapping[str, str]
+"""Flax path of a module or parameter → torch path, for what is named otherwise."""
+
+
+@dataclass(frozen=True)
+class ModulePair(Pair):
+    """A pair of two modules, which failed checks open up.
+
+    Attributes:
+        torch_model: the reference.
+        flax_model: the candidate.
+        stages: torch path → Flax path of the submodules that are looked into.
+        lstms: torch paths of those that are an nn.LSTM and a flax_bilstm.LSTM.
+    """
+
+    reference: TorchSide
+    candidate: NnxSide
+    torch_model: Any = None
+    flax_model: Any = None
+    stages: Mapping[str, str] | None = None
+    lstms: tuple[str, ...] = ()
+
+
+def of_modules(
+    torch_model: torch.nn.Module,
+    flax_model: nnx.Module | Callable[..., Any],
+    inputs: Arrays,
+    *,
+    names: Names | None = None,
+    ignore: Sequence[str] = (),
+    stages: Mapping[str, str] | None = None,
+    loss: Loss = MEAN_SQUARED_ERROR,
+    keywords: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> ModulePair:
+    """The pair that claims flax_model to be torch_model.
+
+    Args:
+        torch_model: the reference.
+        flax_model: the candidate: a module, or a function of a state dict (names → arrays) and the
+            inputs.
+        inputs: what both are called with, by name, in order.
+        names: see `flax_bilstm.load_state_dict`.
+        ignore: patterns of torch names without a counterpart, buffers of a loss for instance.
+        stages: torch path → Flax path of the submodules to look into; None: all that both have.
+        loss: what gradients and training descend.
+        keywords: the inputs that are given by keyword.
+        targets: the inputs that only the loss reads.
+
+    Raises:
+        TypeError: one of the models is of another kind.
+        ValueError: parameters without a counterpart, or of another shape, all named; or stages
+            that a model does not have.
+    """
+    if not isinstance(torch_model, torch.nn.Module):
+        raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
+    if not isinstance(flax_model, nnx.Module):
+        if not callable(flax_model) or isinstance(flax_model, torch.nn.Module):
+            kind = type(flax_model).__name__
+            raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
+        flax_model = StateFunction(flax_model, torch_model)
+    if isinstance(flax_model, StateFunction):
+        rows: Sequence[Row] = flax_model.rows()
+    else:
+        rows = _rows(torch_model, flax_model, names, ignore)
+    theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
+    lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
+    if stages is None:
+        stages = _paired(theirs, ours, names or {})
+    _refuse_unknown("torch_model", stages.keys(), theirs)
+    _refuse_unknown("flax_model", stages.values(), ours)
+    if lstm_itself:
+        stages = {"": ""}
+    lstms = tuple(
+        path
+        for path, own in stages.items()
+        if isinstance(theirs[path], torch.nn.LSTM) and isinstance(ours[own], fb.LSTM)
+    )
+    positional = tuple(n for n in inputs if n not in (*keywords, *targets))
+    alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
+    torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
+    flax_call: Any = (
+        calls.Positional(("x",), ("lengths",)) if alone else torch_call
+    )
+    if lstm_itself:
+        torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
+    tensors = [name for row in rows for name in row.torch_names]
+
+    def sides() -> tuple[TorchSide, NnxSide]:
+        return (
+            TorchSide(
+                torch_model, torch_call, loss, names=tensors,
+                stages=stages, lstms=lstms, chosen=chosen, alone=alone,
+            ),
+            NnxSide(
+                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms, chosen=chosen
+            ),
+        )  # fmt: skip
+
+    chosen = None
+    reference, candidate = sides()
+    chosen, notes = _common(reference, candidate, {n: a for n, a in inputs.items() if n not in targets})
+    reference.chosen = candidate.chosen = chosen
+    return ModulePair(
+        reference, candidate, loss.name, tuple(notes), torch_model, flax_model, stages, lstms
+    )
+
+
+class StateFunction(nnx.Module):
+    """A function of the reference's state dict and the inputs, as a module."""
+
+    def __init__(self, function: Callable[..., Any], torch_model: torch.nn.Module) -> None:
+        self.function = function
+        trained = dict(torch_model.named_parameters())
+        self.tensors = nnx.Dict(
+            {
+                name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
+                    jnp.asarray(tensor.detach().cpu().numpy())
+                )
+                for name, tensor in torch_model.state_dict().items()
+            }
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result."""
+        state = {name.replace("/", "."): leaf[...] for name, leaf in self.tensors.items()}
+        return self.function(state, *args, **kwargs)
+
+    def rows(self) -> tuple[Row, ...]:
+        """A row for every tensor, as it is."""
+        return tuple(
+            Row((name.replace("/", "."),), (("tensors", name),), SAME) for name in self.tensors
+        )
+
+
+def _rows(
+    torch_model: torch.nn.Module, flax_model: Any, names: Names | None, ignore: Sequence[str]
+) -> Sequence[Row]:
+    """A row for every tensor of the reference, or an error that lists all that does not fit."""
+    found = rows_of(flax_model, names, ignore)
+    arrays = {
+        name: array for name, array in to_numpy(torch_model.state_dict()).items()
+        if not matches(name, ignore)
+    }  # fmt: skip
+    expected = fit.expected_tensors(found, variables(flax_model))
+    # In any dtype: where the two differ is a row of the report.
+    open_dtypes = {n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()}
+    listed = list(fit.problems(open_dtypes, arrays))
+    fit.refuse(type(flax_model).__name__, listed, fit.suggestions(found, expected, arrays))
+    return found
+
+
+def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) -> dict[str, str]:
+    """torch path → Flax path of the submodules that have the same name on both sides."""
+    found = {}
+    for path in ours:
+        name = path
+        for flax, torch_name in names.items():
+            if path == flax or path.startswith(f"{flax}."):
+                name = torch_name + path.removeprefix(flax)
+        if name and name in theirs and path:
+            found[name] = path
+    return {name: found[name] for name in theirs if name in found}
+
+
+def _common(
+    reference: TorchSide, candidate: NnxSide, inputs: Arrays
+) -> tuple[frozenset[str], list[str]]:
+    """The stages that both sides have, and notes on those that are left out.
+
+    A stage of another shape is kept if the outputs' shapes differ too: then it may be the cause.
+    """
+    theirs = reference.forward(reference.parameters, inputs, TRUTH)
+    try:
+        ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
+    except Exception:  # what it raises is found again by the check, and is a row of the report
+        return frozenset(), []
+    both = [name for name in theirs if name in ours]
+    outputs = [name for name in theirs if name == "output" or name.startswith("output.")]
+    right = all(name in ours and ours[name].shape == theirs[name].shape for name in outputs)
+    other = [n for n in both if ours[n].shape != theirs[n].shape and right]
+    chosen = frozenset(both) - frozenset(other) - frozenset(outputs)
+    notes = []
+    hidden = sorted(candidate.hidden)
+    if hidden:
+        notes.append(
+            f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}"
+        )
+    only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
+                   and not n.startswith("output")})  # fmt: skip
+    only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]
+    if only:
+        notes.append(f"stages of one side only, left out: {', '.join(only)}")
+    if other:
+        notes.append(f"stages of another shape on either side, left out: {', '.join(other)}")
+    return chosen, notes
+
+
+def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:
+    unknown = [path for path in wanted if path not in known]
+    if unknown:
+        known = [path for path in known if path]
+        raise ValueError(f"stages: {name} has no {unknown}; expected any of {known}")

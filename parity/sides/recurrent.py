@@ -1,0 +1,109 @@
+"""What goes into an LSTM and comes out of it, in one layout for both frameworks.
+
+`name.input` (batch, time, features), zeros in the padding; `name.h_0`, `name.c_0` and
+`name.lengths` where they are given; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
+(layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM` takes
+lengths, and either may have time before the batch.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import flax_bilstm as fb
+from flax_bilstm.recurrence.equations import validity
+from parity.sides.trees import Change
+
+STATES = ("h_0", "c_0", "h_n", "c_n")
+"""Last parts of the names of values whose second axis is the batch."""
+
+
+class TorchLSTM:
+    """The arrays of a call of a `torch.nn.LSTM`."""
+
+    def __init__(self, module: torch.nn.LSTM) -> None:
+        self.module = module
+
+    def arguments(
+        self, name: str, args: tuple, kwargs: dict, change: Change
+    ) -> tuple[tuple, dict]:
+        """(input, state) with every array changed."""
+        x, state = _bound(args, kwargs, ("input", "hx"))
+        first = self.module.batch_first
+        if isinstance(x, PackedSequence):
+            padded, lengths = pad_packed_sequence(x, batch_first=True)
+            padded = change(f"{name}.input", padded)
+            change(f"{name}.lengths", lengths)
+            x = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
+        else:
+            x = _turned(x, first, lambda x: change(f"{name}.input", x))
+        if state is not None:
+            state = _batched(name, ("h_0", "c_0"), state, change)
+        return (x, state), {}
+
+    def result(self, name: str, value: Any, change: Change) -> Any:
+        """(output, (h_n, c_n)) with every array changed."""
+        y, state = value
+        if isinstance(y, PackedSequence):
+            padded, lengths = pad_packed_sequence(y, batch_first=True)
+            padded = change(f"{name}.output", padded)
+            y = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
+        else:
+            y = _turned(y, self.module.batch_first, lambda y: change(f"{name}.output", y))
+        return y, _batched(name, ("h_n", "c_n"), state, change)
+
+
+class FlaxLSTM:
+    """The arrays of a call of a `flax_bilstm.LSTM`."""
+
+    def __init__(self, module: fb.LSTM) -> None:
+        self.module = module
+
+    def arguments(
+        self, name: str, args: tuple, kwargs: dict, change: Change
+    ) -> tuple[tuple, dict]:
+        """(x, initial_state, lengths) with every array changed."""
+        x, state, lengths = _bound(args, kwargs, ("x", "initial_state", "lengths"))
+
+        def masked(x: Any) -> Any:
+            if lengths is not None:
+                own = jnp.swapaxes(validity(jnp.asarray(lengths), x.shape[1]), 0, 1)
+                x = jnp.where(own, x, jnp.zeros_like(x))
+            return change(f"{name}.input", x)
+
+        x = _turned(x, not self.module.time_major, masked)
+        if lengths is not None:
+            lengths = change(f"{name}.lengths", lengths)
+        if state is not None:
+            state = _batched(name, ("h_0", "c_0"), state, change)
+        return (x, state, lengths), {}
+
+    def result(self, name: str, value: Any, change: Change) -> Any:
+        """(outputs, (h_n, c_n)) with every array changed."""
+        y, state = value
+        y = _turned(y, not self.module.time_major, lambda y: change(f"{name}.output", y))
+        return y, _batched(name, ("h_n", "c_n"), state, change)
+
+
+def _bound(args: tuple, kwargs: dict, names: tuple[str, ...]) -> list[Any]:
+    """The arguments by position, None for those that are not given."""
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
+
+
+def _turned(x: Any, batch_first: bool, change: Any) -> Any:
+    """x changed as (batch, time, features), and laid out as it was."""
+    if x.ndim == 2:
+        return change(x[None])[0]
+    return change(x) if batch_first else change(x.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def _batched(name: str, parts: tuple[str, str], state: Any, change: Change) -> Any:
+    """Both parts of a state changed as (layers·directions, batch, features)."""
+    return tuple(
+        change(f"{name}.{part}", array)
+        if array.ndim == 3
+        else change(f"{name}.{part}", array[:, None])[:, 0]
+        for part, array in zip(parts, state, strict=True)
+    )

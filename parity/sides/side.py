@@ -1,0 +1,148 @@
+"""What parity compares: two sides, each a program with parameters that computes named arrays.
+
+A side is run on parameters and inputs in any floating dtype, and told which dtype to compute in
+("float64", "float32" or "bfloat16"). It changes none of what it is given. `TorchSide` and `NnxSide`
+are the sides of models; a side of another kind is another subclass.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from parity.sides.optimizers import Optimizer
+
+Arrays = Mapping[str, np.ndarray]
+"""Arrays by name; where it matters, in the order in which they are computed."""
+
+Gradients = Mapping[str, np.ndarray | None]
+"""Gradients by name; None for a parameter that the computation never used."""
+
+TARGET = "target"
+"""The name, among the inputs, of what the loss compares the output with."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step leaves behind.
+
+    Attributes:
+        loss: the loss before the step, a scalar.
+        parameters: every parameter after the step, under the reference's names and layout.
+        moments: the optimizer's memory after the step, `<parameter>.<moment>`; None where the
+            optimizer holds nothing for that parameter.
+    """
+
+    loss: np.ndarray
+    parameters: Arrays
+    moments: Gradients
+
+    def named(self) -> dict[str, np.ndarray | None]:
+        """All of it under one set of names, in the order in which a step computes it."""
+        return {"loss": self.loss, **self.moments, **self.parameters}
+
+
+class Side(ABC):
+    """One of the two programs under comparison.
+
+    Args:
+        name: what reports call it.
+        parameters: what it holds, under the reference's names and layout.
+    """
+
+    opens = False
+    """Whether it can be run stage by stage, with `local` and `local_gradients`."""
+
+    def __init__(self, name: str, parameters: Arrays) -> None:
+        self.name = name
+        self.parameters = parameters
+
+    def holding(self, parameters: Arrays) -> Self:
+        """The same program with other parameters: nothing is compiled again."""
+        other = copy.copy(self)
+        other.parameters = parameters
+        return other
+
+    @abstractmethod
+    def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """Every stage by name, in order of computation."""
+
+    @abstractmethod
+    def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
+        """The loss's gradient for every parameter and floating input, in backward order."""
+
+    @abstractmethod
+    def train(
+        self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """One step for each batch."""
+
+    def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
+        """The stages as `forward` has them, each computed from the given values of those before.
+
+        So no error is inherited. Nothing where the side cannot be run so.
+        """
+        return {}
+
+    def cotangents(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """The loss's gradient at every stage. Nothing where the side cannot tell."""
+        return {}
+
+    def local_gradients(
+        self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> Gradients:
+        """The gradients at stages and parameters, each computed from the given ones after it.
+
+        Every stage is at the given values. Nothing where the side cannot be run so.
+        """
+        return {}
+
+    def update(
+        self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """Training on given gradients, one step for each, without a loss; nothing if it cannot."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A reference, and the candidate that claims to compute the same.
+
+    Attributes:
+        reference: the side to be matched.
+        candidate: the side that is judged.
+        loss: what reports call the loss that is descended.
+        notes: what the comparison cannot see, for the report.
+    """
+
+    reference: Side
+    candidate: Side
+    loss: str = "loss"
+    notes: tuple[str, ...] = ()
+
+    def holding(self, reference: Arrays, candidate: Arrays) -> "Pair":
+        """The same two programs holding other parameters."""
+        return replace(
+            self,
+            reference=self.reference.holding(reference),
+            candidate=self.candidate.holding(candidate),
+        )
+
+
+def floating(array: np.ndarray) -> bool:
+    """Whether the dtype is a floating one, bfloat16 among them."""
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
+    """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
+    return {n: a.astype(dtype) if floating(a) else a for n, a in arrays.items()}
+
+
+def differentiable(inputs: Arrays) -> list[str]:
+    """The names of the inputs that have a gradient: floating, and not the target."""
+    return [name for name, array in inputs.items() if name != TARGET and floating(array)]

@@ -1,0 +1,284 @@
+"""The side of any `torch.nn.Module`."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from parity.sides import trees
+from parity.sides.calls import Positional
+from parity.sides.intercept import (
+    AnyModule, Ports, Taps, intercepted_torch, placed, torch_submodules,
+)  # fmt: skip
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.optimizers import Optimizer
+from parity.sides.recurrent import STATES, TorchLSTM
+from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+
+Call = Callable[[Any, Mapping[str, Any]], Any]
+"""(model, inputs by name) → what the model returns."""
+Tensors = Mapping[str, torch.Tensor]
+
+
+class TorchSide(Side):
+    """Runs copies of a module, in evaluation mode, on the device it is on.
+
+    Args:
+        module: never changed.
+        call: how it is called.
+        loss: what gradients and training descend.
+        names: its parameters and buffers that have a counterpart; None for all.
+        stages: paths of the submodules to look into.
+        lstms: those of them that are LSTMs on both sides.
+        chosen: the stages to look at; None for all of these submodules, () for none.
+        alone: whether sequences with lengths are run one by one, unpadded, because the module takes
+            no lengths.
+        output: what the output is called.
+        name: what reports call this side.
+    """
+
+    opens = True
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        call: Call = Positional(),  # noqa: B008 (it is frozen)
+        loss: Loss = MEAN_SQUARED_ERROR,
+        *,
+        names: Iterable[str] | None = None,
+        stages: Iterable[str] = (),
+        lstms: Iterable[str] = (),
+        chosen: frozenset[str] | None = None,
+        alone: bool = False,
+        output: str = "output",
+        name: str = "torch",
+    ) -> None:
+        state = module.state_dict()
+        names = list(state if names is None else names)
+        super().__init__(name, {n: array_of(state[n]) for n in names})
+        self.module, self.loss, self.alone = module, loss, alone
+        self.stages, self.lstms, self.chosen = tuple(stages), tuple(lstms), chosen
+        self.call, self.output = call, output
+        self._models: dict[str, torch.nn.Module] = {}
+
+    def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        return self.local(parameters, inputs, {}, dtype)
+
+    def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        read = {n: array for n, array in inputs.items() if n != TARGET}  # what the loss reads
+        with torch.no_grad():
+            given = self._tensors(values, dtype)
+            model = self._model(parameters, dtype)
+            own, _ = self._run(model, self._tensors(read, dtype), given)
+        return {n: array_of(value) for n, value in own.items()}
+
+    def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
+        """See `Side`."""
+        return self._pull(parameters, inputs, {}, {}, dtype)[0]
+
+    def cotangents(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        values = self.forward(parameters, inputs, dtype)
+        return self._pull(parameters, inputs, values, {}, dtype, forced=False)[1]
+
+    def local_gradients(
+        self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> Gradients:
+        """See `Side`."""
+        by_parameter, by_stage = self._pull(parameters, inputs, values, cotangents, dtype)
+        return {**dict(reversed(by_stage.items())), **by_parameter}
+
+    def train(
+        self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        model = self._model(parameters, dtype, fresh=True)
+        updates = optimizer.torch(model.parameters())
+        for batch in batches:
+            updates.zero_grad()
+            inputs = self._tensors(batch, dtype)
+            value = self.loss.torch(self._output(model, inputs), inputs)
+            value.backward()
+            updates.step()
+            yield self._left_behind(value, model, updates, optimizer)
+
+    def update(
+        self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
+    ) -> Iterator[Step]:
+        """See `Side`."""
+        model = self._model(parameters, dtype, fresh=True)
+        updates = optimizer.torch(model.parameters())
+        for given in gradients:
+            slopes = self._tensors({n: a for n, a in given.items() if a is not None}, dtype)
+            for n, parameter in model.named_parameters():
+                parameter.grad = slopes.get(n)
+            updates.step()
+            yield self._left_behind(torch.zeros(()), model, updates, optimizer)
+
+    def _pull(
+        self,
+        parameters: Arrays,
+        inputs: Arrays,
+        values: Arrays,
+        cotangents: Arrays,
+        dtype: str,
+        forced: bool = True,
+    ) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
+        """The gradients at parameters and inputs, and at the stages that have values.
+
+        Where stages are forced, each goes on with its given value, and what it computed itself is
+        weighed with its cotangent; else what it computed goes on.
+        """
+        model, given = self._model(parameters, dtype), self._tensors(inputs, dtype)
+        sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
+        leaves = self._tensors(values, dtype)
+        if not forced:
+            leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
+        taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
+
+        own, output = self._run(model, given, leaves, forced)
+        with placed("loss"):
+            value = self.loss.torch(output, given)
+        weights = self._tensors(cotangents, dtype)
+        value = value + sum(
+            (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
+        )
+        trained = list(model.named_parameters(remove_duplicate=False))
+        backward = {**dict(reversed(trained)), **sources}
+        asked = {n: t for n, t in {**backward, **taken}.items() if t.requires_grad}
+        found = dict(
+            zip(asked, torch.autograd.grad(value, list(asked.values()), allow_unused=True), strict=True)
+        )
+        buffers = {n: None for n in self.parameters if n not in backward}
+        slopes = {n: found.get(n) for n in backward if n in self.parameters or n in sources}
+        return (
+            {**buffers, **{n: None if g is None else array_of(g) for n, g in slopes.items()}},
+            {
+                n: array_of(torch.zeros_like(v) if found[n] is None else found[n])
+                for n, v in taken.items()
+            },
+        )
+
+    def _run(
+        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True
+    ) -> tuple[dict[str, torch.Tensor], Any]:
+        """What the run computed, by stage, and the output that goes on to the loss."""
+
+        def put(value: torch.Tensor, leaf: torch.Tensor | None) -> torch.Tensor:
+            if leaf is None or leaf.shape != value.shape:
+                return value.clone()  # the model may go on in place
+            if forced:
+                return leaf
+            return value + leaf if value.is_floating_point() else value.clone()
+
+        if self.alone and "lengths" in inputs:
+            return self._run_each(model, inputs, leaves, put)
+        return self._run_once(model, inputs, lambda name, value: put(value, leaves.get(name)))
+
+    def _run_once(
+        self, model: torch.nn.Module, inputs: Tensors, substitute: trees.Change
+    ) -> tuple[dict[str, torch.Tensor], Any]:
+        taps = Taps(substitute, self.chosen)
+        modules = torch_submodules(model)
+        handlers = {path: taps.handler(path or "lstm", self._ports(path, modules)) for path in self.stages}
+        with intercepted_torch(handlers, modules):
+            output = self.call(model, inputs)
+        outputs = Taps(substitute)
+        output = trees.mapped(self.output, output, outputs.keep, strict=True)
+        return {**taps.own, **outputs.own}, output
+
+    def _run_each(
+        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, put: Callable[..., Any]
+    ) -> tuple[dict[str, torch.Tensor], Any]:
+        """Every sequence run alone, unpadded; stages are padded with zeros and put together."""
+        time = inputs["x"].shape[1]
+        runs = []
+        for i, length in enumerate(inputs["lengths"].tolist()):
+
+            def substitute(
+                name: str, value: torch.Tensor, i: int = i, length: int = length
+            ) -> torch.Tensor:
+                leaf = leaves.get(name)
+                if leaf is not None:
+                    leaf = leaf.narrow(_axis(name), i, 1)
+                    leaf = leaf if leaf.shape == value.shape else leaf[:, :length]
+                return put(value, leaf)
+
+            one = {"x": inputs["x"][i : i + 1, :length]}
+            runs.append(self._run_once(model, one, substitute))
+        own = {name: _together([run[name] for run, _ in runs], name, time) for name in runs[0][0]}
+        return own, torch.cat([output for _, output in runs])
+
+    def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
+        """The output alone."""
+        if self.alone and "lengths" in inputs:
+            return self._run(model, inputs, {})[1]
+        return self.call(model, inputs)
+
+    def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
+        return TorchLSTM(modules[path]) if path in self.lstms else AnyModule()
+
+    def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
+        """The module in this dtype, holding the parameters; one copy is used again and again."""
+        model = self._models.get(dtype)
+        if fresh or model is None:
+            model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
+            if not fresh:
+                self._models[dtype] = model
+        values = cast(parameters, dtype)
+        model.load_state_dict({n: tensor_of(a) for n, a in values.items()}, strict=False)
+        return model
+
+    def _tensors(self, arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
+        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        return {n: tensor_of(a).to(device) for n, a in cast(arrays, dtype).items()}
+
+    def _left_behind(
+        self,
+        value: torch.Tensor,
+        model: torch.nn.Module,
+        updates: torch.optim.Optimizer,
+        optimizer: Optimizer,
+    ) -> Step:
+        moments: dict[str, np.ndarray | None] = {}
+        for n, parameter in model.named_parameters():
+            kept = updates.state.get(parameter, {})
+            for moment in optimizer.moments if n in self.parameters else ():
+                tensor = kept.get(moment)
+                moments[f"{n}.{moment}"] = None if tensor is None else array_of(tensor)
+        state = model.state_dict()
+        return Step(array_of(value), {n: array_of(state[n]) for n in self.parameters}, moments)
+
+
+def _axis(name: str) -> int:
+    """The batch's axis in a stage of a batch of one."""
+    return 1 if name.rpartition(".")[2] in STATES else 0
+
+
+def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
+    """One stage of sequences that were run one by one, as a batch."""
+    if len({value.shape for value in values}) > 1:
+        rest = [0, 0] * (values[0].ndim - 2)
+        pad = torch.nn.functional.pad
+        values = [pad(value, (*rest, 0, time - value.shape[1])) for value in values]
+    return torch.cat(values, dim=_axis(name))
+
+
+def array_of(tensor: torch.Tensor) -> np.ndarray:
+    """A copy in NumPy, of bfloat16 too."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes only, by way of JAX
+        return tensor.contiguous().view(torch.int16).numpy().copy().view(jnp.bfloat16)
+    return tensor.numpy().copy()
+
+
+def tensor_of(array: np.ndarray) -> torch.Tensor:
+    """A copy in PyTorch, of bfloat16 too."""
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

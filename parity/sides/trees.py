@@ -1,0 +1,65 @@
+"""The arrays of nested values, named by where they lie: `output.logits`, `gru.1.0`."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+Change = Callable[[str, Any], Any]
+"""(name, array) → what stands in its place."""
+
+
+def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> Any:
+    """The value with every array in it changed; tuples, lists, dicts and dataclasses are kept.
+
+    Args:
+        name: of the value; what lies in it is `name.0`, `name.key` or `name.field`.
+        value: an array or a nest of them.
+        change: called for every array, in order.
+        strict: whether to refuse what is neither an array nor a nest.
+
+    Raises:
+        TypeError: strict, and there is something in the value that cannot be compared.
+    """
+
+    def inner(key: Any, part: Any) -> Any:
+        return mapped(f"{name}.{key}", part, change, strict=strict)
+
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return change(name, value)
+    if isinstance(value, Mapping):
+        return _with_items(value, {key: inner(key, part) for key, part in value.items()})
+    if isinstance(value, tuple | list):
+        keys = getattr(value, "_fields", range(len(value)))
+        parts = [inner(key, part) for key, part in zip(keys, value, strict=True)]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: inner(f.name, getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **{f.name: parts[f.name] for f in fields(value) if f.init})
+    if strict and value is not None:
+        raise TypeError(
+            f"{name}: expected arrays, or tuples, lists, dicts and dataclasses of arrays, got "
+            f"{type(value).__name__}; return what is to be compared as an array"
+        )
+    return value
+
+
+def arrays(name: str, value: Any) -> dict[str, Any]:
+    """Every array in the value by its name, in order; see `mapped` for what is refused."""
+    found: dict[str, Any] = {}
+
+    def note(name: str, array: Any) -> Any:
+        found[name] = array
+        return array
+
+    mapped(name, value, note, strict=True)
+    return found
+
+
+def _with_items(value: Mapping, items: dict[Any, Any]) -> Any:
+    if not hasattr(value, "__setitem__"):
+        return type(value)(items)  # type: ignore[call-arg]
+    made: Any = copy.copy(value)
+    for key, item in items.items():
+        made[key] = item
+    return made

@@ -1,0 +1,88 @@
+from parity import Report, Row
+from parity.render import text as rendering
+
+ROWS = tuple(
+    Row(f"c: {i}", "forward", "float64", f"stage{i}", i != 1, i * 1e-15, 0, 0, 3e-15, 1.0, 2**-52)
+    for i in range(3)
+)
+
+
+def test_the_summary_counts_cases_and_shows_a_failure_before_all_else():
+    text = rendering.text(Report(ROWS, {"matmul_precision": "highest", "cases": {}}))
+    line = next(line for line in text.splitlines() if line.startswith("c  "))
+    assert "stage1" in line
+    assert line.rstrip().endswith("FAILED")
+    assert line.split()[3:5] == ["3", "3"]
+    assert "matmul_precision: highest" in text
+
+
+def test_the_summary_shows_what_is_nearest_to_its_bound():
+    passing = (ROWS[0], ROWS[2])
+    text = rendering.text(Report(passing, {}))
+    assert "stage2" in text
+    assert "stage0" not in text
+
+
+def test_both_distances_stand_there_absolute_and_in_ulp():
+    row = Row("c", "forward", "float64", "y", False, 3e-10, 5e-13, 6e-13, 1e-12, 1.0, 2**-52)
+    report = Report((row,), {})
+    summary = rendering.text(report).splitlines()
+    (line,) = (line for line in summary if line.startswith("c "))
+    expected = ["3.00e-10", "1.35e+06", "5.00e-13", "2.25e+03"]
+    assert line.split()[6:10] == expected
+    assert "5e-13 (2.25e+03 ULP)" in rendering.verdict(report)
+    cells = [cell.strip() for cell in rendering.markdown(report).splitlines()[-1].split("|")]
+    assert cells[4:8] == expected
+
+
+def test_long_lists_of_failures_are_cut_short_and_say_so():
+    many = tuple(
+        Row("c", "forward", "float64", f"s{i}", False, 1.0, 0, 0, 0.5, 1.0, 2**-52)
+        for i in range(25)
+    )
+    assert "… and 5 more" in rendering.text(Report(many, {}))
+
+
+def test_markdown_has_every_row():
+    text = rendering.markdown(Report(ROWS, {"cases": {"c: 0": {"seed": 7}}}))
+    assert all(f"| stage{i} |" in text for i in range(3))
+    assert "seed 7" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_names_with_square_brackets_are_not_taken_for_markup():
+    row = Row("c", "forward", "float64", "layers[bold]", False, note="the truth has [bold]")
+    text = rendering.text(Report((row,), {}))
+    assert "the truth has [bold]" in text
+    assert "layers[bold]" in text.splitlines()[2]
+
+
+def test_the_terminal_says_sizes_seeds_precision_and_versions():
+    cases = {
+        f"published size: batch {batch}, seed {seed}": {
+            "inputs": {"x": [batch, 12, 128]},
+            "training_steps": 10 if batch == 4 else 0,
+            "seed": seed,
+            "parameters": 103489,
+        }
+        for batch in (4, 1)
+        for seed in (0, 1, 2)
+    }
+    cases["digits: trained"] = {"inputs": {"x": [360, 8, 8]}, "seed": 7, "hidden_dim": 32}
+    environment = {"dtypes": ["float64", "float32"], "matmul_precision": "highest",
+                   "versions": {"jax": "1.2", "torch": "3.4"}, "cases": cases}  # fmt: skip
+    lines = rendering.text(Report(ROWS, environment)).splitlines()
+    assert (
+        "published size: x 4 × 12 × 128, 1 × 12 × 128; training_steps 10, 0; seed 0, 1, 2; "
+        "parameters 103489"
+    ) in lines
+    assert "digits: x 360 × 8 × 8; seed 7; hidden_dim 32" in lines
+    assert "dtypes: float64 and float32" in lines
+    assert "matmul_precision: highest" in lines
+    assert "versions: jax 1.2, torch 3.4" in lines
+
+
+def test_a_check_of_no_name_says_its_sizes_too():
+    environment = {"cases": {"": {"inputs": {"x": [2, 3]}, "seed": 0}}}
+    assert "the inputs: x 2 × 3; seed 0" in rendering.text(Report(ROWS, environment))

@@ -1,0 +1,118 @@
+import dataclasses
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from parity import cli
+from parity.selftest import false_alarms, run
+from parity.selftest.faults import FAULTS, SHOWS, Fault
+
+
+def numbers(*names):
+    known = [fault.name for fault in FAULTS]
+    return [known.index(name) for name in names]
+
+
+# One of every kind, forward and backward, by every way of planting.
+SPREAD = numbers(
+    "biases folded into one",
+    "input and forget gates exchanged, reverse only",
+    "state restarts at step 16",
+    "halves of the output swapped",
+    "reverse direction starts in the padding",
+    "scores divided by √d",
+    "head reads the first step",
+    "folded biases: bias_hh gets no gradient",
+    "no gradient through the attention weights",
+    "recurrence's products in bfloat16",
+    "tanh as (exp 2z − 1) / (exp 2z + 1)",
+    "AdamW with optax's default weight decay",
+    "the head's weight clipped to where it started",
+)
+
+
+@pytest.mark.parametrize("number", SPREAD, ids=lambda number: FAULTS[number].name)
+def test_a_planted_fault_is_caught_placed_and_named(number):
+    found = run.outcome(number)
+    assert found.caught
+    assert found.first.name == found.stage
+    assert FAULTS[number].says in found.first.note
+
+
+def test_the_table_has_distinct_faults_of_every_kind():
+    assert len(FAULTS) >= 40
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert Counter(m.shows for m in FAULTS).keys() == SHOWS.keys()
+    assert {m.case for m in FAULTS} == set(run.CASES)
+
+
+def test_a_fault_that_is_none_is_not_caught(monkeypatch):
+    nothing = Fault("nothing", "output", "forward")
+    monkeypatch.setattr(run, "FAULTS", (nothing,))
+    found = run.outcome(0)
+    assert not found.caught
+    assert not found.passed
+
+
+@pytest.mark.parametrize("wrong", [{"stage": "fc.weight"}, {"says": "doubled"}])
+def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
+    (number,) = numbers("biases folded into one")
+    monkeypatch.setattr(run, "FAULTS", (dataclasses.replace(FAULTS[number], **wrong),))
+    found = run.outcome(0)
+    assert found.caught
+    assert not found.passed
+
+
+@pytest.mark.parametrize("case", run.CASES)
+def test_the_network_of_the_selftest_passes_unfaulted(case):
+    report = run.plant(Fault("nothing", "", "forward", case=case))
+    report.assert_passed()
+
+
+def test_unfaulted_networks_of_another_shape_raise_no_alarm():
+    shape = false_alarms.Shape(2, 3, 2, 2, 4, padded=True)
+    with jax.disable_jit():
+        assert false_alarms.failures(shape, range(1, 3)) == []
+
+
+@pytest.mark.parametrize("runs", [0, 1, 40, 1000])
+def test_as_many_clean_runs_as_asked_for(runs):
+    assert sum(len(seeds) for _, seeds in false_alarms.tasks(runs)) == runs
+
+
+@pytest.mark.parametrize(("passed", "status"), [(True, 0), (False, 1)])
+def test_the_command_exits_by_the_score(monkeypatch, passed, status):
+    monkeypatch.setattr(run, "run", lambda *arguments: passed)
+    assert cli.main(["selftest", "--clean-runs", "0"]) == status
+
+
+def test_a_score_short_of_all_is_no_pass(monkeypatch):
+    class Pool:
+        def __init__(self, jobs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def imap(self, function, items):
+            return map(function, items)
+
+    missed = run.Outcome("a", True, True, False, "output", None, 0.0)
+    fine = dataclasses.replace(missed, named=True)
+    monkeypatch.setattr(
+        run.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
+    )
+    monkeypatch.setattr(run, "FAULTS", FAULTS[:2])
+    for second, expected in ((missed, False), (fine, True)):
+        monkeypatch.setattr(run, "outcome", [fine, second].__getitem__)
+        lines: list[str] = []
+        assert run.run(0, 1, lines.append, lambda what: None) is expected
+    assert any("2 of 2 faults named" in line for line in lines)
+    assert np.all([isinstance(line, str) for line in lines])

@@ -1,0 +1,101 @@
+"""Every row trains the real network the same on both sides; optax's and torch's defaults do not."""
+
+import dataclasses
+import math
+
+import numpy as np
+import optax
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from parity.compare import compare_sides
+from parity.sides import optimizers
+from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
+
+UNUSED = ("attention.attn.weight", "attention.attn.bias")
+
+
+@pytest.fixture(scope="module")
+def batches(network):
+    rng = np.random.default_rng(1)
+    draw = rng.standard_normal
+    return [
+        {"x": draw((2, 6, 5), np.float32), "target": draw((2, 3), np.float32)} for _ in range(5)
+    ]
+
+
+def train(network, batches, optimizer, dtypes=("float64",)):
+    report = compare_sides(
+        network.pair, network.inputs, dtypes=dtypes, optimizers=[optimizer], batches=batches
+    )
+    return report, [row for row in report.rows if row.check.startswith("training")]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
+def test_both_sides_train_alike(network, batches, optimizer):
+    report, rows = train(network, batches, optimizer, ("float64", "float32"))
+    report.assert_passed()
+    names = {row.name for row in rows}
+    parameters = set(network.pair.reference.parameters)
+    assert parameters | {"loss"} <= names
+    moments = {f"{name}.{moment}" for name in parameters for moment in optimizer.moments}
+    assert names == parameters | {"loss"} | moments
+
+
+def test_both_sides_do_move_what_is_used_and_not_what_is_not(network, batches):
+    start = network.pair.reference.parameters
+    for side in (network.pair.reference, network.pair.candidate):
+        *_, last = side.train(start, batches, ADAMW, "float32")
+        for name, before in start.items():
+            assert np.array_equal(last.parameters[name], before) == (name in UNUSED)
+
+
+# What a port gets from optax when it forgets to spell something out.
+FORGOTTEN = {
+    "adamw: optax decays by 1e-4": (ADAMW, optax.adamw(1e-3)),
+    "adam: another epsilon": (ADAM, optax.adam(1e-3, eps=1e-7)),
+    "adam: epsilon inside the root": (ADAM, optax.adam(1e-3, eps=0, eps_root=1e-8)),
+    "adam: no decay where adamw decays": (ADAMW, optax.adam(1e-3)),
+    "momentum: nesterov": (MOMENTUM, optax.sgd(0.01, momentum=0.9, nesterov=True)),
+    "sgd: momentum forgotten": (SGD, optax.sgd(0.0101)),
+}
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+@pytest.mark.parametrize("fault", FORGOTTEN)
+def test_other_defaults_are_caught(network, batches, fault):
+    twin, forgotten = FORGOTTEN[fault]
+    report, rows = train(network, batches, dataclasses.replace(twin, optax=forgotten))
+    assert not report.passed
+    first = min((row for row in rows if not row.passed), key=lambda row: row.step)
+    assert first.step == 1
+    assert first.name.startswith("lstm.weight_ih_l0")
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+def test_an_unused_parameter_moved_by_decay_is_caught(network, batches, instead):
+    """As if it were an ordinary parameter with a gradient of 0, which optax.adamw decays."""
+    whole = network.pair.candidate
+
+    def decaying(parameters, batches, optimizer, dtype):
+        for number, step in enumerate(whole.train(parameters, batches, optimizer, dtype), start=1):
+            moved = {n: step.parameters[n] * (1 - 1e-3 * 1e-2) ** number for n in UNUSED}
+            yield dataclasses.replace(step, parameters={**step.parameters, **moved})
+
+    pair = dataclasses.replace(network.pair, candidate=instead(whole, train=decaying))
+    report = compare_sides(
+        pair, network.inputs, dtypes=["float64"], optimizers=[ADAMW], batches=batches
+    )
+    assert {row.name for row in report.rows if not row.passed} == set(UNUSED)
+    assert "the candidate moved it" in report.first_divergence.note
+
+
+def test_a_nudge_moves_the_learning_rate_alone_and_either_way():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    plain = ADAM.torch([parameter]).param_groups[0]
+    for seed, sign in ((0, 1), (1, -1)):
+        moved = optimizers.nudged(ADAM, "float32", seed).torch([parameter]).param_groups[0]
+        step = 1 + sign * ADAM.step_rounding * 2.0**-23
+        assert math.isclose(moved["lr"], plain["lr"] * step, rel_tol=1e-12)
+        assert moved["betas"] == plain["betas"]
