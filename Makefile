@@ -26,6 +26,7 @@ help:
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
 	@echo "make deep                random configurations against PyTorch, and laws (CASES=2000 each)"
+	@echo "make fuzz                damaged checkpoints, read or refused (CASES=30000)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
 	@echo "make lock                pin what CI installs, with hashes"
@@ -119,3 +120,8 @@ $(VENV)/.ready $(BARE)/.ready $(OLDEST)/.ready $(COMPILERS)/.ready: pyproject.to
 $(VENV)/.with-%: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
+
+.PHONY: fuzz
+# Damaged checkpoints; 500 of them are in `make test`.
+fuzz: $(VENV)/.ready
+	$(VENV)/bin/python -m tools.fuzzing $(CASES)

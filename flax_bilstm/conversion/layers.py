@@ -176,7 +176,7 @@ KINDS: dict[type, Kind] = {
     nnx.GroupNorm: plain("nn.GroupNorm", SCALE, BIAS),
     nnx.InstanceNorm: plain("nn.InstanceNorm1d, 2d, 3d with affine=True", SCALE, BIAS),
     nnx.BatchNorm: plain(
-        "nn.BatchNorm1d, 2d, 3d",
+        "nn.BatchNorm1d, 2d, 3d, SyncBatchNorm",
         SCALE,
         BIAS,
         entry("running_mean", "mean"),
@@ -215,7 +215,7 @@ FLAX_WITHOUT: dict[type, str] = {
     nnx.LoRA: "torch has no such layer: register one for your library's",
     nnx.LoRALinear: "torch has no such layer: register one for your library's",
     nnx.SpectralNorm: "it has other statistics than torch's: load the weight into the layer alone",
-    nnx.WeightNorm: "it has another scale than torch's: load the weight into the layer alone",
+    nnx.WeightNorm: "its scales are no variables: load the weight into the layer alone",
 }
 """Layers of Flax that are not in the table, and why. Their variables count as anyone's."""
 
