@@ -262,9 +262,9 @@ def _merged(found: Iterator[_Found]) -> list[Row]:
     """The rows, those of the same variables made one: tied weights."""
     groups: dict[Any, list[Row]] = {}
     for row, leaves in found:
-        groups.setdefault(tuple(map(id, leaves)) if None not in leaves else row.paths, []).append(
-            row
-        )
+        # A variable compares its elements: `in` would ask each of them.
+        whole = all(leaf is not None for leaf in leaves)
+        groups.setdefault(tuple(map(id, leaves)) if whole else row.paths, []).append(row)
     return [group[0] if len(group) == 1 else _tied(group) for group in groups.values()]
 
 
