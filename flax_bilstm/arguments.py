@@ -12,6 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int
 
+from flax_bilstm.recurrence.equations import Size
+
 
 def sequence(
     name: str, x: ArrayLike, layouts: tuple[str, ...], width: int, time_axis: int
@@ -40,7 +42,7 @@ def sequence(
     return x
 
 
-def lengths(value: ArrayLike, batch: int, time: int) -> Int[Array, " batch"]:
+def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
     """`value` as an int array (batch,), each within 1…time where the values are known.
 
     Under a trace a length cannot raise. There a length above `time` counts as `time`, and one
@@ -62,8 +64,9 @@ def lengths(value: ArrayLike, batch: int, time: int) -> Int[Array, " batch"]:
                 "range); drop empty sequences and check the padding."
             )
     array = jnp.asarray(value)
-    largest = min(time, jnp.iinfo(array.dtype).max)  # clipped before a narrower dtype can wrap it
-    return jnp.clip(array, 0, largest).astype(jnp.int32)
+    if jnp.iinfo(array.dtype).bits < 32:
+        array = array.astype(jnp.int32)  # a longer time does not fit into a narrower dtype
+    return jnp.clip(array, 0, jnp.asarray(time, array.dtype)).astype(jnp.int32)
 
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:

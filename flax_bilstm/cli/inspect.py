@@ -12,6 +12,7 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
+from flax_bilstm.conversion.order import in_the_models_names, parameter_order
 from flax_bilstm.conversion.reading import Module, is_ours, read_sizes
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.conversion.rows import rows, variables
@@ -22,7 +23,7 @@ MOST_SHOWN = 100
 """Tensors and layers that people are shown; `--json` has all of them."""
 
 
-def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
+def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> dict[str, Any]:
     """What `flax-bilstm inspect --json` prints; the keys are its contract.
 
     file, format, notes (what was unwrapped, stripped, left out), model (class and sizes of one of
@@ -36,13 +37,13 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
     """
-    read = checkpoints.read(path, prefix)
+    read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
     loaded, problems = _load(arrays) if is_ours(arrays.keys()) else (None, [])
     return {
         "file": str(path),
-        "format": checkpoints.format_of(path).title,
+        "format": checkpoints.detect(path).title,
         "notes": list(read.notes),
         "model": model,
         "layers": [
@@ -167,7 +168,9 @@ def _optimizer(read: Checkpoint, model: Module | None) -> str | None:
     try:
         if model is not None:
             with jax.enable_x64(True):
-                optimizer_state.optimizer_from_torch(model, read.optimizer, read.parameters)
+                state = in_the_models_names(read.optimizer, read.renamed)
+                order = parameter_order(model, state, read.renamed)
+                optimizer_state.optimizer_from_torch(model, state, order)
         return optimizer_state.describe(read.optimizer)
     except ValueError as error:
         return str(error).removeprefix("optimizer: ")

@@ -1,5 +1,6 @@
 """Training goes on in optax where it stopped in PyTorch; the judge is PyTorch, going on itself."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
@@ -241,6 +242,19 @@ def test_dampening_is_refused() -> None:
         fb.optimizer_from_torch(model, optimizer.state_dict())
 
 
+class _OurError(Exception):
+    """A ValueError that says what is wrong with the optimizer's state."""
+
+
+def _as_ours(take: Callable[[Any], Any], state_dict: Any) -> None:
+    try:
+        take(state_dict)
+    except ValueError as error:
+        if not str(error).startswith("optimizer: "):
+            raise
+        raise _OurError from error
+
+
 class _Object:
     """Nothing that an optimizer keeps."""
 
@@ -277,10 +291,8 @@ def test_a_malformed_state_is_one_error_of_ours_or_does_no_harm(path: tuple[Any,
     for value in MALFORMED:
         state_dict = replaced(adam_state(), path, value)
         for take in (functools.partial(fb.optimizer_from_torch, model), describe):
-            try:
-                take(state_dict)
-            except ValueError as error:
-                assert str(error).startswith("optimizer: ")
+            with contextlib.suppress(_OurError):
+                _as_ours(take, state_dict)
 
 
 def test_a_group_that_keeps_no_moments_is_stepped_beside_one_that_does() -> None:
