@@ -1,7 +1,8 @@
 """`flax-bilstm inspect --code`: a Flax module that loads the file, its `__call__` to be written."""
 
 import keyword
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,16 +24,16 @@ def code_of(arrays: Mapping[str, np.ndarray]) -> str:
     """
     tree: dict[str, Any] = {}
     for found in recognize(arrays):
-        whole = bool(found.kinds)
-        for tensor in () if whole else found.tensors:
-            _place(tree, f"{found.path}.{tensor}".lstrip("."), _raw(arrays, found.path, tensor))
-        if whole:
+        if found.kinds and _has_equal(found, arrays):
             _place(tree, found.path, _layer(found, arrays))
-    classes: list[str] = []
+            continue
+        for tensor in found.tensors:
+            _place(tree, f"{found.path}.{tensor}".lstrip("."), _raw(arrays, found.path, tensor))
     if "" in tree:  # the file is of one layer
         return f"{_HEAD}\n\ndef Network(rngs):\n    return {tree['']}\n"
-    _class("Network", tree, classes)
-    return "\n\n".join([_HEAD, *classes])
+    classes: dict[str, str] = {"Network": ""}
+    code = _class("Network", tree, classes)
+    return "\n\n".join([_HEAD, *filter(None, classes.values()), code])
 
 
 _HEAD = """\
@@ -56,50 +57,42 @@ def _place(tree: dict[str, Any], path: str, value: str) -> None:
     tree[name] = value
 
 
-def _class(name: str, tree: Mapping[str, Any], classes: list[str]) -> None:
-    """The class of a module with these attributes, after those of the modules inside."""
-    lines = [f"self.{key} = {_value(key, inside, classes)}" for key, inside in _named(tree)]
-    odd = [
-        f"setattr(self, {key!r}, {_value(key, inside, classes)})"
-        for key, inside in tree.items()
-        if not _plain(key)
-    ]
-    body = "\n".join(f"        {line}" for line in [*lines, *odd])
-    classes.append(f"class {name}(nnx.Module):\n    def __init__(self, rngs):\n{body}\n\n{_CALL}")
-
-
-def _named(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, inside) for key, inside in tree.items() if _plain(key))
+def _class(name: str, tree: Mapping[str, Any], classes: dict[str, str]) -> str:
+    """The code of a module with these attributes; the classes inside it are added to `classes`."""
+    values = {key: _value(key, inside, classes) for key, inside in tree.items()}
+    lines = [f"self.{key} = {value}" for key, value in values.items() if _plain(key)]
+    lines += [f"setattr(self, {key!r}, {v})" for key, v in values.items() if not _plain(key)]
+    body = "\n".join(f"        {line}" for line in lines or ["pass"])
+    return f"class {name}(nnx.Module):\n    def __init__(self, rngs):\n{body}\n\n{_CALL}"
 
 
 def _plain(key: str) -> bool:
-    return key.isidentifier() and not keyword.iskeyword(key)
+    """Whether an attribute can be written as it is; Python renames `__key` inside of a class."""
+    return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("__")
 
 
-def _value(key: str, inside: Any, classes: list[str]) -> str:
+def _value(key: str, inside: Any, classes: dict[str, str]) -> str:
     """What an attribute is made of: a layer's constructor, a container, or a class of its own."""
     if isinstance(inside, str):
         return inside
-    if all(name.isdigit() for name in inside):
-        items = [_value(f"{key}{name}", each, classes) for name, each in inside.items()]
-        if sorted(map(int, inside)) == list(range(len(inside))):
-            ordered = [items[list(inside).index(str(i))] for i in range(len(inside))]
-            return f"nnx.List([{', '.join(ordered)}])"
-        pairs = ", ".join(f"{name!r}: {item}" for name, item in zip(inside, items, strict=True))
+    if all(_index(name) for name in inside):
+        items = {name: _value(f"{key}{name}", each, classes) for name, each in inside.items()}
+        if set(items) == set(map(str, range(len(items)))):
+            return f"nnx.List([{', '.join(items[str(i)] for i in range(len(items)))}])"
+        pairs = ", ".join(f"{name!r}: {item}" for name, item in items.items())
         return f"nnx.Dict({{{pairs}}})"
-    name = "".join(part.capitalize() for part in "".join(_letters(key)).split("_")) or "Part"
-    taken = {
-        line.split()[1].partition("(")[0] for each in classes for line in each.splitlines()[:1]
-    }
-    base, count = name, 2
-    while name in taken or name == "Network":
-        name, count = f"{base}{count}", count + 1
-    _class(name, inside, classes)
+    base = "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", key))
+    base = base if base.isidentifier() and not keyword.iskeyword(base) else f"Part{base}"
+    name = base if base not in classes else f"{base}_{len(classes)}"
+    classes[name] = ""  # taken, before those inside
+    code = _class(name, inside, classes)
+    del classes[name]  # after those inside
+    classes[name] = code
     return f"{name}(rngs)"
 
 
-def _letters(key: str) -> Iterator[str]:
-    yield from (c if c.isalnum() else "_" for c in (key if not key[:1].isdigit() else f"_{key}"))
+def _index(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def _raw(arrays: Mapping[str, np.ndarray], path: str, tensor: str) -> str:
@@ -108,6 +101,19 @@ def _raw(arrays: Mapping[str, np.ndarray], path: str, tensor: str) -> str:
     if jnp.issubdtype(array.dtype, jnp.floating):
         return f"nnx.Param(jnp.zeros({array.shape}, jnp.{array.dtype.name}))"
     return f"nnx.Variable(np.zeros({array.shape}, np.{array.dtype.name}))"
+
+
+def _has_equal(found: Recognized, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether Flax has a layer with the same variables; else the tensors are parameters."""
+    kind, sizes = found.kinds[0], found.sizes
+    if kind == "BatchNorm":  # Flax's statistics are float32, whatever its parameters are
+        return all(
+            arrays[f"{found.path}.{name}".lstrip(".")].dtype == np.float32
+            for name in ("running_mean", "running_var")
+        )
+    if kind == "MultiheadAttention":  # Flax's keys and values have one width
+        return bool(sizes.get("kdim") == sizes.get("vdim"))
+    return kind in _FLAX or kind in ("LSTM", "LSTMCell")
 
 
 def _layer(found: Recognized, arrays: Mapping[str, np.ndarray]) -> str:
@@ -120,9 +126,6 @@ def _layer(found: Recognized, arrays: Mapping[str, np.ndarray]) -> str:
         shapes = [str(sizes.pop("input_size")), str(sizes.pop("hidden_size"))]
         rest = [f"{name}={value}" for name, value in sizes.items()]
         return f"fb.{kind}({', '.join([*shapes, *rest])}{options})"
-    if kind in ("GRU", "RNN", "GRUCell", "RNNCell"):  # Flax has no exact counterpart
-        items = (f"{t}={_raw(arrays, found.path, t)}" for t in found.tensors)
-        return f"nnx.Dict({', '.join(items)})"
     return _FLAX[kind](sizes, found, options)
 
 

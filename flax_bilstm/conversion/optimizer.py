@@ -6,6 +6,7 @@ PyTorch does not step is a part that stands still. optax is imported when it is 
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.rows import Names, Row, rows, variables
+from flax_bilstm.conversion.rows import Names, Row, dotted, rows, variables
 from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, Settings, read, refuse
 from flax_bilstm.conversion.tree import Path
 from flax_bilstm.lstm import LSTM
@@ -49,7 +50,8 @@ def optimizer_from_torch(
 
     Args:
         model: with the weights that belong to the state.
-        optimizer_state_dict: `torch_optimizer.state_dict()`, of Adam, AdamW, SGD or RMSprop.
+        optimizer_state_dict: `torch_optimizer.state_dict()`, of Adam, AdamW, SGD, RMSprop or
+            Adadelta.
         parameters: the torch name of each parameter that the optimizer was given, in that order,
             None for those of other modules: `[name for name, _ in torch_model.named_parameters()]`;
             of several parameter groups, in the order of the groups. Needed where the state has no
@@ -91,7 +93,7 @@ def describe(optimizer_state_dict: Mapping[str, Any]) -> str:
     """The optax code that steps as this optimizer."""
     state = read(optimizer_state_dict)
     different = list({_key(group.settings): group.settings for group in state.groups}.values())
-    code = [_code(state.algorithm.calls(s, float(s["lr"]))) for s in different]
+    code = [_code(state.algorithm.calls(s, s["lr"])) for s in different]
     if len(code) == 1:
         return code[0]
     inner = ", ".join(f'"{_label(i)}": {each}' for i, each in enumerate(code))
@@ -168,7 +170,10 @@ def _parts(
     found: dict[Any, Part] = {}
     for row in trained:
         keys = _keys(row, named)
-        if keys is None or (started and not any(state.states.get(key) for key in keys)):
+        if keys is None:
+            continue
+        stateful = state.algorithm.kept(settings[keys[0]])
+        if started and stateful and not any(state.states.get(key) for key in keys):
             continue
         steps = max((_steps(state.states.get(key, {})) for key in keys), default=0)
         which = (_key(settings[keys[0]]), steps)
@@ -188,17 +193,11 @@ def _keys(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
 def _key(settings: Settings) -> str:
     """Equal for equal settings, whatever holds them."""
     names = sorted(settings.keys() - {"initial_lr"})
-    return repr([(name, _plain(settings[name])) for name in names])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    return repr([(name, settings[name]) for name in names])
 
 
 def _steps(tensors: Mapping[str, np.ndarray]) -> int:
-    return int(tensors["step"]) if np.size(tensors.get("step", ())) == 1 else 0
+    return int(tensors["step"].reshape(())) if "step" in tensors else 0
 
 
 def _transformation(
@@ -208,7 +207,7 @@ def _transformation(
     import optax
 
     def of(part: Part) -> Any:
-        rate = float(part.settings["lr"]) if learning_rate is None else learning_rate
+        rate = part.settings["lr"] if learning_rate is None else learning_rate
         calls = state.algorithm.calls(part.settings, rate)
         chain = [getattr(optax, name)(**options) for name, options in calls]
         return chain[0] if len(chain) == 1 else optax.chain(*chain)
@@ -248,7 +247,7 @@ def _fill(
     for row in part.rows:
         one = next((r for r in row.tied if _keys(r, named)), row)
         tensors = [state.states.get(key, {}) for key in _keys(row, named) or ()]
-        for moment, field in state.algorithm.moments.items():
+        for moment, field in state.algorithm.kept(part.settings).items():
             if all(moment in each for each in tensors):
                 leaves = one.from_torch([each[moment] for each in tensors])
                 for path, leaf in zip(row.paths, leaves, strict=True):
@@ -274,11 +273,18 @@ def _problems(
 ) -> Iterator[str]:
     """All that keeps the state from being this model's."""
     found = variables(model)
-    present = {moment for tensors in state.states.values() for moment in tensors}
-    moments = [moment for moment in state.algorithm.moments if moment in present]
+    yield from _divided(state, named, trained)
     for part in parts:
         for row in part.rows:
             one = next((r for r in row.tied if _keys(r, named)), row)
+            stateful = any(state.states.get(named[name]) for name in one.torch_names)
+            moments = tuple(state.algorithm.kept(part.settings)) if stateful else ()
+            if moments and not _moves(one, [found[path].shape for path in row.paths]):
+                yield (
+                    f"{', '.join(one.torch_names)}: its moments are not those of "
+                    f"{dotted(row.paths[0])} in another order, so they cannot be carried"
+                )
+                continue
             weights = one.to_torch([found[path].get_value() for path in row.paths])
             for name, weight in zip(one.torch_names, weights, strict=True):
                 yield from _of_tensor(name, weight, state.states.get(named[name], {}), moments)
@@ -292,6 +298,35 @@ def _problems(
             yield f"unexpected: {', '.join(sorted(unknown))} of {name}"
     if not parts:
         yield "no parameter of the model is stepped by it"
+
+
+def _divided(
+    state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
+) -> Iterator[str]:
+    """Variables of several tensors, such as stacked layers, that PyTorch does not step alike."""
+    settings = {key: _key(group.settings) for group in state.groups for key in group.keys}
+    for row in trained:
+        for one in row.tied or (row,):
+            keys = [named.get(name) for name in one.torch_names]
+            inside = [key for key in keys if key is not None]
+            steps = {_steps(state.states.get(key, {})) for key in inside}
+            alike = len(inside) == len(keys) and len({settings[k] for k in inside} | steps) <= 2
+            if inside and not alike:
+                yield (
+                    f"{', '.join(one.torch_names[:4])}: {dotted(row.paths[0])} is one variable for "
+                    "all of them, expected one parameter group and as many steps for each"
+                )
+
+
+def _moves(row: Row, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the variables are the tensors' elements in another order, as moments must be."""
+    sizes = np.cumsum([0, *map(math.prod, shapes)])
+    leaves = [
+        np.arange(start, stop, dtype=np.float64).reshape(shape)
+        for start, stop, shape in zip(sizes, sizes[1:], shapes, strict=False)
+    ]
+    elements = np.concatenate([tensor.ravel() for tensor in row.to_torch(leaves)])
+    return np.array_equal(np.sort(elements), np.arange(sizes[-1]))
 
 
 def _of_tensor(
@@ -308,6 +343,3 @@ def _of_tensor(
             )
         elif not np.isfinite(value).all():
             yield f"not finite: {moment} of {name}"
-    step = tensors.get("step", np.zeros(()))
-    if step.size != 1 or not np.isfinite(step).all() or not 0 <= float(step.reshape(())) < 2**31:
-        yield f"step of {name}: expected one number from 0 to 2³¹, got {step!r}"

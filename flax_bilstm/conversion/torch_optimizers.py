@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.conversion.tensors import array_of
 
 Settings = Mapping[str, Any]
 """The options of one parameter group: lr, weight_decay and so on."""
@@ -23,25 +24,39 @@ class Algorithm(NamedTuple):
 
     Attributes:
         title: its name.
-        signature: options that only its parameter groups have, all of them.
-        numbers: options that must be finite numbers, or pairs of them.
+        options: name → NUMBER, PAIR or FLAG, of the options that only its parameter groups have,
+            all of them.
         moments: torch's name of a tensor in the state → the field of optax's state.
+        needs: a moment → the option without which PyTorch and optax keep none.
         refused: options that optax computes another way → the value with which they do nothing.
         calls: settings and the learning rate → the optax calls, chained, that step alike.
     """
 
     title: str
-    signature: frozenset[str]
-    numbers: tuple[str, ...]
+    options: dict[str, str]
     moments: dict[str, str]
+    needs: dict[str, str]
     refused: dict[str, Any]
     calls: Callable[[Settings, Any], list[Call]]
 
+    def kept(self, settings: Settings) -> dict[str, str]:
+        """The moments of a group with these settings."""
+        return {
+            moment: field
+            for moment, field in self.moments.items()
+            if moment not in self.needs or settings[self.needs[moment]]
+        }
+
+
+NUMBER, PAIR, FLAG = "a finite number of at least 0", "two numbers in [0, 1)", "True or False"
+OPTIONAL = {"maximize": FLAG, "decoupled_weight_decay": FLAG, "initial_lr": NUMBER}
+"""Options that the groups of some versions and schedules lack."""
+
 
 def _adam(settings: Settings, rate: Any) -> list[Call]:
-    b1, b2 = map(float, settings["betas"])
-    options = {"learning_rate": rate, "b1": b1, "b2": b2, "eps": float(settings["eps"])}
-    decay = float(settings["weight_decay"])
+    b1, b2 = settings["betas"]
+    options = {"learning_rate": rate, "b1": b1, "b2": b2, "eps": settings["eps"]}
+    decay = settings["weight_decay"]
     if decay and settings["decoupled_weight_decay"]:
         return [("adamw", {**options, "weight_decay": decay})]
     return [*_decay(settings), ("adam", options)]
@@ -50,7 +65,7 @@ def _adam(settings: Settings, rate: Any) -> list[Call]:
 def _sgd(settings: Settings, rate: Any) -> list[Call]:
     options = {"learning_rate": rate}
     if settings["momentum"]:
-        options["momentum"] = float(settings["momentum"])
+        options["momentum"] = settings["momentum"]
     if settings["nesterov"]:
         options["nesterov"] = True
     return [*_decay(settings), ("sgd", options)]
@@ -59,8 +74,8 @@ def _sgd(settings: Settings, rate: Any) -> list[Call]:
 def _rmsprop(settings: Settings, rate: Any) -> list[Call]:
     options = {
         "learning_rate": rate,
-        "decay": float(settings["alpha"]),
-        "eps": float(settings["eps"]),
+        "decay": settings["alpha"],
+        "eps": settings["eps"],
         "eps_in_sqrt": False,
     }
     if settings["centered"]:
@@ -68,36 +83,62 @@ def _rmsprop(settings: Settings, rate: Any) -> list[Call]:
     return [*_decay(settings), ("rmsprop", options)]
 
 
+def _adadelta(settings: Settings, rate: Any) -> list[Call]:
+    options = {"learning_rate": rate, "rho": settings["rho"], "eps": settings["eps"]}
+    return [*_decay(settings), ("adadelta", options)]
+
+
 def _decay(settings: Settings) -> list[Call]:
     """Weight decay as a part of the gradient."""
-    decay = float(settings["weight_decay"])
+    decay = settings["weight_decay"]
     return [("add_decayed_weights", {"weight_decay": decay})] if decay else []
 
 
 ALGORITHMS = (
     Algorithm(
         "Adam or AdamW",
-        frozenset({"betas", "eps", "amsgrad", "weight_decay"}),
-        ("betas", "eps", "weight_decay", "lr"),
+        {"lr": NUMBER, "betas": PAIR, "eps": NUMBER, "weight_decay": NUMBER, "amsgrad": FLAG},
         {"exp_avg": "mu", "exp_avg_sq": "nu"},
+        {},
         {"amsgrad": False, "maximize": False},
         _adam,
     ),
     Algorithm(
         "SGD",
-        frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
-        ("momentum", "weight_decay", "lr"),
+        {
+            "lr": NUMBER,
+            "momentum": NUMBER,
+            "dampening": NUMBER,
+            "nesterov": FLAG,
+            "weight_decay": NUMBER,
+        },
         {"momentum_buffer": "trace"},
+        {"momentum_buffer": "momentum"},
         {"dampening": 0, "maximize": False},
         _sgd,
     ),
     Algorithm(
         "RMSprop",
-        frozenset({"alpha", "eps", "centered", "momentum", "weight_decay"}),
-        ("alpha", "eps", "weight_decay", "lr"),
+        {
+            "lr": NUMBER,
+            "alpha": NUMBER,
+            "eps": NUMBER,
+            "centered": FLAG,
+            "momentum": NUMBER,
+            "weight_decay": NUMBER,
+        },
         {"square_avg": "nu", "grad_avg": "mu"},
+        {"grad_avg": "centered"},
         {"momentum": 0, "maximize": False},
         _rmsprop,
+    ),
+    Algorithm(
+        "Adadelta",
+        {"lr": NUMBER, "rho": NUMBER, "eps": NUMBER, "weight_decay": NUMBER},
+        {"square_avg": "e_g", "acc_delta": "e_x"},
+        {},
+        {"maximize": False},
+        _adadelta,
     ),
 )
 
@@ -130,24 +171,49 @@ def read(optimizer_state_dict: Any) -> OptimizerState:
     """
     groups = _groups(optimizer_state_dict)
     algorithm = _algorithm(groups)
+    refuse(_malformed(algorithm, groups))
+    groups = tuple(g._replace(settings=_settings(algorithm, g.settings)) for g in groups)
     refuse(_unequal(algorithm, groups))
-    states = optimizer_state_dict.get("state")
+    return OptimizerState(algorithm, groups, _states(optimizer_state_dict, groups))
+
+
+def _states(
+    state_dict: Mapping[str, Any], groups: tuple[Group, ...]
+) -> dict[Any, dict[str, np.ndarray]]:
+    states = state_dict.get("state")
     if not isinstance(states, Mapping) or not all(isinstance(s, Mapping) for s in states.values()):
         raise ValueError(
             "optimizer: expected a mapping from parameters to what is kept for each under "
             f"'state', got {type(states).__name__}."
         )
     keys = {key for group in groups for key in group.keys}
-    try:
-        arrays = {
-            key: to_numpy({k: v for k, v in states[key].items() if v is not None})
-            for key in keys & states.keys()
-        }
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"optimizer: expected dense tensors in its state: {error}") from error
-    unknown = [repr(key) for key in states if key not in keys]
-    refuse([f"unexpected: state for {', '.join(unknown[:8])}, in no group"] if unknown else [])
-    return OptimizerState(algorithm, groups, arrays)
+    wrong = [
+        f"unexpected: state for {_short(key)}, in no group" for key in states if key not in keys
+    ]
+    arrays: dict[Any, dict[str, np.ndarray]] = {}
+    for key in keys & states.keys():
+        arrays[key] = {}
+        for name, value in states[key].items():
+            array = None if value is None else _numbers(value)
+            if array is not None:
+                arrays[key][str(name)] = array
+            elif value is not None:
+                wrong.append(
+                    f"{_short(name)} of parameter {_short(key)}: expected a dense tensor of real "
+                    f"numbers, got {type(value).__name__}"
+                )
+        step = arrays[key].get("step", np.zeros(()))
+        if step.size != 1 or not _counts(float(step.reshape(()))):
+            wrong.append(
+                f"step of parameter {_short(key)}: expected a whole number from 0 to 2³¹, got "
+                f"{_short(step)}"
+            )
+    refuse(wrong)
+    return arrays
+
+
+def _counts(step: float) -> bool:
+    return 0 <= step < 2**31 and step == int(step)
 
 
 def refuse(problems: Any) -> None:
@@ -178,47 +244,64 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
     for index, group in enumerate(groups):
         keys = group.get("params") if isinstance(group, Mapping) else None
         names = group.get("param_names") if isinstance(group, Mapping) else None
-        whole = isinstance(keys, (list, tuple)) and all(isinstance(k, (int, str)) for k in keys)
-        named = names is None or (
-            isinstance(names, (list, tuple))
-            and all(isinstance(name, str) for name in names)
-            and len(names) == len(keys or ())
-        )
-        if not whole or not named or not all(isinstance(key, str) for key in group):
+        if (
+            not _all(keys, (int, str))
+            or not (names is None or (_all(names, str) and len(names) == len(keys)))
+            or not all(isinstance(key, str) for key in group)
+        ):
             raise ValueError(
                 f"optimizer: expected param_groups[{index}] to be a mapping with 'params', a list "
                 "of numbers, and 'param_names', if there, a list of as many names; got another."
             )
         settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-        found.append(Group(settings, tuple(keys or ()), None if names is None else tuple(names)))
+        found.append(Group(settings, tuple(keys), None if names is None else tuple(names)))
     everything = [key for group in found for key in group.keys]
     if len(set(everything)) < len(everything):
         raise ValueError("optimizer: expected each parameter in one group, got some in several.")
     return tuple(found)
 
 
+def _all(items: Any, kind: Any) -> bool:
+    return isinstance(items, (list, tuple)) and all(isinstance(item, kind) for item in items)
+
+
 def _algorithm(groups: tuple[Group, ...]) -> Algorithm:
     for algorithm in ALGORITHMS:
-        if all(algorithm.signature <= group.settings.keys() for group in groups):
+        if all(algorithm.options.keys() <= group.settings.keys() for group in groups):
             return algorithm
     raise ValueError(
-        "optimizer: expected the state of torch.optim.Adam, AdamW, SGD or RMSprop, got one with "
-        f"the options {', '.join(sorted(groups[0].settings))}."
+        "optimizer: expected the state of torch.optim.Adam, AdamW, SGD, RMSprop or Adadelta, "
+        f"got one with the options {_short(sorted(groups[0].settings), 300)}."
     )
 
 
+def _malformed(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
+    """Options that are not what they have to be."""
+    for index, group in enumerate(groups):
+        for name, kind in {**algorithm.options, **OPTIONAL}.items():
+            value = group.settings.get(name)
+            missing = value is None and name in OPTIONAL
+            if not missing and READERS[kind](value) is None:
+                yield f"{name} of group {index}: expected {kind}, got {_short(value)}"
+
+
+def _settings(algorithm: Algorithm, settings: Settings) -> Settings:
+    """The options that the steps depend on, as Python's own numbers."""
+    return {
+        name: READERS[kind](settings[name])
+        for name, kind in {**algorithm.options, **OPTIONAL}.items()
+        if settings.get(name) is not None
+    }
+
+
 def _unequal(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
-    """Options that are malformed, or that optax computes another way."""
+    """Options that optax computes another way."""
     for index, group in enumerate(groups):
         settings = group.settings
-        for name in algorithm.numbers:
-            value = settings.get(name)
-            if not _numeric(value, pair=name == "betas"):
-                yield f"{name} of group {index}: expected finite numbers, got {value!r}"
         for name, harmless in algorithm.refused.items():
-            if settings.get(name, harmless) not in (harmless, None):
+            if settings.get(name, harmless) != harmless:
                 yield f"{name}={settings[name]!r} has no equal in optax, expected {harmless!r}"
-        recorded = "decoupled_weight_decay" in settings or "betas" not in algorithm.numbers
+        recorded = "decoupled_weight_decay" in settings or "betas" not in algorithm.options
         if settings.get("weight_decay") and not recorded:
             yield (
                 "weight_decay is of Adam or of AdamW, which this version of PyTorch does not "
@@ -227,14 +310,43 @@ def _unequal(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
             )
 
 
-def _numeric(value: Any, *, pair: bool) -> bool:
-    if pair:
-        return (
-            isinstance(value, (list, tuple))
-            and len(value) == 2
-            and all(_numeric(v, pair=False) for v in value)
-        )
+def _numbers(value: Any) -> np.ndarray | None:
+    """A dense array of real numbers; None of anything else."""
     try:
-        return not isinstance(value, (str, bytes)) and math.isfinite(float(value))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return False
+        array = array_of("", value)
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # PyTorch's and NumPy's
+        return None
+    return array if jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu" else None
+
+
+def _number(value: Any) -> float | None:
+    array = _numbers(value)
+    if array is None or array.size != 1:
+        return None
+    number = float(array.reshape(()))
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    first, second = map(_number, value)
+    if first is None or second is None or max(first, second) >= 1:
+        return None
+    return first, second
+
+
+def _flag(value: Any) -> bool | None:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    number = _number(value)
+    return bool(number) if number in (0, 1) else None
+
+
+READERS: dict[str, Callable[[Any], Any]] = {NUMBER: _number, PAIR: _pair, FLAG: _flag}
+
+
+def _short(value: Any, most: int = 60) -> str:
+    """What came, for a message: escaped and bounded."""
+    text = ascii(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,5 +1,6 @@
 """Training goes on in optax where it stopped in PyTorch; the judge is PyTorch, going on itself."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
@@ -52,6 +53,10 @@ OPTIMIZERS |= {
     "optax.chain(optax.add_decayed_weights(weight_decay=0.1), optax.rmsprop(learning_rate=0.01, "
     "decay=0.9, eps=1e-06, eps_in_sqrt=False, centered=True))": lambda p: optim.RMSprop(
         p, 0.01, 0.9, 1e-6, weight_decay=0.1, centered=True
+    ),
+    "optax.chain(optax.add_decayed_weights(weight_decay=0.1), "
+    "optax.adadelta(learning_rate=0.5, rho=0.8, eps=1e-06))": lambda p: optim.Adadelta(
+        p, 0.5, 0.8, weight_decay=0.1
     ),
 }
 
@@ -182,11 +187,15 @@ REFUSED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "missing: exp_avg_sq of fc.bias": lambda s: s["state"][11].pop("exp_avg_sq"),
     "set by a scheduler": lambda s: s["param_groups"][0].update(initial_lr=0.1),
     "expected a mapping from parameters": lambda s: s.update(state=[1, 2]),
-    r"lr of group 0: expected finite numbers, got nan": lambda s: s["param_groups"][0].update(
-        lr=float("nan")
+    "lr of group 0: expected a finite number of at least 0, got nan": lambda s: s["param_groups"][
+        0
+    ].update(lr=float("nan")),
+    r"betas of group 0: expected two numbers in \[0, 1\)": lambda s: s["param_groups"][0].update(
+        betas=0.9
     ),
-    r"betas of group 0: expected finite numbers": lambda s: s["param_groups"][0].update(betas=0.9),
-    "step of fc.bias: expected one number": lambda s: s["state"][11].update(step=torch.ones(2)),
+    "step of parameter 11: expected a whole number": lambda s: s["state"][11].update(
+        step=torch.ones(2)
+    ),
     "state for 77, in no group": lambda s: s["state"].update({77: {}}),
     r"exp_avg of fc.bias: expected \(2,\) float64": lambda s: s["state"][11].update(
         exp_avg=torch.zeros(3, dtype=torch.float64)
@@ -216,11 +225,13 @@ def test_the_recorded_kind_of_weight_decay_is_enough() -> None:
         assert describe(state_dict).startswith(name)
 
 
-@pytest.mark.parametrize("kind", ["Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop"])
+@pytest.mark.parametrize("kind", ["Adagrad", "NAdam", "RAdam", "Adamax", "Rprop"])
 def test_another_optimizer_is_refused(kind: str) -> None:
     _, optimizer = trained(getattr(optim, kind), steps=1)
     model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"Adam, AdamW, SGD or RMSprop|no equal|cannot be carried"):
+    with pytest.raises(
+        ValueError, match=r"Adam, AdamW, SGD, RMSprop or Adadelta|no equal|cannot be carried"
+    ):
         fb.optimizer_from_torch(model, optimizer.state_dict())
 
 
@@ -229,3 +240,121 @@ def test_dampening_is_refused() -> None:
     model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"dampening=0\.1 has no equal"):
         fb.optimizer_from_torch(model, optimizer.state_dict())
+
+
+class _OurError(Exception):
+    """A ValueError that says what is wrong with the optimizer's state."""
+
+
+def _as_ours(take: Callable[[Any], Any], state_dict: Any) -> None:
+    try:
+        take(state_dict)
+    except ValueError as error:
+        if not str(error).startswith("optimizer: "):
+            raise
+        raise _OurError from error
+
+
+class _Object:
+    """Nothing that an optimizer keeps."""
+
+
+MALFORMED = (
+    *(None, "x", b"x", -1, 2**70, float("nan"), float("inf"), complex(1, 1)),
+    *([], {}, (), [1], [[1]], {1: 2}, {"a": 1}, set(), range(3), float, _Object()),
+    *(np.array("x"), np.array([None]), np.zeros(3), np.datetime64("2020-01-01")),
+    *(torch.zeros(0), torch.zeros(2), torch.tensor(1 + 1j), torch.tensor(True)),
+    *(torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")),
+    *(torch.zeros(2, dtype=torch.float8_e4m3fn), torch.tensor(float("nan"))),
+)
+
+
+def paths_in(node: Any, path: tuple[Any, ...] = ()) -> Any:
+    yield path
+    if isinstance(node, (dict, list)):
+        for key, inside in node.items() if isinstance(node, dict) else enumerate(node):
+            if path != ("state",) or key == 11:  # one parameter stands for all
+                yield from paths_in(inside, (*path, key))
+
+
+def replaced(node: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    node = copy.copy(node)
+    node[path[0]] = replaced(node[path[0]], path[1:], value)
+    return node
+
+
+@pytest.mark.parametrize("path", paths_in(adam_state()), ids=str)
+def test_a_malformed_state_is_one_error_of_ours_or_does_no_harm(path: tuple[Any, ...]) -> None:
+    model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    for value in MALFORMED:
+        state_dict = replaced(adam_state(), path, value)
+        for take in (functools.partial(fb.optimizer_from_torch, model), describe):
+            with contextlib.suppress(_OurError):
+                _as_ours(take, state_dict)
+
+
+def test_a_group_that_keeps_no_moments_is_stepped_beside_one_that_does() -> None:
+    torch.manual_seed(0)
+    torch_model = torch_ref.BiLSTMWithAttention(3, 4, 2).double()
+    named = list(torch_model.named_parameters())
+    heavy = [pair for pair in named if pair[0].startswith("lstm")]
+    light = [pair for pair in named if not pair[0].startswith("lstm")]
+    torch_optimizer = optim.SGD(
+        [{"params": heavy, "momentum": 0.9}, {"params": light, "momentum": 0.0}], lr=0.1
+    )
+    torch_steps(torch_model, torch_optimizer, range(BEFORE))
+    model = fb.from_state_dict(torch_model.state_dict())
+    optimizer = fb.optimizer_from_torch(model, torch_optimizer.state_dict())
+    torch_steps(torch_model, torch_optimizer, range(BEFORE, BEFORE + 5))
+    for i in range(BEFORE, BEFORE + 5):
+        jax_step(model, optimizer, X[i], Y[i])
+    got = fb.state_dict(model)
+    for name, expected in torch_model.state_dict().items():
+        np.testing.assert_allclose(got[name], expected.numpy(), rtol=0, atol=1e-10)
+
+
+class Stacked(nnx.Module):
+    """Two layers that `nnx.vmap` stacked: each of their variables is two tensors."""
+
+    def __init__(self) -> None:
+        @nnx.split_rngs(splits=2)
+        @nnx.vmap
+        def make(rngs: nnx.Rngs) -> nnx.Linear:
+            return nnx.Linear(3, 3, param_dtype=jnp.float64, rngs=rngs)
+
+        self.layers = make(nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        pytest.param(lambda first: [], id="not in the optimizer"),
+        pytest.param(lambda first: [{"params": first, "lr": 0.5}], id="in another group"),
+    ],
+)
+def test_stacked_layers_that_are_not_stepped_alike_are_refused(frozen: Any) -> None:
+    layers = torch.nn.ModuleDict(
+        {"layers": torch.nn.ModuleList([torch.nn.Linear(3, 3).double() for _ in range(2)])}
+    )
+    named = list(layers.named_parameters())
+    groups = [{"params": named[2:]}, *frozen(named[:2])]
+    torch_optimizer = optim.SGD(groups, lr=0.1)
+    model = Stacked()
+    fb.load_state_dict(model, layers.state_dict())
+    with pytest.raises(ValueError, match=r"layers\.kernel is one variable for all of them"):
+        fb.optimizer_from_torch(model, torch_optimizer.state_dict())
+
+
+def test_moments_of_a_sum_are_refused() -> None:
+    """One bias for torch's two: their moments are not the sum's."""
+    cell = torch.nn.LSTMCell(3, 4).double()
+    torch_optimizer = optim.Adam(cell.named_parameters())
+    cell(torch.ones(2, 3, dtype=torch.float64))[0].sum().backward()
+    torch_optimizer.step()
+    model = nnx.Dict(cell=nnx.OptimizedLSTMCell(3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0)))
+    names = {"cell": fb.SummedBiases("")}
+    fb.load_state_dict(model, cell.state_dict(), names=names)
+    with pytest.raises(ValueError, match="bias_ih, bias_hh: its moments are not those"):
+        fb.optimizer_from_torch(model, torch_optimizer.state_dict(), names=names)
