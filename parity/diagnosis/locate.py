@@ -73,9 +73,7 @@ def locate(
     return _in_functions(pair, batches[reached], first, ["forward", "gradients"])
 
 
-def _in_functions(
-    pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]
-) -> list[Row]:
+def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]) -> list[Row]:
     parameters = pair.reference.parameters
     values = pair.reference.forward(parameters, inputs, TRUTH)
     cotangents = pair.reference.cotangents(parameters, inputs, TRUTH)
@@ -135,7 +133,11 @@ def _lstm_of(stage: str, check: str, pair: ModulePair) -> str | None:
             return path
         prefix = f"{path}." if path else ""
         parameter = stage.removeprefix(prefix)
-        if check == "gradients" and stage.startswith(prefix) and parameter in _parameters(pair, path):
+        if (
+            check == "gradients"
+            and stage.startswith(prefix)
+            and parameter in _parameters(pair, path)
+        ):
             return path
     return None
 

@@ -161,7 +161,10 @@ def _same_value(found: Alone, side: Any) -> bool:
 
 
 def _distance(
-    mistaken: Mapping[str, Value], given: Mapping[str, Value], dtype: str, spreads: Mapping[str, float]
+    mistaken: Mapping[str, Value],
+    given: Mapping[str, Value],
+    dtype: str,
+    spreads: Mapping[str, float],
 ) -> float:
     """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
     worst = 0.0

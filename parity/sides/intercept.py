@@ -117,7 +117,9 @@ def placed(stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def intercepted_torch(handlers: Mapping[str, Handler], modules: Mapping[str, Any]) -> Iterator[None]:
+def intercepted_torch(
+    handlers: Mapping[str, Handler], modules: Mapping[str, Any]
+) -> Iterator[None]:
     """While it lasts, calls of these torch modules, by path, go through their handlers."""
 
     def replaced(handler: Handler, call: Call) -> Call:
@@ -129,7 +131,9 @@ def intercepted_torch(handlers: Mapping[str, Handler], modules: Mapping[str, Any
             # The instance's own `forward` goes first, in `torch.nn.Module.__call__`.
             own = vars(module).get("forward")
             restore = (
-                (module.__dict__.pop, "forward") if own is None else (setattr, module, "forward", own)
+                (module.__dict__.pop, "forward")
+                if own is None
+                else (setattr, module, "forward", own)
             )
             module.forward = replaced(handler, module.forward)
             undo.callback(*restore)

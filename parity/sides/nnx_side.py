@@ -14,7 +14,12 @@ from flax_bilstm.conversion.transforms import identical
 from parity.sides import trees
 from parity.sides.calls import Positional
 from parity.sides.intercept import (
-    AnyModule, Ports, Taps, intercepted_nnx, nnx_submodules, placed,
+    AnyModule,
+    Ports,
+    Taps,
+    intercepted_nnx,
+    nnx_submodules,
+    placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer, moments

@@ -4,7 +4,7 @@ Parameters are paired by the table of layers (`flax_bilstm.conversion.layers`), 
 paths. What both sides can be looked into is a stage.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +109,7 @@ def of_modules(
     positional = tuple(n for n in inputs if n not in (*keywords, *targets))
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
-    flax_call: Any = (
-        calls.Positional(("x",), ("lengths",)) if alone else torch_call
-    )
+    flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
     if lstm_itself:
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
     tensors = [name for row in rows for name in row.torch_names]
@@ -129,7 +127,9 @@ def of_modules(
 
     chosen = None
     reference, candidate = sides()
-    chosen, notes = _common(reference, candidate, {n: a for n, a in inputs.items() if n not in targets})
+    chosen, notes = _common(
+        reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
+    )
     reference.chosen = candidate.chosen = chosen
     return ModulePair(
         reference, candidate, loss.name, tuple(notes), torch_model, flax_model, stages, lstms
@@ -174,7 +174,9 @@ def _rows(
     }  # fmt: skip
     expected = fit.expected_tensors(found, variables(flax_model))
     # In any dtype: where the two differ is a row of the report.
-    open_dtypes = {n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()}
+    open_dtypes = {
+        n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
+    }
     listed = list(fit.problems(open_dtypes, arrays))
     if listed:
         notes = list(advice(flax_model, found, expected, arrays))
@@ -215,9 +217,7 @@ def _common(
     notes = []
     hidden = sorted(candidate.hidden)
     if hidden:
-        notes.append(
-            f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}"
-        )
+        notes.append(f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}")
     only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
                    and not n.startswith("output")})  # fmt: skip
     only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]

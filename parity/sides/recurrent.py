@@ -26,9 +26,7 @@ class TorchLSTM:
     def __init__(self, module: torch.nn.LSTM) -> None:
         self.module = module
 
-    def arguments(
-        self, name: str, args: tuple, kwargs: dict, change: Change
-    ) -> tuple[tuple, dict]:
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(input, state) with every array changed."""
         x, state = _bound(args, kwargs, ("input", "hx"))
         first = self.module.batch_first
@@ -61,9 +59,7 @@ class FlaxLSTM:
     def __init__(self, module: fb.LSTM) -> None:
         self.module = module
 
-    def arguments(
-        self, name: str, args: tuple, kwargs: dict, change: Change
-    ) -> tuple[tuple, dict]:
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(x, initial_state, lengths) with every array changed."""
         x, state, lengths = _bound(args, kwargs, ("x", "initial_state", "lengths"))
 

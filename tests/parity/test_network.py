@@ -1,7 +1,7 @@
 """The network as a pair: real stages on both sides, and porting mistakes found where they are."""
 
 import copy
-import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

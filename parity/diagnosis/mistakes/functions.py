@@ -200,7 +200,11 @@ def of_layers() -> Mistakes:
     }.items():
         yield words, _layer("linear", lambda func, g, result=result: result(func(g)))
     for norm in ("layer_norm", "rms_norm", "batch_norm"):
-        for eps, whose in ((1e-6, "Flax's default"), (1e-5, "PyTorch's default"), (1e-12, "BERT's")):
+        for eps, whose in (
+            (1e-6, "Flax's default"),
+            (1e-5, "PyTorch's default"),
+            (1e-12, "BERT's"),
+        ):
             yield (
                 f"the epsilon is {eps:g}, {whose}",
                 _layer(norm, lambda func, g, eps=eps: func({**g, "eps": eps})),
