@@ -86,7 +86,8 @@ def _another(row: Row, given: Value, values: Arrays) -> str:
         taken = {"it is {}": array}
         if array.ndim > 1:
             taken |= {
-                "it is the first step of {}": array[:, 0], "it is the last step of {}": array[:, -1],
+                "it is the first step of {}": array[:, 0],
+                "it is the last step of {}": array[:, -1],
                 "it is the mean of {} over its second axis": array.mean(1),
                 "it is the sum of {} over its second axis": array.sum(1),
                 "it is the largest of {} over its second axis": array.max(1),

@@ -33,7 +33,7 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
             f"got {len(arrays)} arrays of {[str(a.dtype) for a in arrays]}"
         )
     found = {"x": arrays[0], **dict(zip(rest[0], states, strict=False))}
-    return found | {"lengths": a for a in kinds["lengths"]}
+    return found | dict(zip(["lengths"], kinds["lengths"], strict=False))
 
 
 def target_shape(stages: Arrays) -> tuple[int, ...]:

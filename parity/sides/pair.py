@@ -231,5 +231,5 @@ def _common(
 def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:
     unknown = [path for path in wanted if path not in known]
     if unknown:
-        known = [path for path in known if path]
-        raise ValueError(f"stages: {name} has no {unknown}; expected any of {known}")
+        there = [path for path in known if path]
+        raise ValueError(f"stages: {name} has no {unknown}; expected any of {there}")

@@ -2,8 +2,8 @@
 
 `name.input` (batch, time, features), zeros in the padding; `name.h_0`, `name.c_0` and
 `name.lengths` where they are given; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
-(layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM` takes
-lengths, and either may have time before the batch.
+(layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM`
+takes lengths, and either may have time before the batch.
 """
 
 from typing import Any

@@ -183,9 +183,9 @@ def test_a_candidate_computing_in_bfloat16_fails(forward_failures, network):
 
 
 def test_models_of_other_kinds_are_refused(network):
-    with pytest.raises(TypeError, match="flax_model: expected nnx.Module, or a function, got Bi"):
+    with pytest.raises(TypeError, match=r"flax_model: expected nnx\.Module, or a function, got Bi"):
         pairs.of_modules(network.reference, network.reference, {"x": network.x})
-    with pytest.raises(TypeError, match="torch_model: expected torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"torch_model: expected torch\.nn\.Module, got str"):
         pairs.of_modules("model.pt", network.candidate, {"x": network.x})
-    with pytest.raises(ValueError, match="unexpected: lstm.weight_ih_l0"):
+    with pytest.raises(ValueError, match=r"unexpected: lstm\.weight_ih_l0"):
         pairs.of_modules(network.reference, nnx.Linear(2, 3, rngs=nnx.Rngs(0)), {"x": network.x})

@@ -79,8 +79,8 @@ def _row(chain: list[Alone], truth: Truth) -> Row:
         return _described(chain, chain[-1], None, match.of_arrays(chain[-1].judged))
     if step.check == "gradients":
         return _described(chain, chain[-1], None, match.of_arrays(step.judged))
-    part = _to_blame(step, truth)
-    return _described(chain, step, part.stage, match.of_arrays(part.judged), part)
+    blamed = _to_blame(step, truth)
+    return _described(chain, step, blamed.stage, match.of_arrays(blamed.judged), blamed)
 
 
 def _part(parts: Sequence[Stage], name: str) -> Stage | None:

@@ -1,7 +1,7 @@
 """Mistakes of any network, as functions of PyTorch that do something else than they should.
 
-While a mistake is in force, calls of those functions in the reference, by `torch.nn` layers or by the
-code between them, are changed.
+While a mistake is in force, calls of those functions in the reference are changed, whether a
+`torch.nn` layer makes them or the code between.
 """
 
 from collections.abc import Callable, Iterator
