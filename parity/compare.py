@@ -61,7 +61,9 @@ def compare_sides(
         handed = list(_handed(pair, inputs, case))
         rows: list[Row] = []
         drawn = []
-        pair = pair.holding(*(cast(s.parameters, narrowest) for s in (pair.reference, pair.candidate)))
+        pair = pair.holding(
+            *(cast(s.parameters, narrowest) for s in (pair.reference, pair.candidate))
+        )
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
         reference = pair.reference

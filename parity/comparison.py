@@ -8,7 +8,13 @@ import numpy as np
 
 from parity.report import Row
 from parity.tolerances import (
-    ONE_ELEMENT, RECHECKED, TOLERANCES, bound, determined, epsilon, smallest,
+    ONE_ELEMENT,
+    RECHECKED,
+    TOLERANCES,
+    bound,
+    determined,
+    epsilon,
+    smallest,
 )  # fmt: skip
 
 Value = np.ndarray | None
@@ -105,8 +111,8 @@ def _why_undetermined(
         if not np.all(np.isfinite(array)):
             return f"undetermined: {_not_finite(name, array)}"
     return (
-        f"undetermined: only rounding determines it; the reference's own runs differ by {spread:.2g} "
-        f"where the largest element is {scale:.2g}"
+        "undetermined: only rounding determines it; the reference's own runs differ by "
+        f"{spread:.2g} where the largest element is {scale:.2g}"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
+from parity.report import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair, Step
-from parity.report import Row
 from parity.tolerances import MORE_NUDGES, TOLERANCES, TRUTH
 
 
@@ -129,7 +129,11 @@ def compare_steps(
 
 def _worse(row: Row, than: Row) -> bool:
     """Whether a row says more: it fails, or else is determined, or else nearer to its bound."""
-    return (not row.passed, row.determined, row.tightness) > (False, than.determined, than.tightness)
+    return (not row.passed, row.determined, row.tightness) > (
+        False,
+        than.determined,
+        than.tightness,
+    )
 
 
 def _with_note(row: Row, lost: Row | None) -> Row:

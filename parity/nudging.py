@@ -124,7 +124,9 @@ def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
     moved: dict[str, Any] = {**arrays, **cast(held, dtype)}
     for name in held:
         if floating(moved[name]):
-            ulps = rng.integers(0, 2, size=moved[name].shape, dtype=np.int8) * np.int8(2) - np.int8(1)
+            ulps = rng.integers(0, 2, size=moved[name].shape, dtype=np.int8) * np.int8(2) - np.int8(
+                1
+            )
             factors = np.float64(epsilon(dtype)) * ulps + 1
             moved[name] = np.asarray(moved[name].astype(np.float64) * factors, dtype)
     return moved

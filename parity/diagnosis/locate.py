@@ -69,13 +69,11 @@ def locate(
         return [replace(failing, note=f"{words}; {known}" if known else words)]
     # The update is right: then a function is wrong at the parameters that training has reached.
     reached = (first.step or 1) - 1
-    pair = pair.holding(before[reached], before[reached])
-    return _in_functions(pair, batches[reached], first, ["forward", "gradients"])
+    trained = pair.holding(before[reached], before[reached])
+    return _in_functions(trained, batches[reached], first, ["forward", "gradients"])
 
 
-def _in_functions(
-    pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]
-) -> list[Row]:
+def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]) -> list[Row]:
     parameters = pair.reference.parameters
     values = pair.reference.forward(parameters, inputs, TRUTH)
     cotangents = pair.reference.cotangents(parameters, inputs, TRUTH)
@@ -135,7 +133,11 @@ def _lstm_of(stage: str, check: str, pair: ModulePair) -> str | None:
             return path
         prefix = f"{path}." if path else ""
         parameter = stage.removeprefix(prefix)
-        if check == "gradients" and stage.startswith(prefix) and parameter in _parameters(pair, path):
+        if (
+            check == "gradients"
+            and stage.startswith(prefix)
+            and parameter in _parameters(pair, path)
+        ):
             return path
     return None
 

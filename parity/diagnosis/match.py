@@ -86,7 +86,8 @@ def _another(row: Row, given: Value, values: Arrays) -> str:
         taken = {"it is {}": array}
         if array.ndim > 1:
             taken |= {
-                "it is the first step of {}": array[:, 0], "it is the last step of {}": array[:, -1],
+                "it is the first step of {}": array[:, 0],
+                "it is the last step of {}": array[:, -1],
                 "it is the mean of {} over its second axis": array.mean(1),
                 "it is the sum of {} over its second axis": array.sum(1),
                 "it is the largest of {} over its second axis": array.max(1),
@@ -161,7 +162,10 @@ def _same_value(found: Alone, side: Any) -> bool:
 
 
 def _distance(
-    mistaken: Mapping[str, Value], given: Mapping[str, Value], dtype: str, spreads: Mapping[str, float]
+    mistaken: Mapping[str, Value],
+    given: Mapping[str, Value],
+    dtype: str,
+    spreads: Mapping[str, float],
 ) -> float:
     """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
     worst = 0.0

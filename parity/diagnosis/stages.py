@@ -132,7 +132,12 @@ def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) 
 
 
 def first_wrong(
-    stages: tuple[Stage, ...], check: str, truth: Truth, parameters: Arrays, dtype: str, **place: Any
+    stages: tuple[Stage, ...],
+    check: str,
+    truth: Truth,
+    parameters: Arrays,
+    dtype: str,
+    **place: Any,
 ) -> list[Alone]:
     """The first stage that is wrong of itself, then its first wrong part, and so on inwards.
 

@@ -17,9 +17,9 @@ from sklearn.model_selection import train_test_split
 
 import flax_bilstm as fb
 import torch_ref
+from parity.compare import Progress, compare_sides
 from parity.comparison import identical
 from parity.environment import pinned_precision
-from parity.compare import Progress, compare_sides
 from parity.proof import figures
 from parity.render.drawings import Line, curves, png
 from parity.report import Report, Row

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 import flax_bilstm as fb
 from flax_bilstm import recurrence
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity import nudging
 from parity.environment import pinned_precision
-from flax_bilstm.conversion.rows import rows as rows_of
 from parity.sides.nnx_side import NnxSide
 from parity.sides.side import Arrays, Pair, cast
 from parity.sides.torch_side import TorchSide

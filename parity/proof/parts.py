@@ -10,7 +10,7 @@ from parity.compare import Progress
 from parity.report import Report
 
 Part = Callable[[Progress], Report]
-"""One part: takes a progress callback and returns a report. Picklable, to run in another process."""
+"""One part: takes a progress callback and returns a report. Picklable, for other processes."""
 
 
 def silent(what: str) -> None:

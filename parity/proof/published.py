@@ -123,7 +123,9 @@ def _drawn(
     progress(f"{what}: figures")
     x, case = _random_inputs(0, shape, features)["x"], _case(what, shape, 0)
     if isinstance(flax_model, fb.LSTM):
-        yield Report((), {}, {"stage_errors": figures.stage_errors(torch_model, flax_model, x, case)})
+        yield Report(
+            (), {}, {"stage_errors": figures.stage_errors(torch_model, flax_model, x, case)}
+        )
         return
     errors = figures.stage_errors(torch_model.lstm, flax_model.lstm, x, case)
     weights = figures.attention(torch_model, flax_model, x, case)

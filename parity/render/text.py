@@ -47,7 +47,9 @@ def print_to(report: Report, console: Console) -> None:
 def verdict(report: Report) -> str:
     """One line: what passed, or where it first went wrong."""
     if report.passed:
-        return f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
+        return (
+            f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
+        )
     if report.unproven and report.first_divergence is None:
         of = "; ".join(", ".join(filter(None, group)) for group in report.unproven)
         return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"

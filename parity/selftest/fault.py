@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.selftest import planting
+from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 
 Held = Mapping[str, np.ndarray]

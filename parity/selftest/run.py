@@ -17,9 +17,9 @@ import torch
 import flax_bilstm as fb
 import torch_ref
 from parity.compare import Progress, compare_sides
+from parity.report import Report, Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
-from parity.report import Report, Row
 from parity.sides import pair
 from parity.sides.side import TARGET
 
@@ -101,7 +101,11 @@ def plant(fault: Fault) -> Report:
             model, candidate, {n: a for n, a in inputs.items() if n != TARGET}, loss=fault.loss
         )
         return compare_sides(
-            sides.holding(held, fault.hold(held)), inputs, optimizers=optimizers, batches=batches, case=fault.case
+            sides.holding(held, fault.hold(held)),
+            inputs,
+            optimizers=optimizers,
+            batches=batches,
+            case=fault.case,
         )
 
 
@@ -144,7 +148,9 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progre
         tasks = false_alarms.tasks(clean_runs)
         alarms: list[str] = []
         done = 0
-        for (_, seeds), found in zip(tasks, pool.imap(false_alarms.failures_of, tasks), strict=True):
+        for (_, seeds), found in zip(
+            tasks, pool.imap(false_alarms.failures_of, tasks), strict=True
+        ):
             alarms += found
             done += len(seeds)
             progress(f"checked {done} of {clean_runs} unfaulted networks")

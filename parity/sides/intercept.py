@@ -117,7 +117,9 @@ def placed(stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def intercepted_torch(handlers: Mapping[str, Handler], modules: Mapping[str, Any]) -> Iterator[None]:
+def intercepted_torch(
+    handlers: Mapping[str, Handler], modules: Mapping[str, Any]
+) -> Iterator[None]:
     """While it lasts, calls of these torch modules, by path, go through their handlers."""
 
     def replaced(handler: Handler, call: Call) -> Call:
@@ -129,7 +131,9 @@ def intercepted_torch(handlers: Mapping[str, Handler], modules: Mapping[str, Any
             # The instance's own `forward` goes first, in `torch.nn.Module.__call__`.
             own = vars(module).get("forward")
             restore = (
-                (module.__dict__.pop, "forward") if own is None else (setattr, module, "forward", own)
+                (module.__dict__.pop, "forward")
+                if own is None
+                else (setattr, module, "forward", own)
             )
             module.forward = replaced(handler, module.forward)
             undo.callback(*restore)
@@ -148,7 +152,7 @@ def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any])
             undo.callback(object.__setattr__, module, "__class__", type(module))
             undo.callback(_HANDLERS.pop, id(module))
             _HANDLERS[id(module)] = handler
-            object.__setattr__(module, "__class__", _watched(type(module)))
+            object.__setattr__(module, "__class__", _watched(type(module)))  # type: ignore[arg-type]
         yield
 
 

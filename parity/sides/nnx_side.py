@@ -14,7 +14,12 @@ from flax_bilstm.conversion.transforms import identical
 from parity.sides import trees
 from parity.sides.calls import Positional
 from parity.sides.intercept import (
-    AnyModule, Ports, Taps, intercepted_nnx, nnx_submodules, placed,
+    AnyModule,
+    Ports,
+    Taps,
+    intercepted_nnx,
+    nnx_submodules,
+    placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer, moments
@@ -162,8 +167,9 @@ class NnxSide(Side):
             with _precision(dtype):
                 slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
                 for row in self._rows:
-                    tensors = [given.get(name) for name in row.torch_names]
-                    if any(tensor is None for tensor in tensors):
+                    every = [given.get(name) for name in row.torch_names]
+                    tensors = [tensor for tensor in every if tensor is not None]
+                    if len(tensors) < len(every):
                         continue
                     for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
                         slopes[_dotted(path)] = jnp.asarray(leaf, dtype)

@@ -4,7 +4,7 @@ Parameters are paired by the table of layers (`flax_bilstm.conversion.layers`), 
 paths. What both sides can be looked into is a stage.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +108,7 @@ def of_modules(
     positional = tuple(n for n in inputs if n not in (*keywords, *targets))
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
-    flax_call: Any = (
-        calls.Positional(("x",), ("lengths",)) if alone else torch_call
-    )
+    flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
     if lstm_itself:
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
     tensors = [name for row in rows for name in row.torch_names]
@@ -119,16 +117,18 @@ def of_modules(
         return (
             TorchSide(
                 torch_model, torch_call, loss, names=tensors,
-                stages=stages, lstms=lstms, chosen=chosen, alone=alone,
+                stages=stages, lstms=lstms, alone=alone,
             ),
             NnxSide(
-                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms, chosen=chosen
+                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms
             ),
         )  # fmt: skip
 
     chosen = None
     reference, candidate = sides()
-    chosen, notes = _common(reference, candidate, {n: a for n, a in inputs.items() if n not in targets})
+    chosen, notes = _common(
+        reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
+    )
     reference.chosen = candidate.chosen = chosen
     return ModulePair(
         reference, candidate, loss.name, tuple(notes), torch_model, flax_model, stages, lstms
@@ -173,7 +173,9 @@ def _rows(
     }  # fmt: skip
     expected = fit.expected_tensors(found, variables(flax_model))
     # In any dtype: where the two differ is a row of the report.
-    open_dtypes = {n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()}
+    open_dtypes = {
+        n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
+    }
     listed = list(fit.problems(open_dtypes, arrays))
     fit.refuse(type(flax_model).__name__, listed, fit.suggestions(found, expected, arrays))
     return found
@@ -212,9 +214,7 @@ def _common(
     notes = []
     hidden = sorted(candidate.hidden)
     if hidden:
-        notes.append(
-            f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}"
-        )
+        notes.append(f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}")
     only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
                    and not n.startswith("output")})  # fmt: skip
     only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]
@@ -228,5 +228,5 @@ def _common(
 def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:
     unknown = [path for path in wanted if path not in known]
     if unknown:
-        known = [path for path in known if path]
-        raise ValueError(f"stages: {name} has no {unknown}; expected any of {known}")
+        expected = [path for path in known if path]
+        raise ValueError(f"stages: {name} has no {unknown}; expected any of {expected}")

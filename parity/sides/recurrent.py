@@ -2,8 +2,8 @@
 
 `name.input` (batch, time, features), zeros in the padding; `name.h_0`, `name.c_0` and
 `name.lengths` where they are given; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
-(layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM` takes
-lengths, and either may have time before the batch.
+(layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM`
+takes lengths, and either may have time before the batch.
 """
 
 from typing import Any
@@ -26,9 +26,7 @@ class TorchLSTM:
     def __init__(self, module: torch.nn.LSTM) -> None:
         self.module = module
 
-    def arguments(
-        self, name: str, args: tuple, kwargs: dict, change: Change
-    ) -> tuple[tuple, dict]:
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(input, state) with every array changed."""
         x, state = _bound(args, kwargs, ("input", "hx"))
         first = self.module.batch_first
@@ -61,9 +59,7 @@ class FlaxLSTM:
     def __init__(self, module: fb.LSTM) -> None:
         self.module = module
 
-    def arguments(
-        self, name: str, args: tuple, kwargs: dict, change: Change
-    ) -> tuple[tuple, dict]:
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(x, initial_state, lengths) with every array changed."""
         x, state, lengths = _bound(args, kwargs, ("x", "initial_state", "lengths"))
 
@@ -78,7 +74,7 @@ class FlaxLSTM:
             lengths = change(f"{name}.lengths", lengths)
         if state is not None:
             state = _batched(name, ("h_0", "c_0"), state, change)
-        return (x, state, lengths), {}
+        return (x,), {"initial_state": state, "lengths": lengths}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
         """(outputs, (h_n, c_n)) with every array changed."""

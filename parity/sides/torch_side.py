@@ -11,7 +11,12 @@ import torch
 from parity.sides import trees
 from parity.sides.calls import Positional
 from parity.sides.intercept import (
-    AnyModule, Ports, Taps, intercepted_torch, placed, torch_submodules,
+    AnyModule,
+    Ports,
+    Taps,
+    intercepted_torch,
+    placed,
+    torch_submodules,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
@@ -152,7 +157,11 @@ class TorchSide(Side):
         backward = {**dict(reversed(trained)), **sources}
         asked = {n: t for n, t in {**backward, **taken}.items() if t.requires_grad}
         found = dict(
-            zip(asked, torch.autograd.grad(value, list(asked.values()), allow_unused=True), strict=True)
+            zip(
+                asked,
+                torch.autograd.grad(value, list(asked.values()), allow_unused=True),
+                strict=True,
+            )
         )
         buffers = {n: None for n in self.parameters if n not in backward}
         slopes = {n: found.get(n) for n in backward if n in self.parameters or n in sources}
@@ -185,7 +194,9 @@ class TorchSide(Side):
     ) -> tuple[dict[str, torch.Tensor], Any]:
         taps = Taps(substitute, self.chosen)
         modules = torch_submodules(model)
-        handlers = {path: taps.handler(path or "lstm", self._ports(path, modules)) for path in self.stages}
+        handlers = {
+            path: taps.handler(path or "lstm", self._ports(path, modules)) for path in self.stages
+        }
         with intercepted_torch(handlers, modules):
             output = self.call(model, inputs)
         outputs = Taps(substitute)

@@ -100,8 +100,6 @@ def test_other_ports_are_checked_too():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         fb.load_state_dict(candidate, reference.state_dict())
         x = np.random.default_rng(0).standard_normal((3, 6), dtype=np.float32)
-        report = parity.check(
-            reference, candidate, x, dtypes=ALL, training_steps=0
-        )
+        report = parity.check(reference, candidate, x, dtypes=ALL, training_steps=0)
     report.assert_passed()
     assert {row.dtype for row in report.rows if row.check == "forward"} == set(ALL)

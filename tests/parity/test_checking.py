@@ -60,7 +60,9 @@ def test_a_candidate_with_another_parameter_fails(network):
 
 def check(network, **options):
     """`check` on functions that are compiled already."""
-    return check_pair(network.pair, {"x": network.x}, dtypes=["float64"], optimizers=[SGD], **options)
+    return check_pair(
+        network.pair, {"x": network.x}, dtypes=["float64"], optimizers=[SGD], **options
+    )
 
 
 def test_zero_training_steps_leave_training_out(network):

@@ -16,7 +16,9 @@ from parity.sides.optimizers import SGD
 @pytest.fixture
 def small(monkeypatch, quickly_compiled):
     """One shape and one optimizer: the rest is compiled elsewhere, and judged there."""
-    monkeypatch.setattr(published, "SHAPES", (published.Shape(2, 3), published.Shape(2, 3, padded=True)))
+    monkeypatch.setattr(
+        published, "SHAPES", (published.Shape(2, 3), published.Shape(2, 3, padded=True))
+    )
     monkeypatch.setattr(published, "OPTIMIZERS", (SGD,))
 
 

@@ -139,9 +139,7 @@ def test_a_nudged_side_differs_by_its_seed_and_by_rounding_only(side, batches, c
         values = getattr(side, check)(side.parameters, batches[0], "float64").values()
         return np.concatenate([value.ravel() for value in values])
 
-    plain, first, again, other = map(
-        run, (side, Nudged(side, 0), Nudged(side, 0), Nudged(side, 1))
-    )
+    plain, first, again, other = map(run, (side, Nudged(side, 0), Nudged(side, 0), Nudged(side, 1)))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert 0 < np.abs(first - plain).max() < 100 * epsilon("float64") * np.abs(plain).max()

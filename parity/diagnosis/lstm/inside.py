@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity.diagnosis import match
 from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.stages import Alone, Stage, Truth, alone, first_wrong
 from parity.report import Row
 from parity.sides.intercept import nnx_submodules
-from flax_bilstm.conversion.rows import rows as rows_of
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays
 
@@ -51,18 +51,20 @@ def locate(
     if "lengths" in inputs and "lengths" not in given and pair.reference.alone:
         given["lengths"] = inputs["lengths"]
     after = {
-        n: cotangents[f"{name}.{n}"] for n in ("output", "h_n", "c_n") if f"{name}.{n}" in cotangents
+        n: cotangents[f"{name}.{n}"]
+        for n in ("output", "h_n", "c_n")
+        if f"{name}.{n}" in cotangents
     }
     stages = Stages(torch_lstm, flax_lstm, rows_of(flax_lstm)).all()
     inner = truth(own, given, after)
-    chain = first_wrong(
-        stages, check, inner, own, row.dtype, case=row.case, step=row.step
-    )
+    chain = first_wrong(stages, check, inner, own, row.dtype, case=row.case, step=row.step)
     if not chain:
         return None
     found = _row(chain, inner)
     if path not in ("", "lstm"):
-        found = replace(found, name=found.name.replace("lstm", path, 1), note=f"{path}, {found.note}")
+        found = replace(
+            found, name=found.name.replace("lstm", path, 1), note=f"{path}, {found.note}"
+        )
     return found
 
 
@@ -77,8 +79,8 @@ def _row(chain: list[Alone], truth: Truth) -> Row:
         return _described(chain, chain[-1], None, match.of_arrays(chain[-1].judged))
     if step.check == "gradients":
         return _described(chain, chain[-1], None, match.of_arrays(step.judged))
-    part = _to_blame(step, truth)
-    return _described(chain, step, part.stage, match.of_arrays(part.judged), part)
+    blamed = _to_blame(step, truth)
+    return _described(chain, step, blamed.stage, match.of_arrays(blamed.judged), blamed)
 
 
 def _part(parts: Sequence[Stage], name: str) -> Stage | None:
@@ -92,15 +94,17 @@ def _to_blame(step: Alone, truth: Truth) -> Alone:
     into the equations, gives what the candidate computes; else what the step gave is.
     """
     checked = {
-        part.name.rpartition(".")[2]: alone(part, "forward", truth, step.parameters, step.dtype, case="")
+        part.name.rpartition(".")[2]: alone(
+            part, "forward", truth, step.parameters, step.dtype, case=""
+        )
         for part in step.stage.parts
     }
-    wrong = {
-        name: found for name, found in checked.items() if found is not None and found.failure
-    }
+    wrong = {name: found for name, found in checked.items() if found is not None and found.failure}
     shown = {name: found for name, found in wrong.items() if found.stage.probed}
     for accused in (*([name] for name in shown), list(shown)):
-        probed = {name: shown[name].judged.candidate.get(shown[name].stage.name) for name in accused}
+        probed = {
+            name: shown[name].judged.candidate.get(shown[name].stage.name) for name in accused
+        }
         if accused and match.reproduces(_recomputed(step, truth, probed), step.judged, step.dtype):
             return shown[accused[0]]
     return next((found for name, found in wrong.items() if name not in shown), step)

@@ -5,7 +5,7 @@ returns the stage's value. The keywords are where `parity.diagnosis.mistakes` pu
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

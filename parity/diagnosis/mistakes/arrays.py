@@ -11,6 +11,7 @@ from parity.diagnosis.mistakes.rounding import SIGNIFICANT_BITS, rounded
 
 Arrays = Mapping[str, np.ndarray]
 
+
 def _gates(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if array.ndim == 0 or len(array) % 4:
         return

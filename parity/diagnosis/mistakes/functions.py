@@ -1,10 +1,11 @@
 """Mistakes of any network, as functions of PyTorch that do something else than they should.
 
-While a mistake is in force, calls of those functions in the reference, by `torch.nn` layers or by the
-code between them, are changed.
+While a mistake is in force, calls of those functions in the reference, by `torch.nn` layers or by
+the code between them, are changed.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ def _masked(scores: Tensor, axis: int, later: bool) -> Tensor:
     return scores.masked_fill(mask, -torch.inf).softmax(axis)
 
 
+def _scaled_softmax(
+    factor: Callable[[float], float], state: Calls, scores: Tensor, axis: int
+) -> Tensor:
+    return (scores * factor(state.features)).softmax(axis)
+
+
+def _low_softmax(bits: int, state: Calls, scores: Tensor, axis: int) -> Tensor:
+    return rounded(rounded(scores, bits).softmax(axis), bits)
+
+
 def of_softmax() -> Mistakes:
     """What can be wrong about the weights of an attention."""
     for words, factor in (
@@ -75,7 +86,7 @@ def of_softmax() -> Mistakes:
         ("scores are multiplied by √d", lambda d: d**0.5),
         ("scores are divided by the number of features", lambda d: 1 / d),
     ):
-        yield words, _on_softmax(lambda c, s, axis, f=factor: (s * f(c.features)).softmax(axis))
+        yield words, _on_softmax(partial(_scaled_softmax, factor))
     yield (
         "the softmax runs over the queries, not over the keys",
         _on_softmax(lambda c, s, axis: s.softmax(axis - 1)),
@@ -102,7 +113,7 @@ def of_softmax() -> Mistakes:
     for words, bits in SIGNIFICANT_BITS.items():
         yield (
             f"the softmax is computed in {words}",
-            _on_softmax(lambda c, s, a, b=bits: rounded(rounded(s, b).softmax(a), b)),
+            _on_softmax(partial(_low_softmax, bits)),
         )
 
 
@@ -127,13 +138,21 @@ def of_products(model: torch.nn.Module) -> Mistakes:
         if isinstance(layer, torch.nn.Linear):
             yield (
                 f"{path} is applied to the keys, though the reference does not",
-                changed(False, lambda a, b, layer=layer: (a, _on_keys(layer, b))),
+                changed(False, partial(_with_keys, layer)),
             )
     for words, bits in SIGNIFICANT_BITS.items():
         yield (
             f"the matrix products are computed in {words}",
-            changed(None, lambda a, b, bits=bits: (rounded(a, bits), rounded(b, bits))),
+            changed(None, partial(_low_operands, bits)),
         )
+
+
+def _low_operands(bits: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return rounded(a, bits), rounded(b, bits)
+
+
+def _with_keys(layer: torch.nn.Linear, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return a, _on_keys(layer, b)
 
 
 def _on_keys(layer: torch.nn.Linear, keys: Tensor) -> Tensor:
@@ -163,6 +182,9 @@ def _layer(
         return change(lambda g: func(**g, **rest), given)
 
     return Calls((name,), call)
+
+
+EPSILONS = {1e-6: "Flax's default", 1e-5: "PyTorch's default", 1e-12: "BERT's"}
 
 
 def of_layers() -> Mistakes:
@@ -200,7 +222,11 @@ def of_layers() -> Mistakes:
     }.items():
         yield words, _layer("linear", lambda func, g, result=result: result(func(g)))
     for norm in ("layer_norm", "rms_norm", "batch_norm"):
-        for eps, whose in ((1e-6, "Flax's default"), (1e-5, "PyTorch's default"), (1e-12, "BERT's")):
+        for eps, whose in (
+            (1e-6, "Flax's default"),
+            (1e-5, "PyTorch's default"),
+            (1e-12, "BERT's"),
+        ):
             yield (
                 f"the epsilon is {eps:g}, {whose}",
                 _layer(norm, lambda func, g, eps=eps: func({**g, "eps": eps})),

@@ -4,6 +4,7 @@ Adding a fault is adding a row: what it is, where it must be found, when it show
 of it, and how it is planted. Strengths are realistic: what ports get wrong, not noise.
 """
 
+from parity.selftest.fault import SHOWS, Fault
 from parity.selftest.faults.after_lstm import AFTER
 from parity.selftest.faults.in_cell import CELL
 from parity.selftest.faults.in_gradients import GRADIENTS
@@ -11,7 +12,6 @@ from parity.selftest.faults.in_parameters import PARAMETERS
 from parity.selftest.faults.in_precision import NOT_FINITE, PRECISION
 from parity.selftest.faults.in_sequence import PADDING, TIME
 from parity.selftest.faults.in_training import TRAINING
-from parity.selftest.fault import SHOWS, Fault
 
 FAULTS: tuple[Fault, ...] = (
     *PARAMETERS, *CELL, *TIME, *PADDING, *AFTER, *GRADIENTS, *PRECISION, *NOT_FINITE, *TRAINING,

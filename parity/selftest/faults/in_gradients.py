@@ -9,9 +9,9 @@ from flax import nnx
 
 from flax_bilstm import network
 from flax_bilstm.recurrence.equations import State
-from parity.sides.losses import MEAN_SQUARED_ERROR
 from parity.selftest import pieces, planting
 from parity.selftest.fault import Fault, cell
+from parity.sides.losses import MEAN_SQUARED_ERROR
 
 
 def _sum_of_squares(output: Any, target: Any) -> Any:

@@ -19,7 +19,9 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
     monkeypatch.setattr(published, "check_pair", check_pair)
     monkeypatch.setattr(digits, "prove", lambda progress: real)
     drawn = {"stage_errors": [{"case": "c"}], "attention": [{"case": "c"}]}
-    monkeypatch.setattr(figures, "stage_errors", lambda theirs, ours, x, case: drawn["stage_errors"])
+    monkeypatch.setattr(
+        figures, "stage_errors", lambda theirs, ours, x, case: drawn["stage_errors"]
+    )
     monkeypatch.setattr(figures, "attention", lambda theirs, ours, x, case: drawn["attention"][0])
     report = published.whole(seeds=2, steps=3, jobs=1, progress=lambda what: None)
 
