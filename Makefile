@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help parity selftest test lint types pytest test-without-torch test-oldest deep \
-	accelerators bench docs audit lock
+	sanitize accelerators bench docs audit lock
 
 help:
 	@echo "make parity              prove that JAX and PyTorch agree, and write the report"
@@ -22,9 +22,11 @@ help:
 	@echo "make pytest              the tests, and how long the slowest ten took"
 	@echo "make test-without-torch  test in an environment that has no torch"
 	@echo "make test-oldest         test with the oldest JAX and Flax that are supported"
+	@echo "make sanitize            run the C++ under the address and undefined-behaviour sanitizers"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
 	@echo "make deep                random configurations against PyTorch, and laws (CASES=2000 each)"
+	@echo "make fuzz                damaged checkpoints, read or refused (CASES=30000)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
 	@echo "make lock                pin what CI installs, with hashes"
@@ -84,6 +86,18 @@ test-without-torch: $(BARE)/.ready
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n 2 --durations=10
 
+# The sanitized library stands in for the other. Python itself leaks, and knows no sanitizer: its
+# runtime is loaded first.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.ready
+	cmake -S flax_bilstm/recurrence/native -B $(SANITIZED) -DFLAX_BILSTM_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python
+	cmake --build $(SANITIZED)
+	FLAX_BILSTM_LIBRARY=$(CURDIR)/$(SANITIZED)/libflax_bilstm.so ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  $(VENV)/bin/pytest -n 0 tests/flax_bilstm/test_native.py \
+	  -k 'instruction_set or sigmoid or infinity or row or many'
+
 # The compilers have an environment of their own: with them installed, JAX looks for their hardware.
 accelerators: $(COMPILERS)/.ready
 	$(COMPILERS)/bin/python -m tools.accelerators
@@ -106,3 +120,8 @@ $(VENV)/.ready $(BARE)/.ready $(OLDEST)/.ready $(COMPILERS)/.ready: pyproject.to
 $(VENV)/.with-%: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
+
+.PHONY: fuzz
+# Damaged checkpoints; 500 of them are in `make test`.
+fuzz: $(VENV)/.ready
+	$(VENV)/bin/python -m tools.fuzzing $(CASES)

@@ -23,6 +23,8 @@ PAUSE_SECONDS = 0.03
 """Between turns, for the last contestant's threads to stop spinning."""
 ROUNDS = (3, 9)
 """The fewest and the most turns that each contestant gets, within the cell's time."""
+SLOW_SECONDS = 2.0
+"""Where building and the first run took longer, one more run is enough to warm up."""
 
 
 class Worker:
@@ -112,7 +114,7 @@ def _check(
         started["truth"].ask("prepare", cell=list(cell))
         started["truth"].ask("save", path=path)
         for name in entered:
-            started[name].ask("prepare", cell=list(cell))
+            first = started[name].ask("prepare", cell=list(cell))["seconds"]
             answer = started[name].ask("check", path=path)
             if not answer["difference"] <= AGREEMENT:
                 raise RuntimeError(
@@ -121,7 +123,8 @@ def _check(
                     "let in."
                 )
             kernels[name] = answer["kernel"]
-            estimates[name] = started[name].ask("run", count=2)["samples"][-1]
+            warm = 1 if first > SLOW_SECONDS else 2
+            estimates[name] = started[name].ask("run", count=warm)["samples"][-1]
     return kernels, estimates
 
 

@@ -2,12 +2,13 @@
 
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save
+from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.layers import register_layer
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
-from flax_bilstm.conversion.rows import SummedBiases
 from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Attention, BiLSTMWithAttention, Unused
+from flax_bilstm.recurrence.native.library import native_available
 from flax_bilstm.stablehlo import export
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "from_state_dict",
     "load",
     "load_state_dict",
+    "native_available",
     "optimizer_from_torch",
     "register_layer",
     "save",

@@ -67,7 +67,7 @@ def last_query(
         time = y.shape[1]
         valid = jnp.moveaxis(validity(lengths, time), 0, 1)  # (batch, time, 1)
         y = jnp.where(valid, y, jnp.zeros_like(y))
-        last = jnp.clip(lengths - 1, 0, time - 1)
+        last = jnp.maximum(lengths - 1, 0)
         queries = jnp.take_along_axis(y, last[:, None, None], axis=1)  # (batch, 1, features)
         context, weights = attend(queries, y, jnp.swapaxes(valid, 1, 2), kernel)
     return context[:, 0], weights[:, 0]

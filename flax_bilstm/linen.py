@@ -19,6 +19,9 @@
     variables = fb.linen.to_variables(fb.load("model.pt"))      # torch → Linen
     fb.save(fb.linen.to_module(model, variables), "model.pt")   # Linen → torch; so fb.state_dict
 
+    tagger = fb.linen.bridge(Tagger, 50, 16)          # any NNX class, without its rngs
+    variables = fb.linen.to_variables(nnx_tagger)     # {"params": ..., "batch_stats": ...}
+
 Arguments, results and numbers are those of `flax_bilstm.LSTM` and `.BiLSTMWithAttention`. The
 Linear that the reference never calls lies in its own collection, "Unused", out of the optimizer's
 sight; `apply` does without it, a checkpoint does not. Inside another Linen module a model is used
@@ -35,13 +38,12 @@ from flax import nnx
 from flax.core import FrozenDict, meta
 
 from flax_bilstm import lstm, network
-from flax_bilstm.conversion.reading import Module
-
-COLLECTIONS = {"params": nnx.Param, network.Unused.__name__: network.Unused}
+from flax_bilstm.conversion.rows import rows
+from flax_bilstm.conversion.tree import modules
 
 
 class Bridged(nnx.bridge.ToLinen):
-    """An NNX model as a Linen module; made by `LSTM` and `BiLSTMWithAttention` of this file."""
+    """An NNX model as a Linen module; made by `bridge`."""
 
     def __call__(self, *args: Any, deterministic: bool | None = None, **kwargs: Any) -> Any:
         """The NNX model's own call, with dropout as Linen has it.
@@ -49,19 +51,23 @@ class Bridged(nnx.bridge.ToLinen):
         Args:
             *args: as the NNX model's call.
             deterministic: required of a model with dropout, as of `flax.linen.Dropout`: False
-                drops (and takes its masks from the rng `dropout`), True does not.
+                drops (and takes its masks from the rng `dropout`), True does not. Required of one
+                with BatchNorm too: False takes the batch's statistics, True the running ones.
             **kwargs: as the NNX model's call.
 
         Raises:
             ValueError: `deterministic` or the rng `dropout` is missing; `params` does not hold
                 exactly the model's parameters; or whatever the NNX model's call refuses.
         """
-        if self.kwargs.get("dropout", 0.0) > 0:
+        shape = _shape_of(self)
+        rate = max([0.0, *(layer.rate for layer in _layers(shape, nnx.Dropout))])
+        if rate > 0 or _layers(shape, nnx.BatchNorm):
             if deterministic is None:
                 raise ValueError(
-                    "deterministic: expected True or False of a model with dropout = "
-                    f"{self.kwargs['dropout']}, got None; pass deterministic=not training."
+                    f"deterministic: expected True or False of a model with dropout = {rate} or "
+                    "BatchNorm, got None; pass deterministic=not training."
                 )
+        if rate > 0:
             # Without one, the bridge would draw the same masks at every call.
             if not self.has_rng("dropout") and (self.is_initializing() or not deterministic):
                 raise ValueError(
@@ -69,10 +75,10 @@ class Bridged(nnx.bridge.ToLinen):
                     "'dropout': key}, ...) or apply(..., rngs={'dropout': key})."
                 )
         if not self.is_initializing():
-            _require(self, self.variables, "params")
+            _require(self, shape, self.variables, only="params")
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            module.set_attributes(deterministic=bool(deterministic), raise_if_not_found=False)
+            module.eval() if deterministic else module.train()
             return module(*args, **kwargs)
 
         return super().__call__(*args, nnx_method=call, **kwargs)
@@ -82,24 +88,40 @@ class Bridged(nnx.bridge.ToLinen):
         return self.nnx_class(*self.args, **self.kwargs, rngs=rngs)
 
 
-def _bridged(kind: type[Module], *args: Any, name: str | None = None, **kwargs: Any) -> Bridged:
+def bridge(kind: type[nnx.Module], *args: Any, name: str | None = None, **kwargs: Any) -> Bridged:
+    """Any NNX class as a Linen module.
+
+    Args:
+        kind: the class. Its `rngs` come from Linen.
+        *args: of the class.
+        name: of the Linen module.
+        **kwargs: of the class, without `rngs`.
+    """
     return Bridged(kind, args=args, kwargs=FrozenDict(kwargs), name=name)
 
 
-LSTM = partial(_bridged, lstm.LSTM)
+LSTM = partial(bridge, lstm.LSTM)
 """`flax_bilstm.LSTM` as a Linen module: its arguments without `rngs`, and `name`."""
 
-BiLSTMWithAttention = partial(_bridged, network.BiLSTMWithAttention)
+BiLSTMWithAttention = partial(bridge, network.BiLSTMWithAttention)
 """`flax_bilstm.BiLSTMWithAttention` as a Linen module: its arguments without `rngs`, and `name`."""
 
 
-def to_variables(module: Module) -> dict[str, Any]:
+def to_variables(module: nnx.Module) -> dict[str, Any]:
     """The Linen variables of an NNX model: {"params": ..., "Unused": ...}, the latter if any.
 
-    They are what the Linen model of the same arguments initializes, with `module`'s numbers.
+    They are what the Linen model of the same arguments initializes, with `module`'s numbers: a
+    collection for each type of variable, random states apart. What loading added because Flax's
+    layer has no variable for it (BatchNorm's count of batches) is left out.
     """
-    states = {name: nnx.state(module, kind) for name, kind in COLLECTIONS.items()}
-    return {name: nnx.to_pure_dict(state) for name, state in states.items() if state}
+    added = {row.paths[0] for row in rows(module) if row.default is not None}
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
+        if path in added:
+            continue
+        name = nnx.variablelib.variable_name_from_type(type(variable), allow_register=True)
+        found.setdefault(name, []).append((path, variable))
+    return {name: nnx.to_pure_dict(nnx.from_flat_state(flat)) for name, flat in found.items()}
 
 
 def to_module(model: Bridged, variables: Mapping[str, Any], *, rngs: nnx.Rngs | None = None) -> Any:
@@ -113,22 +135,33 @@ def to_module(model: Bridged, variables: Mapping[str, Any], *, rngs: nnx.Rngs | 
     Raises:
         ValueError: the variables are not exactly the model's; the error lists what is wrong.
     """
-    _require(model, variables, *COLLECTIONS)
+    _require(model, _shape_of(model), variables)
     built = model.build(rngs or nnx.Rngs(0))
-    for name in COLLECTIONS:
-        nnx.update(built, meta.unbox(variables.get(name, {})))
+    for tree in variables.values():
+        nnx.update(built, meta.unbox(tree))
     return built
 
 
-def _require(model: Bridged, given: Mapping[str, Any], *collections: str) -> None:
+def _shape_of(model: Bridged) -> Any:
+    """The NNX model without its numbers."""
+    return nnx.eval_shape(lambda: model.build(nnx.Rngs(params=0, dropout=0)))
+
+
+def _layers(module: nnx.Module, kind: type) -> list[Any]:
+    """The layers of a kind that are in a module."""
+    return [layer for layer in modules(module) if isinstance(layer, kind)]
+
+
+def _require(
+    model: Bridged, shape: nnx.Module, given: Mapping[str, Any], *, only: str | None = None
+) -> None:
     """Refuse variables that are not the model's: the bridge would draw what is missing at random.
 
     A collection that the model does not have may be absent or empty.
     """
-    own = to_variables(nnx.eval_shape(lambda: model.build(nnx.Rngs(params=0, dropout=0))))
-    expected, got = (
-        _shapes({name: tree.get(name, {}) for name in collections}) for tree in (own, given)
-    )
+    own = to_variables(shape)
+    names = {*own, *given} if only is None else {only}
+    expected, got = (_shapes({name: tree.get(name, {}) for name in names}) for tree in (own, given))
     wrong = [
         f"{path}: expected {expected.get(path, 'nothing')}, got {got.get(path, 'nothing')}"
         for path in sorted(expected | got)

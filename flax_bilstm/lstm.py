@@ -43,8 +43,9 @@ class LSTM(nnx.Module):
         bidirectional: whether a reverse direction runs beside the forward one.
         proj_size: features of a projected output, 0 for none.
         time_major: x and outputs are (time, batch, features) instead of (batch, time, features).
-        implementation: how the recurrence is run; None is "fused", on every platform. The
-            names are the keys of `flax_bilstm.recurrence.IMPLEMENTATIONS`.
+        implementation: how the recurrence is run; None is "native": in C++ on CPUs where
+            `flax_bilstm.native_available()`, and everywhere else as "fused". The names are the
+            keys of `flax_bilstm.recurrence.IMPLEMENTATIONS`.
         dtype: the compute dtype; None promotes input and parameters. Under float16 and bfloat16
             the cell state and all sums stay float32.
         param_dtype: the parameters' dtype.

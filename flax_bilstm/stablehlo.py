@@ -5,43 +5,80 @@ https://docs.jax.dev/en/latest/export/export.html
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
-from flax_bilstm.conversion.reading import Module
 from flax_bilstm.lstm import LSTM
+from flax_bilstm.network import BiLSTMWithAttention
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(model: Module) -> jax.export.Exported:
-    """`model` in evaluation mode as a function of x alone, for any batch and time of at least 1.
+Input = jax.ShapeDtypeStruct | tuple[str, DTypeLike]
+"""A shape and dtype; in ("batch, time, 8", "float32") the names are sizes yet unknown."""
+
+
+def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.export.Exported:
+    """`model` in evaluation mode as a function of its inputs, with the weights inside.
 
     One artifact runs on CPUs, NVIDIA GPUs and TPUs, without flax_bilstm or Flax:
 
         path.write_bytes(export(model).serialize())                       # needs flatbuffers
         y = jax.export.deserialize(bytearray(path.read_bytes())).call(x)  # needs flatbuffers too
 
-    x has the model's layout, (batch, time, features) or time-major, and its parameters' dtype; y is
-    what the model returns, and the weights are constants. The recurrence is the plain scan, the
-    only one that takes a batch and a time yet unknown. Products have the precision of
-    `jax.default_matmul_precision` at the time of the export. Older versions of JAX than
-    the exporting one may refuse it; newer ones, by six months or less, do not.
+        export(tagger, ("batch, time", "int32"))                          # a module of your own
+
+    The recurrence is the plain scan, which runs everywhere. Products have the precision of
+    `jax.default_matmul_precision` at the time of the export. Older versions of JAX than the
+    exporting one may refuse it; newer ones, by six months or less, do not.
+
+    Args:
+        model: any module; every `LSTM` in it is run by the plain scan.
+        *inputs: what it is called with, each a `jax.ShapeDtypeStruct` or a pair of a shape in
+            words and a dtype. None for an `LSTM` or a `BiLSTMWithAttention`: x, for any batch and
+            time of at least 1, in the model's layout and its parameters' dtype.
+        lengths: of an `LSTM` or a `BiLSTMWithAttention` without inputs: whether the artifact takes
+            lengths, (batch,) int32, beside x.
 
     Raises:
-        TypeError: `model` is no LSTM or BiLSTMWithAttention.
+        TypeError: another module, and no inputs.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"model: expected LSTM or BiLSTMWithAttention, got {type(model).__name__}.")
     frozen = plain(model)
-    lstm = frozen if isinstance(frozen, LSTM) else frozen.lstm
-    batch, time = jax.export.symbolic_shape("batch, time")
-    leading = (time, batch) if lstm.time_major else (batch, time)
-    x = jax.ShapeDtypeStruct((*leading, lstm.input_size), lstm.layers[0].forward.kernel_ih.dtype)
+    if not inputs:
+        inputs = _own_inputs(frozen, lengths)
+    scope = jax.export.SymbolicScope()
+    shapes = [_shape(each, scope) for each in inputs]
+
+    def call(*arrays: Any) -> Any:
+        return frozen(arrays[0], lengths=arrays[1]) if lengths else frozen(*arrays)
+
     with _without_source_locations():
-        return jax.export.export(jax.jit(lambda x: frozen(x)), platforms=PLATFORMS)(x)
+        return jax.export.export(jax.jit(call), platforms=PLATFORMS)(*shapes)
+
+
+def _own_inputs(model: nnx.Module, lengths: bool) -> tuple[Input, ...]:
+    """x, and lengths, of one of our own modules."""
+    if not isinstance(model, (LSTM, BiLSTMWithAttention)):
+        raise TypeError(
+            "model: expected LSTM or BiLSTMWithAttention where no inputs are described, got "
+            f"{type(model).__name__}; describe them, for instance ('batch, time, 8', 'float32')."
+        )
+    lstm = model if isinstance(model, LSTM) else model.lstm
+    leading = "time, batch" if lstm.time_major else "batch, time"
+    x = (f"{leading}, {lstm.input_size}", lstm.layers[0].forward.kernel_ih.dtype)
+    return (x, ("batch", "int32")) if lengths else (x,)
+
+
+def _shape(each: Input, scope: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(each, jax.ShapeDtypeStruct):
+        return each
+    shape, dtype = each
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, scope=scope), jnp.dtype(dtype))
 
 
 @contextlib.contextmanager
@@ -71,16 +108,18 @@ def serialize(exported: jax.export.Exported) -> bytes:
         ) from error
 
 
-def plain(model: Module) -> Module:
-    """A copy of `model` for evaluation, its recurrence the plain scan."""
+def plain(model: nnx.Module) -> Any:
+    """A copy of `model` for evaluation, the recurrence of each LSTM in it the plain scan."""
     copy = nnx.clone(model)
     copy.eval()
-    (copy if isinstance(copy, LSTM) else copy.lstm).implementation = "scan"
+    for _, module in nnx.iter_modules(copy):
+        if isinstance(module, LSTM):
+            module.implementation = "scan"
     return copy
 
 
-def largest_difference(model: Module, artifact: bytes) -> float:
-    """Between the artifact and the model it was made from: the largest |a − b| / max(1, |b|).
+def largest_difference(model: nnx.Module, artifact: bytes, lengths: bool = False) -> float:
+    """The largest |a − b| / max(1, |b|) between the artifact and our own model that it is of.
 
     Both run here, on standard normal sequences of several batch sizes and lengths.
     """
@@ -88,11 +127,18 @@ def largest_difference(model: Module, artifact: bytes) -> float:
     features, dtype = loaded.in_avals[0].shape[-1], loaded.in_avals[0].dtype
     reference = plain(model)
     worst = 0.0
+    rng = np.random.default_rng(0)
     for leading in ((1, 1), (3, 5)):
-        x = np.random.default_rng(0).standard_normal((*leading, features)).astype(dtype)
-        outputs = zip(jax.tree.leaves(loaded.call(x)), jax.tree.leaves(reference(x)), strict=True)
-        for got, expected in outputs:
-            a, b = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+        x = rng.standard_normal((*leading, features)).astype(dtype)
+        lstm = reference if isinstance(reference, LSTM) else reference.lstm
+        time, batch = leading if lstm.time_major else leading[::-1]
+        steps = [rng.integers(1, time + 1, batch, np.int32)] if lengths else []
+        expected = reference(x, lengths=steps[0]) if lengths else reference(x)
+        outputs = zip(
+            jax.tree.leaves(loaded.call(x, *steps)), jax.tree.leaves(expected), strict=True
+        )
+        for got, want in outputs:
+            a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
             gap = np.abs(a - b) / np.maximum(1.0, np.abs(b))
             worst = float(np.max([worst, gap.max()]))  # NaN stays NaN
     return worst

@@ -1,14 +1,17 @@
 """What every test runs under: strict shapes, strict promotion, exact matmuls, one torch thread."""
 
+import gc
 import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import jax
 import jaxtyping
 import pytest
+from jax._src import compiler  # nothing public sets compiler options for all programs at once
 
 # Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
 # as they are imported, so one that came in earlier would go unchecked without a word.
@@ -19,6 +22,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs on the first
+
+# JAX's traces are many objects that live long: looking through them again and again costs 7 %.
+gc.set_threshold(100_000, 20, 50)
 
 hypothesis.settings.register_profile(
     "project",
@@ -39,15 +45,49 @@ if importlib.util.find_spec("torch"):
     torch.set_num_threads(1)  # the workers share the cores
 
 
+SIMPLE_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
+"""XLA's older way from fusions to LLVM: it takes a third of the time to compile."""
+
+
+@pytest.fixture(scope="session")
+def simple_emitters() -> dict[str, bool]:
+    """SIMPLE_EMITTERS where this version of XLA has the option, else nothing."""
+    try:
+        jax.jit(lambda: 0, compiler_options=SIMPLE_EMITTERS)()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return SIMPLE_EMITTERS
+
+
 @pytest.fixture
-def quickly_compiled() -> Iterator[None]:
+def quickly_compiled(
+    simple_emitters: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """For tests of what is computed, not of its rounding: compiling is most of a test's time.
 
-    XLA optimizes the program as ever; LLVM hardly optimizes the machine code of it.
+    XLA optimizes the program as ever; the machine code of it is made simply and hardly optimized.
     """
+    as_ever = compiler.get_compile_options
+
+    def options(*args: Any, env_options_overrides: Any = None, **others: Any) -> Any:
+        overrides = simple_emitters | (env_options_overrides or {})
+        return as_ever(*args, env_options_overrides=overrides, **others)
+
+    monkeypatch.setattr(compiler, "get_compile_options", options)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def quick_environment(simple_emitters: dict[str, bool]) -> dict[str, str]:
+    """`quickly_compiled` for other processes; and one thread, since the workers share the cores."""
+    flags = [f"--{name}={str(value).lower()}" for name, value in simple_emitters.items()]
+    return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": " ".join(flags),
+    }
 
 
 @pytest.fixture

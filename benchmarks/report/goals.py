@@ -107,4 +107,5 @@ def verdict(goal: Goal, figure: float) -> str:
     """Reached, or by how much it is missed."""
     if goal.reached(figure):
         return "reached"
-    return f"missed by {abs(figure - goal.bound) / goal.bound:.0%}"
+    share = abs(figure - goal.bound) / goal.bound
+    return f"missed by {share:.0%}" if share >= 0.01 else "missed by less than 1%"

@@ -1,22 +1,31 @@
-"""State dicts in files and folders, in a format that the name's ending tells.
+"""State dicts in files and folders.
 
-`.pt`, `.pth`, `.ckpt` and `.bin` are PyTorch's; `.safetensors`; `.orbax`, or no ending at all, is
-an Orbax checkpoint directory. Nothing that a checkpoint contains is ever executed, and what is
-written is there whole or not at all.
+What is read is known by its content. What is written is in the format that the name's ending tells:
+`.pt`, `.pth`, `.ckpt`, `.bin`, `.tar` and `.pkl` are PyTorch's; `.safetensors`; `.orbax`, or no
+ending at all, is an Orbax checkpoint directory. Nothing that a checkpoint contains is ever
+executed, and what is written is there whole or not at all.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from flax import nnx
 
-from flax_bilstm.checkpoints import orbax_folder, safetensors_file, torch_file
-from flax_bilstm.checkpoints.replacing import kind_of, replacing
+from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints.formats import (
+    FORMATS,
+    ORBAX,
+    SAFETENSORS,
+    TORCH,
+    Format,
+    detect,
+    format_of,
+)
+from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import Checkpoint, unwrap
 from flax_bilstm.conversion.rows import Names
 from flax_bilstm.conversion.weights import (
@@ -26,29 +35,21 @@ from flax_bilstm.conversion.weights import (
     state_dict,
 )
 
+__all__ = [
+    "FORMATS",
+    "ORBAX",
+    "SAFETENSORS",
+    "TORCH",
+    "Format",
+    "detect",
+    "format_of",
+    "load",
+    "naming",
+    "read",
+    "save",
+]
+
 _LOG = logging.getLogger("flax_bilstm")
-
-
-class Format(NamedTuple):
-    """How one kind of checkpoint is read, wrappings and all, and how a module is written."""
-
-    title: str
-    read: Callable[[Path], Mapping[Any, Any]]
-    write: Callable[[Mapping[str, np.ndarray], Path], None] | None
-
-
-TORCH = Format("PyTorch", torch_file.read, torch_file.write)
-SAFETENSORS = Format("safetensors", safetensors_file.read, safetensors_file.write)
-ORBAX = Format("Orbax", orbax_folder.read, None)
-FORMATS = {
-    ".pt": TORCH,
-    ".pth": TORCH,
-    ".ckpt": TORCH,
-    ".bin": TORCH,
-    ".safetensors": SAFETENSORS,
-    ".orbax": ORBAX,
-    "": ORBAX,
-}
 
 
 def load(
@@ -58,36 +59,40 @@ def load(
     names: Names | None = None,
     ignore: Sequence[str] = (),
     prefix: str | None = None,
+    key: str | None = None,
     **options: Any,
 ) -> Any:
     """The module whose state dict is in the checkpoint `path`.
 
-    The state dict may lie in a training checkpoint, under "state_dict", "model_state_dict" or
-    "model", and its names may begin with "module.", "_orig_mod." and "model.".
+    What it is, its content says: a file of torch.save or of safetensors, a folder of Orbax, of
+    Hugging Face or of torch.distributed.checkpoint. The state dict may lie in a training
+    checkpoint, and its names may begin with the wrappers of `unwrap.PREFIXES`.
 
     Args:
-        path: the file, or an Orbax checkpoint directory.
+        path: the file or folder.
         into: the module to load into, any that `load_state_dict` takes; None makes the one that
             the tensors describe, an `LSTM` or a `BiLSTMWithAttention`.
         names: for `into`, see `load_state_dict`. An Orbax directory has Flax's own paths.
         ignore: for `into`, see `load_state_dict`. What it left out is logged as a warning.
         prefix: takes only the names that begin with it, as those of one submodule do.
+        key: where the state dict lies in a training checkpoint, with dots between keys; None
+            finds it, where there is one.
         **options: without `into`, see `from_state_dict`.
 
     Raises:
-        ValueError: the name's ending is unknown, it holds no state dict, or that does not fit.
+        ValueError: it is no checkpoint, holds no state dict or several, or that does not fit.
         FileNotFoundError: there is no such file.
-        ImportError: it is a PyTorch file, and PyTorch is not installed.
     """
     if into is None:
-        tensors = read(path, prefix).tensors
+        tensors = read(path, prefix, key).tensors
         with naming(path):
             return from_state_dict(tensors, **options)
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on a module that is there.")
-    checkpoint = _read(path, prefix)
+    form = detect(Path(path))
+    checkpoint = _read(path, form, prefix, key)
     with naming(path):
-        if format_of(path) is ORBAX:
+        if form is ORBAX:
             skipped = load_variables(into, checkpoint.tensors, ignore=ignore)
         else:
             skipped = load_state_dict(into, checkpoint.tensors, names=names, ignore=ignore)
@@ -110,9 +115,9 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
     Raises:
         ValueError: the name's ending is unknown, or `path` is a folder that is no checkpoint.
         FileNotFoundError: the folder that `path` is to be in does not exist.
-        ImportError: it is a PyTorch file, and PyTorch is not installed.
+        OSError: it cannot be written, on a full disk for example; nothing was.
     """
-    writer = format_of(path).write
+    writer = format_of(Path(path)).write
     arrays = state_dict(module, names=names)
     with replacing(path) as temporary:
         if writer is None:
@@ -121,28 +126,28 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
             writer(arrays, temporary)
 
 
-def read(path: str | os.PathLike[str], prefix: str | None = None) -> Checkpoint:
+def read(
+    path: str | os.PathLike[str], prefix: str | None = None, key: str | None = None
+) -> Checkpoint:
     """What the checkpoint `path` holds for one model, as NumPy arrays under torch's names.
 
     Of an Orbax directory only our own modules' variables have torch names; others keep their paths.
+    See `load` for the arguments and the errors.
     """
-    checkpoint = _read(path, prefix)
-    if format_of(path) is ORBAX:
+    form = detect(Path(path))
+    checkpoint = _read(path, form, prefix, key)
+    if form is ORBAX:
         return checkpoint._replace(tensors=orbax_folder.to_torch(checkpoint.tensors))
     return checkpoint
 
 
-def _read(path: str | os.PathLike[str], prefix: str | None) -> Checkpoint:
-    path = Path(path)
-    form = format_of(path)
-    expected, there = ("a folder", path.is_dir) if form is ORBAX else ("a file", path.is_file)
-    if not there():
-        raise FileNotFoundError(
-            f"{path}: expected {expected}, {form.title} by its name, found {kind_of(path)}."
-        )
-    content = form.read(path)
+def _read(
+    path: str | os.PathLike[str], form: Format, prefix: str | None, key: str | None
+) -> Checkpoint:
     with naming(path):
-        return unwrap(content, prefix)
+        content = form.read(Path(path))
+        checkpoint = unwrap(content.tree, prefix, key)
+    return checkpoint._replace(notes=content.notes + checkpoint.notes)
 
 
 @contextlib.contextmanager
@@ -152,18 +157,3 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def format_of(path: str | os.PathLike[str]) -> Format:
-    """The format that a name's ending tells.
-
-    Raises:
-        ValueError: the ending is unknown.
-    """
-    suffix = Path(path).suffix
-    if suffix not in FORMATS:
-        raise ValueError(
-            f"{path}: expected a name ending in one of {', '.join(filter(None, FORMATS))}, or in "
-            f"none for an Orbax checkpoint directory, got {suffix}."
-        )
-    return FORMATS[suffix]

@@ -8,6 +8,9 @@ Trees without "model" at the top, and pure dicts, are read too. Orbax is importe
 """
 
 import json
+import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,47 +20,124 @@ import jax
 import numpy as np
 from flax import nnx
 
+from flax_bilstm.checkpoints.mapped import Content
+from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
 RANDOM_STATE = "rngs"  # of dropout: no parameter
+METADATA = "_METADATA"
+"""The file in the folder of every tree that Orbax wrote."""
+
+STEP = re.compile(r"\D*(\d{1,18})")
+ITEMS = ("default", "state", "model", "params")
+"""Items of a step of an ocp.CheckpointManager: of several, the first of these is read."""
+
+LARGEST_RATIO = 2000
+"""Of arrays' bytes to those on disk: Orbax compresses, and zeros take next to nothing."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Content:
     """The tree, its model as arrays by Flax path, with dots, in {"model": …}.
+
+    The folder is that of a tree, of a step that holds one, or of an ocp.CheckpointManager, whose
+    latest step is then read. Of Linen's variables all collections are the model.
 
     Raises:
         ValueError: the folder is no Orbax checkpoint of one tree, or is damaged.
     """
-    if not (path / "_METADATA").is_file():
-        inside = sorted(child.name for child in path.iterdir())[:8]
-        raise ValueError(
-            f"{path}: expected the folder of one tree that Orbax wrote, with a file _METADATA, got "
-            f"a folder with {', '.join(inside) or 'nothing'} in it. Of an ocp.CheckpointManager, "
-            "name one step's item, such as 100/default."
-        )
-    import orbax.checkpoint as ocp
-
+    folder = _tree_folder(path)
     try:
-        _read_through(path.absolute())
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            item = checkpointer.metadata(path.absolute()).item_metadata
-            # As NumPy arrays they keep 64 bits and need none of the devices they were saved from.
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
-            tree = checkpointer.restore(
-                path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-            )
+        _check_files(folder)
+        tree = _restore(folder)
     except Exception as error:  # damaged files can end in any exception at all
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path}: expected an Orbax checkpoint, got a damaged one: {first}. Copy or save it "
+            f"expected an Orbax checkpoint, got a damaged one: {shown(first)}. Copy or save it "
             "again."
         ) from error
-    model = tree.pop("model", tree)
-    leaves = {".".join(path): leaf for path, leaf in flatten(model)}
-    return {"model": leaves, **(tree if model is not tree else {})}
+    notes = [f"read: {folder.relative_to(path)}"] if folder != path else []
+    model, rest = _model(tree)
+    if rest:
+        notes.append(f"beside it: {', '.join(map(shown, rest))}")
+    leaves = {".".join(keys): leaf for keys, leaf in flatten(model)}
+    return Content({"model": leaves, **rest}, tuple(notes))
+
+
+def _tree_folder(path: Path) -> Path:
+    """The folder of a tree at, or below, `path`: of steps the latest, of items the usual one."""
+    for _ in range(3):
+        if (path / METADATA).is_file():
+            return path
+        inside = sorted(child.name for child in path.iterdir() if child.is_dir())
+        steps = {int(match[1]): name for name in inside if (match := STEP.fullmatch(name))}
+        items = [name for name in inside if (path / name / METADATA).is_file()]
+        usual = [name for name in ITEMS if name in items]
+        if steps:
+            path = path / steps[max(steps)]
+        elif usual or len(items) == 1:
+            path = path / (usual or items)[0]
+        else:
+            break
+    inside = sorted(child.name for child in path.iterdir())[:8]
+    raise ValueError(
+        f"expected the folder of one tree that Orbax wrote, with a file {METADATA}, got a folder "
+        f"with {', '.join(map(shown, inside)) or 'nothing'} in it. Of an ocp.CheckpointManager, "
+        "name one step's item, such as 100/default."
+    )
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what would block a reader: a FIFO, say."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            if not (Path(parent) / name).is_file():
+                raise ValueError(f"{name} in it is no regular file")
+
+
+def _restore(folder: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    on_disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    _read_through(folder.absolute())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        item = checkpointer.metadata(folder.absolute()).item_metadata
+        arrays = [leaf for leaf in jax.tree.leaves(item.tree) if getattr(leaf, "shape", None)]
+        size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
+        if size > LARGEST_RATIO * on_disk:
+            raise ValueError(f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes")
+        # As NumPy arrays they keep 64 bits and need none of the devices they were saved from.
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
+        return checkpointer.restore(
+            folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+        )
+
+
+def _model(tree: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model's part of a tree, and the rest: ours, Linen's variables, a TrainState's params."""
+    if "model" in tree:
+        return tree["model"], {key: value for key, value in tree.items() if key != "model"}
+    if not isinstance(tree.get("params"), Mapping):
+        return tree, {}
+    rest = {key: value for key, value in tree.items() if key in ("step", "opt_state")}
+    collections = {key: value for key, value in tree.items() if key not in rest}
+    inner = collections["params"]
+    if set(collections) == {"params"} and isinstance(inner.get("params"), Mapping):
+        collections = inner  # variables in a TrainState
+    merged: dict[str, Any] = {}
+    for collection in collections.values():
+        _merge(merged, collection)
+    return merged, rest
+
+
+def _merge(into: dict[str, Any], tree: Any) -> None:
+    for key, branch in tree.items() if isinstance(tree, Mapping) else ():
+        if isinstance(branch, Mapping):
+            _merge(into.setdefault(key, {}), branch)
+        else:
+            into[key] = branch
 
 
 def _read_through(path: Path) -> None:
@@ -93,8 +173,12 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     tree = {"model": model}
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), tree)
+    except Exception as error:  # a full disk ends in one of several
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(f"{path.name}: could not be written: {first}.") from error
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

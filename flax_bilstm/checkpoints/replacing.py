@@ -1,73 +1,170 @@
-"""Files that are there whole or not at all: written under a temporary name, then renamed."""
+"""Files and folders that are there whole or not at all, also where a disk is full or power fails.
+
+They are written under a temporary name beside their own, brought to the disk, and renamed. A
+program that is killed leaves a folder whose lock is free; the next to write there clears it away.
+"""
 
 import contextlib
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from flax_bilstm.checkpoints import renaming
+
 ORBAX_MARKER = "_CHECKPOINT_METADATA"
 """The file that Orbax puts into every checkpoint's folder when it is complete."""
 
+TEMPORARY = ".flax-bilstm-"
+"""What the folders begin with that are written to: short, for names may be of 255 bytes."""
+
+LOCK, NEW = "lock", "new"
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], *, keep: bool = True) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, keep: bool = True, overwrite: bool = True
+) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends, and is gone if it raises.
 
-    It has `path`'s name, in a new folder beside it, on the same file system. A file that is there
-    already is replaced in one step; a folder is moved away first, and back if that fails. Without
-    `keep` nothing becomes `path`: a rehearsal.
+    It lies in a new folder beside `path`, on the same file system. What is there already is
+    replaced in one step and keeps its permissions; of a symbolic link its target is replaced.
+    Without `keep` nothing becomes `path`: a rehearsal.
 
     Raises:
         FileNotFoundError: the folder that `path` is to be in does not exist.
-        ValueError: `path` is a folder that is no checkpoint, or a file is written where a folder
-            is, or the other way round.
+        ValueError: `path` is there and not to be overwritten, or came there meanwhile; is a folder
+            that is no checkpoint, a device or the like; or a file is written where a folder is, or
+            the other way round.
+        OSError: the disk is full, or the folder cannot be written to. Nothing has changed.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
+    shown = Path(path)
+    path = _checked(shown, overwrite)
+    _clear(path.parent)
+    with _locked_folder(path.parent) as folder:
+        temporary = folder / NEW
+        yield temporary
+        if path.exists() and path.is_dir() != temporary.is_dir():
+            raise ValueError(
+                f"{shown}: expected {kind_of(temporary)} or nothing there, found {kind_of(path)}."
+            )
+        if not keep:
+            return
+        if not temporary.is_dir():
+            temporary.chmod(_permissions(path, folder))  # some writers make private files
+        _to_disk(temporary)
+        try:
+            renaming.move(temporary, path, overwrite=overwrite)
+        except FileExistsError:
+            raise ValueError(
+                f"{shown}: is there already, written by another program meanwhile; pass "
+                "--overwrite to replace it."
+            ) from None
+        _to_disk(path.parent, inside=False)
+
+
+def _checked(path: Path, overwrite: bool) -> Path:
+    """Where to write, links followed, if that is a place for a checkpoint."""
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(f"{path}: is there already; pass --overwrite to replace it.")
+    try:
+        place = path.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to themselves
+        raise ValueError(
+            f"{path}: expected a place for a checkpoint, found a loop of symbolic links."
+        ) from error
+    if not place.parent.is_dir():
         raise FileNotFoundError(
-            f"{path}: expected the folder {path.parent} to exist, found {kind_of(path.parent)}; "
+            f"{path}: expected the folder {place.parent} to exist, found {kind_of(place.parent)}; "
             "make it first."
         )
-    if path.is_dir() and not (path / ORBAX_MARKER).is_file():
+    if place.is_dir() and not (place / ORBAX_MARKER).is_file():
         raise ValueError(
             f"{path}: expected a checkpoint or nothing there, found a folder of other things, "
             "which will not be replaced; choose another name."
         )
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        if path.exists() and path.is_dir() != temporary.is_dir():
-            raise ValueError(
-                f"{path}: expected {kind_of(temporary)} or nothing there, found {kind_of(path)}."
-            )
-        if not keep:
-            return
-        if temporary.is_dir():
-            _replace_folder(temporary, path, aside=Path(folder) / "before")
-        else:
-            temporary.chmod(0o666 & ~_umask())  # some writers make private files
-            temporary.replace(path)
+    if place.exists() and not place.is_dir() and not place.is_file():
+        raise ValueError(
+            f"{path}: expected a checkpoint or nothing there, found {kind_of(place)}, which will "
+            "not be replaced; choose another name."
+        )
+    return place
 
 
-def _replace_folder(new: Path, path: Path, aside: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-        return
-    path.rename(aside)
+@contextlib.contextmanager
+def _locked_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, locked for as long as this process is at work in it."""
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
     try:
-        new.rename(path)
+        unlocked = folder / "unlocked"
+        with unlocked.open("w") as lock:
+            _lock(lock.fileno())
+            unlocked.rename(folder / LOCK)  # now others may find it
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: int) -> bool:
+    """Take a lock that ends with its process; False where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: what a killed process leaves stays
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        aside.rename(path)
-        raise
+        return False
+    return True
+
+
+def _clear(parent: Path) -> None:
+    """Remove what killed processes left in `parent`."""
+    for folder in parent.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError), (folder / LOCK).open() as lock:
+            if _lock(lock.fileno()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _permissions(path: Path, folder: Path) -> int:
+    """Those of the file that is replaced, or those that a new file gets."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    probe = folder / "probe"  # reading the umask would set it for all threads
+    os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(probe.stat().st_mode)
+
+
+def _to_disk(path: Path, *, inside: bool = True) -> None:
+    """Wait until a file, or a folder with all that is inside, is on the disk."""
+    for parent, _, files in os.walk(path) if inside else []:
+        for name in [*files, "."]:
+            _sync(Path(parent) / name)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def kind_of(path: Path) -> str:
     """What is at `path`, in words."""
-    return "a folder" if path.is_dir() else "a file" if path.exists() else "nothing"
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no reading it without setting it
-    os.umask(mask)
-    return mask
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "a symbolic link that leads nowhere" if path.is_symlink() else "nothing"
+    return "a folder" if stat.S_ISDIR(mode) else KINDS.get(stat.S_IFMT(mode), "a file")

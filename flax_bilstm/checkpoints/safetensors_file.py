@@ -1,15 +1,21 @@
 """`.safetensors` files: https://huggingface.co/docs/safetensors, tensors and nothing else.
 
-They are read without PyTorch, bfloat16 included, which the format's own NumPy reader lacks.
+They are read in place, from the mapped file, bfloat16 included, which the format's own NumPy
+reader lacks. A file is the length of its header (8 bytes), the header (JSON), and the tensors.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from flax_bilstm.checkpoints.mapped import Content, mapped
+from flax_bilstm.checkpoints.showing import shown
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -23,30 +29,64 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+LARGEST_HEADER = 100_000_000  # bytes, as the library has it
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> Content:
     """The tensors in the file, sorted by name.
 
     Raises:
         ValueError: the file is damaged, or holds a dtype that is not in `DTYPES`.
     """
     try:
-        entries = dict(safetensors.deserialize(path.read_bytes()))
-    except safetensors.SafetensorError as error:
+        return Content(dict(sorted(_tensors(mapped(path)))))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        what = str(error) if isinstance(error, _DamagedError) else "its header is no such JSON"
         raise ValueError(
-            f"{path}: expected a safetensors file, got another or a damaged one: {error}."
+            f"expected a safetensors file, got another or a damaged one: {what}; copy or download "
+            "it again."
         ) from error
-    unknown = sorted({entry["dtype"] for entry in entries.values()} - set(DTYPES))
-    if unknown:
-        raise ValueError(f"{path}: expected dtypes among {', '.join(DTYPES)}, got {unknown}.")
-    return {  # by name: the library hands them out in another order each time
-        name: np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in sorted(entries.items())
-    }
+
+
+class _DamagedError(ValueError):
+    pass
+
+
+def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, LARGEST_HEADER):
+        raise _DamagedError("its header is cut off")
+    header = json.loads(bytes(data[8 : 8 + length]))
+    body, at = memoryview(data)[8 + length :], 0
+    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    for name, entry in sorted(entries, key=lambda each: tuple(each[1]["data_offsets"])):
+        start, end = entry["data_offsets"]
+        if entry["dtype"] not in DTYPES:
+            raise _DamagedError(
+                f"{shown(name)} has the dtype {shown(entry['dtype'])}, expected one of "
+                f"{', '.join(DTYPES)}"
+            )
+        dtype, size = DTYPES[entry["dtype"]], 1
+        for axis in entry["shape"]:
+            if type(axis) is not int or axis < 0:
+                raise _DamagedError(f"{shown(name)} has a shape of no sizes")
+            size *= axis
+        if start != at or end - start != size * dtype.itemsize or end > len(body):
+            raise _DamagedError(f"the bytes of {shown(name)} are not where its header says")
+        yield name, np.ndarray(entry["shape"], dtype, body, start)
+        at = end
+    if at != len(body):
+        raise _DamagedError("it has bytes that belong to no tensor")
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the tensors, marked as in PyTorch's layout."""
+    """Write the tensors, marked as in PyTorch's layout.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     contiguous = {name: array.copy(order="C") for name, array in arrays.items()}  # a must
-    safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+    try:
+        safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # a full disk, say
+        raise OSError(f"{path.name}: could not be written: {error}.") from error

@@ -1,14 +1,22 @@
-"""PyTorch's own files (torch.save), read as data: with weights_only=True, whatever they hold."""
+"""PyTorch's own files (torch.save), read without PyTorch.
 
-import re
-import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
+A file is a zip archive of one pickle, data.pkl, and one member for each storage; before PyTorch
+1.6 it was a row of pickles with the storages behind them. Pickles are read as data: see `pickled`.
+"""
+
+import functools
+import struct
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
+from flax_bilstm.checkpoints import archive, pickled, rebuilt
+from flax_bilstm.checkpoints.mapped import Content, mapped
+from flax_bilstm.checkpoints.pickled import Bytes, DamagedError, StandIn
+from flax_bilstm.checkpoints.rebuilt import Budget, Storage
+from flax_bilstm.checkpoints.showing import shown
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first pickle of a file of the old kind."""
 
 _SAVE_A_STATE_DICT = (
     "In the PyTorch program that can open it, run torch.save(model.state_dict(), path), and "
@@ -16,66 +24,150 @@ _SAVE_A_STATE_DICT = (
 )
 
 
-def read(path: Path) -> dict[Any, Any]:
+def read(path: Path) -> Content:
     """What the file holds: a state dict, or a training checkpoint with one in it.
 
     Raises:
-        ValueError: the file holds anything but tensors and plain containers, or is damaged.
-        ImportError: PyTorch is not installed.
+        ValueError: the file holds no mapping, a whole pickled model or TorchScript, or is damaged.
     """
-    torch = _torch(path)
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes can end in any exception at all
-            raise ValueError(f"{path}: {_what_is_wrong(error)}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{path}: expected a state dict (a mapping from names to tensors), got a "
-            f"{type(content).__name__}. {_SAVE_A_STATE_DICT}"
-        )
-    return dict(content)
-
-
-def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the state dict as torch.save(model.state_dict(), path) would."""
-    torch = _torch(path)
-
-    def tensor(array: np.ndarray) -> Any:
-        if array.dtype == jnp.bfloat16:
-            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-        return torch.from_numpy(array.copy())
-
-    torch.save(OrderedDict((name, tensor(array)) for name, array in arrays.items()), path)
-
-
-def _torch(path: Path) -> Any:
     try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path.name}: {path.suffix} files need PyTorch, which is not installed; run pip "
-            "install 'flax-bilstm[torch]', or use a .safetensors file."
+        found = load(mapped(path))
+    except DamagedError as error:
+        raise ValueError(
+            "expected a file written by torch.save, got another or a damaged one: "
+            f"{error}. {_SAVE_A_STATE_DICT}"
         ) from error
-    return torch
-
-
-def _what_is_wrong(error: Exception) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", str(error))
-    if found:
-        return (
-            f"expected a state dict, got a file that holds {found[1] or found[2]}, which could run "
-            "code as it is loaded. It was refused, and nothing in it was executed. "
-            f"{_SAVE_A_STATE_DICT}"
+    if is_module(found.value):
+        raise ValueError(
+            f"expected a state dict, got a whole pickled model, {shown(found.value.name)}, whose "
+            f"code would have to run. Nothing in it was executed. {_SAVE_A_STATE_DICT}"
         )
-    return (
-        "expected a file written by torch.save, got another or a damaged one: "
-        f"{_first_sentence(error)}. {_SAVE_A_STATE_DICT}"
-    )
+    if not isinstance(found.value, dict):
+        raise ValueError(
+            "expected a state dict (a mapping from names to tensors), got a "
+            f"{type(found.value).__name__}. {_SAVE_A_STATE_DICT}"
+        )
+    if isinstance(found.value, StandIn) and not found.value:
+        raise ValueError(
+            f"expected a state dict, got {shown(found.value.name)}, which could run code as it is "
+            f"loaded. Nothing in it was executed. {_SAVE_A_STATE_DICT}"
+        )
+    names = ", ".join(shown(name) for name in list(found.skipped)[:8])
+    notes = [f"not built: {sum(found.skipped.values())} objects of other classes ({names})"]
+    return Content(found.value, tuple(notes) if found.skipped else ())
 
 
-def _first_sentence(error: Exception) -> str:
-    """What PyTorch found; the rest of its message advises to trust the file."""
-    before, _, after = str(error).partition("WeightsUnpickler error:")
-    found = (after or before).strip().partition("\n")[0].partition(". ")[0]
-    return found if " " in found else type(error).__name__
+def load(data: Bytes, start: int = 0, end: int = -1, *, inside: bool = False) -> pickled.Result:
+    """What torch.save wrote to data[start:end], or a plain pickle.
+
+    `inside`: it lies in another pickle, and none lies in it.
+
+    Raises:
+        DamagedError: it is neither.
+    """
+    end = len(data) if end < 0 else end
+    budget = Budget(end - start)
+    if data[start : start + 4] == b"PK\3\4":
+        return _load_archive(data, start, end, _caller(budget, inside))
+    return _load_pickles(data, start, end, _caller(budget, inside))
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is what is left of an nn.Module."""
+    state = value.state if isinstance(value, StandIn) else None
+    return isinstance(state, dict) and "_parameters" in state
+
+
+def _load_archive(data: Bytes, start: int, end: int, call: pickled.Call) -> pickled.Result:
+    members = archive.members(data, start, end)
+    if "constants.pkl" in members or any(name.startswith("code/") for name in members):
+        raise DamagedError("it holds a TorchScript program, which is code; nothing was executed")
+    if "data.pkl" not in members:
+        raise DamagedError("it is a zip archive without a data.pkl")
+    order = members.get("byteorder")
+    if order is not None and data[order.start : order.end] != b"little":
+        raise DamagedError("its numbers are stored big end first")
+    view = memoryview(data)
+
+    @functools.cache
+    def storage(key: str) -> Any:
+        member = members.get(f"data/{key}")
+        if member is None:
+            raise DamagedError(f"its storage {key[:80]!r} is missing")
+        archive.checked(data, member)
+        return view[member.start : member.end]
+
+    def persistent(identity: Any) -> Any:
+        _, kind, key, _, count, *_ = identity
+        return _storage(kind, storage(str(key)), count)
+
+    pickle = members["data.pkl"]
+    archive.checked(data, pickle)
+    return pickled.load(bytes(view[pickle.start : pickle.end]), call, persistent)
+
+
+def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pickled.Result:
+    """A file of the old kind, or one plain pickle."""
+    counts: dict[str, int] = {}
+
+    def note(identity: Any) -> Any:
+        if identity[0] == "module":  # a class, with its source
+            return identity[1]
+        _, kind, key, *_ = identity
+        counts[str(key)] = _itemsize(kind)
+        return StandIn("a storage")
+
+    def skip(name: str, arguments: tuple[Any, ...]) -> Any:
+        return StandIn(name, arguments)
+
+    first = pickled.load(data, call, note, start, end)
+    if not isinstance(first.value, int) or first.value != LEGACY_MAGIC:
+        return first
+    position = first.end
+    for _ in range(2):  # the protocol's number, and the sizes of C's types
+        position = pickled.load(data, skip, note, position, end).end
+    after = pickled.load(data, skip, note, position, end).end
+    keys = pickled.load(data, skip, note, after, end)
+    view, at = memoryview(data), keys.end
+    storages: dict[str, Any] = {}
+    for key in keys.value:
+        (count,) = struct.unpack("<q", data[at : at + 8])
+        size = count * counts.get(str(key), 0)
+        if not 0 <= size <= end - at - 8:
+            raise DamagedError(f"its storage {str(key)[:80]!r} is cut off")
+        storages[str(key)] = view[at + 8 : at + 8 + size]
+        at += 8 + size
+
+    def persistent(identity: Any) -> Any:
+        if identity[0] == "module":
+            return identity[1]
+        _, kind, key, _, count, part = identity
+        if part is not None or str(key) not in storages:
+            return StandIn("a part of a storage")
+        return _storage(kind, storages[str(key)], count)
+
+    return pickled.load(data, call, persistent, position, end)
+
+
+def _caller(budget: Budget, inside: bool) -> pickled.Call:
+    def call(name: str, arguments: tuple[Any, ...]) -> Any:
+        if name == "torch.storage._load_from_bytes" and not inside:
+            budget.take(len(arguments[0]))  # a plain pickle's way of holding a tensor
+            return load(arguments[0], inside=True).value
+        return rebuilt.call(name, arguments, budget)
+
+    return call
+
+
+def _itemsize(kind: Any) -> int:
+    dtype = rebuilt.STORAGES.get(kind.name)
+    return 1 if dtype is None else dtype.itemsize
+
+
+def _storage(kind: Any, data: Any, count: Any) -> Any:
+    dtype = rebuilt.STORAGES.get(kind.name)
+    if dtype is None and kind.name not in rebuilt.UNTYPED:
+        return StandIn(kind.name)
+    if type(count) is not int or count * _itemsize(kind) > len(data):
+        raise DamagedError(f"a storage of {count} elements has only {len(data)} bytes")
+    return Storage(data, dtype)

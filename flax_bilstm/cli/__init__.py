@@ -13,7 +13,14 @@ from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
+from flax_bilstm.cli import printing
+from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.convert import Conversion, DifferenceError
+from flax_bilstm.cli.verify import forward_pass
+from flax_bilstm.conversion.reading import read_sizes
+from flax_bilstm.conversion.weights import from_state_dict
+from flax_bilstm.lstm import LSTM
+from flax_bilstm.network import SCORES
 from flax_bilstm.stablehlo import PLATFORMS, export, largest_difference, serialize
 
 GOOD, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -27,14 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(**options)
     except DifferenceError as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return DIFFERS
+        return _complain(str(error), DIFFERS)
     except (ValueError, OSError, ImportError) as error:
-        print(f"flax-bilstm: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _complain(str(error), BAD_INPUT)
+    except MemoryError:
+        return _complain("there is not enough memory for this.", BAD_INPUT)
     except KeyboardInterrupt:
-        print("flax-bilstm: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _complain("interrupted.", INTERRUPTED)
+    except Exception as error:  # a mistake of ours, and not the user's to read a traceback of
+        said = (str(error).splitlines() or [""])[0]
+        return _complain(f"unexpected {type(error).__name__}: {said}", BAD_INPUT)
+    return code
+
+
+def _complain(message: str, code: int) -> int:
+    printing.write(f"flax-bilstm: {message}", sys.stderr)
     return code
 
 
@@ -42,20 +56,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-bilstm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     endings = (
-        "Formats by name: .pt .pth .ckpt .bin are PyTorch's, .safetensors; .orbax or no ending is "
-        "an Orbax checkpoint directory."
+        "What is read is known by its content. What is written, by its name: .pt .pth .ckpt .bin "
+        ".tar .pkl are PyTorch's, .safetensors; .orbax or no ending is an Orbax directory."
     )
 
     convert = commands.add_parser(
         "convert",
         help="a checkpoint into another format, verified",
-        description="Convert a checkpoint of an nn.LSTM or of the BiLSTM with attention. What was "
-        f"written is read back and compared before it takes its name. {endings}",
+        description="Convert a checkpoint of any network. What was written is read back and "
+        "compared before it takes its name. Of an nn.LSTM and of the BiLSTM with attention the "
+        f"forward pass is compared too. {endings}",
     )
     convert.add_argument("source", metavar="SRC", type=Path, help="the checkpoint to read")
     convert.add_argument("target", metavar="DST", type=Path, help="the checkpoint to write")
     _reading(convert)
-    convert.add_argument("--dtype", choices=DTYPES, help="cast the tensors (default: keep theirs)")
+    _model(convert)
+    convert.add_argument(
+        "--into",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="makes the NNX module of another network, to write an Orbax directory of it",
+    )
+    convert.add_argument(
+        "--names",
+        metavar="FLAX=TORCH",
+        action="append",
+        default=[],
+        help="for --into: what PyTorch calls otherwise; may be repeated",
+    )
+    convert.add_argument(
+        "--ignore",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="for --into: names without a counterpart; may be repeated",
+    )
     convert.add_argument(
         "--no-optimizer",
         dest="optimizer",
@@ -69,11 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="what a checkpoint holds, and what would not load",
-        description=f"Show a checkpoint. Exit code 1: it would not load. {endings}",
+        description="Show the layers and tensors of any checkpoint. Exit code 1: it means to be an "
+        f"nn.LSTM or the BiLSTM with attention, and would not load. {endings}",
     )
     inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
     _reading(inspect)
-    inspect.add_argument("--json", action="store_true", help="for programs")
+    form = inspect.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument(
+        "--code",
+        action="store_true",
+        help="print a Flax module of the same names and sizes, whose forward pass is to be written",
+    )
     inspect.set_defaults(command=_inspect)
 
     export = commands.add_parser(
@@ -85,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("source", metavar="CHECKPOINT", type=Path, help="the checkpoint to read")
     export.add_argument("target", metavar="DST", type=Path, help="the file to write")
     _reading(export)
+    _model(export)
+    export.add_argument("--lengths", action="store_true", help="take lengths beside x")
     _writing(export)
     export.set_defaults(command=_export)
     return parser
@@ -92,49 +135,88 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", help="take only the names with this prefix, a submodule's")
+    parser.add_argument("--key", help="where the state dict lies, in a file that has several")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=DTYPES, help="cast the tensors (default: keep theirs)")
+    parser.add_argument(
+        "--score",
+        choices=SCORES,
+        default="dot",
+        help="the attention's score, which a checkpoint does not tell (default: dot)",
+    )
 
 
 def _writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
 
 
-def _convert(**options: Any) -> int:
-    print(conversion.convert(Conversion(**options), _say))
+def _convert(names: list[str], ignore: list[str], **options: Any) -> int:
+    pairs = [pair.partition("=") for pair in names]
+    if wrong := [flax for flax, equals, torch in pairs if not (flax and equals and torch)]:
+        raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}.")
+    renamed = {flax: torch for flax, _, torch in pairs}
+    job = Conversion(**options, names=renamed, ignore=tuple(ignore))
+    report = conversion.convert(job, _say)
+    printing.write(report)  # DST is written, whether or not anyone hears of it
     return GOOD
 
 
-def _inspect(path: Path, prefix: str | None, json: bool) -> int:
-    found = inspection.inspect(path, prefix)
-    print(inspection.to_json(found) if json else inspection.render(found))
-    return GOOD if found["loads"] else DIFFERS
+def _inspect(path: Path, prefix: str | None, key: str | None, json: bool, code: bool) -> int:
+    if code:
+        report = code_of(checkpoints.read(path, prefix, key).tensors).rstrip("\n")
+        return GOOD if printing.write(report) else BAD_INPUT
+    found = inspection.inspect(path, prefix, key)
+    if not printing.write(inspection.to_json(found) if json else inspection.render(found)):
+        return BAD_INPUT
+    return DIFFERS if found["problems"] else GOOD
 
 
-def _export(source: Path, target: Path, prefix: str | None, overwrite: bool) -> int:
+def _export(
+    source: Path,
+    target: Path,
+    prefix: str | None,
+    key: str | None,
+    dtype: str | None,
+    score: str,
+    lengths: bool,
+    overwrite: bool,
+) -> int:
     conversion.check_target(source, target, overwrite)
     precise = jax.default_matmul_precision("highest")
-    with replacing(target) as temporary, jax.enable_x64(True), precise:
+    whole = replacing(target, overwrite=overwrite)
+    with whole as temporary, jax.enable_x64(True), precise:
         _say(f"Reading {source}")
-        model = checkpoints.load(source, prefix=prefix)
+        read = checkpoints.read(source, prefix, key)
+        with checkpoints.naming(source):
+            kind, _ = read_sizes(read.tensors)
+            options: dict[str, Any] = {} if kind is LSTM else {"score": score}
+            model = from_state_dict(read.tensors, param_dtype=dtype, **options)
         _say("Exporting")
-        exported = export(model)
+        exported = export(model, lengths=lengths)
         temporary.write_bytes(serialize(exported))
         _say("Comparing it with the model")
         artifact = temporary.read_bytes()
-        difference = largest_difference(model, artifact)
-        dtype = exported.in_avals[0].dtype
-        tolerance = 16 * float(jnp.finfo(dtype).eps)
+        difference = largest_difference(model, artifact, lengths)
+        computed = exported.in_avals[0].dtype
+        tolerance = 16 * float(jnp.finfo(computed).eps)
         if not difference <= tolerance:
             raise DifferenceError(
                 f"the artifact differs from the model by {difference}, expected at most "
                 f"{tolerance}, so it was not kept."
             )
-    print(f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}")
-    print(f"largest difference, DST against the model: {difference:.3g}  ({dtype})")
-    print(f"{target}: written, {len(artifact):,} bytes")
+    report = [
+        f"forward pass: {forward_pass(read.tensors, score)}",
+        f"x: {exported.in_avals[0].str_short()}  platforms: {', '.join(exported.platforms)}",
+        f"largest difference, DST against the model: {difference:.3g}  ({computed})",
+        f"{target}: written, {len(artifact):,} bytes",
+    ]
+    printing.write("\n".join(report))
     return GOOD
 
 
 def _say(progress: str) -> None:
     """Tell people what is going on; programs that read stderr get errors only."""
     if sys.stderr.isatty():
-        print(f"{progress} ...", file=sys.stderr, flush=True)
+        printing.write(f"{progress} ...", sys.stderr)

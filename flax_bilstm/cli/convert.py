@@ -1,5 +1,6 @@
 """`flax-bilstm convert`: read, write, read back, compare; the new checkpoint stays if all agree."""
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +18,11 @@ from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import verify as verification
 from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
-from flax_bilstm.conversion.reading import Module, read_sizes
-from flax_bilstm.conversion.weights import from_state_dict, state_dict
+from flax_bilstm.conversion.order import in_the_models_names, parameter_order
+from flax_bilstm.conversion.reading import is_ours, read_sizes
+from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
+
+NOT_COMPARED = "no forward pass was compared: only PyTorch and your own module know this network's"
 
 
 class DifferenceError(Exception):
@@ -26,15 +30,40 @@ class DifferenceError(Exception):
 
 
 class Conversion(NamedTuple):
-    """What to convert, and how. `dtype` None keeps that of the tensors."""
+    """What to convert, and how.
+
+    Attributes:
+        source, target: the checkpoints; the target's name tells its format.
+        prefix: takes only the names with it.
+        dtype: what floating tensors are cast to; None keeps theirs.
+        score: the forward pass of the reference network's attention; names do not tell it.
+        into: "package.module:function" that makes the module to load into, for another network.
+        names, ignore: for `into`, as for `load_state_dict`.
+        dry_run, overwrite, optimizer: whether nothing is kept, a file is replaced, and the
+            optimizer's state is carried.
+    """
 
     source: Path
     target: Path
     prefix: str | None = None
+    key: str | None = None
     dtype: str | None = None
+    score: str = "dot"
+    into: str | None = None
+    names: Mapping[str, str] = {}
+    ignore: tuple[str, ...] = ()
     dry_run: bool = False
     overwrite: bool = False
     optimizer: bool = True
+
+
+class _Converted(NamedTuple):
+    """The module, None where there is none, and what is written: torch name → array."""
+
+    module: nnx.Module | None
+    tensors: dict[str, np.ndarray]
+    words: str
+    skipped: tuple[str, ...] = ()
 
 
 def convert(job: Conversion, say: Callable[[str], None]) -> str:
@@ -47,36 +76,123 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
     """
     target_format = checkpoints.format_of(job.target)
     check_target(job.source, job.target, job.overwrite)
-    with replacing(job.target, keep=not job.dry_run) as temporary, jax.enable_x64(True):
+    whole = replacing(job.target, keep=not job.dry_run, overwrite=job.overwrite)
+    with whole as temporary, jax.enable_x64(True):
         say(f"Reading {job.source}")
-        read = checkpoints.read(job.source, job.prefix)
+        read = checkpoints.read(job.source, job.prefix, job.key)
         with checkpoints.naming(job.source), np.errstate(over="ignore"):
-            source = from_state_dict(read.tensors)  # float64 stays float64: x64 is on
-            converted = source
-            if job.dtype is not None:  # a value that overflows is not finite, and refused
-                converted = from_state_dict(read.tensors, param_dtype=job.dtype)
-            written = state_dict(converted)
-        lines = [f"{job.source}: {describe(read)}", *(f"  {note}" for note in read.notes)]
+            converted = _converted(job, read)
+        lines = [f"{job.source}: {converted.words}", *(f"  {note}" for note in read.notes)]
+        lines += [f"  left out: {name}" for name in converted.skipped]
 
         say(f"Writing {job.target}")
-        if read.optimizer is not None and job.optimizer and target_format is checkpoints.ORBAX:
-            state = _cast(_optimizer(source, read), job.dtype)
-            lines.append(f"  optimizer: {optimizer_state.describe(read.optimizer)}")
-            orbax_folder.write(converted, temporary, state)
-            _check_optimizer(state, temporary)
-        else:
+        if target_format.write is not None:
             if read.optimizer is not None:
                 lines.append("  left out: the optimizer's state; an Orbax directory can carry it")
-            if target_format.write is None:
-                orbax_folder.write(converted, temporary)
-            else:
-                target_format.write(written, temporary)
+            target_format.write(converted.tensors, temporary)
+        elif converted.module is None:
+            raise ValueError(
+                "DST: an Orbax directory has the variables of a Flax module, and this is another "
+                "network than flax_bilstm's own; pass --into package.module:function, which makes "
+                "your module, or choose a .safetensors or PyTorch file."
+            )
+        else:
+            lines += _write_orbax(job, read, converted.module, temporary)
 
         say("Reading it back and comparing")
-        found = verification.verify(read.tensors, written, checkpoints.read(temporary).tensors)
-        lines += _report(found)
+        lines += _compared(job, read, converted, temporary)
     done = "would be written (dry run)" if job.dry_run else "written"
     return "\n".join([*lines, f"{job.target}: {done}, {target_format.title}"])
+
+
+def _converted(job: Conversion, read: Checkpoint) -> _Converted:
+    """The module that the tensors make, if any, and its tensors."""
+    dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
+    size = f"{len(read.tensors)} tensors, {dtypes}"
+    if job.into is not None:
+        module = _built(job.into)
+        tensors = _cast_tensors(read.tensors, job.dtype)
+        skipped = load_state_dict(module, tensors, names=job.names, ignore=job.ignore)
+        written = state_dict(module, names=job.names, ignore=job.ignore)
+        left = (*skipped.tensors, *skipped.variables)
+        return _Converted(module, written, f"{type(module).__name__}, {size}", left)
+    if not is_ours(read.tensors.keys()):
+        return _Converted(None, _cast_tensors(read.tensors, job.dtype), size)
+    kind, sizes = read_sizes(read.tensors)
+    options: dict[str, Any] = {} if "input_size" in sizes else {"score": job.score}
+    model = from_state_dict(read.tensors, param_dtype=job.dtype, **options)
+    arguments = ", ".join(f"{name}={value}" for name, value in (sizes | options).items())
+    return _Converted(model, state_dict(model), f"{kind.__name__}({arguments}), {size}")
+
+
+def _built(spec: str) -> nnx.Module:
+    """The module that a function makes, named as package.module:function."""
+    module_name, _, function = spec.partition(":")
+    try:
+        make = getattr(importlib.import_module(module_name), function)
+        made = make()
+    except Exception as error:  # the user's code can raise anything
+        raise ValueError(
+            f"--into: {spec} expected a function without arguments that makes an nnx.Module; it "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, nnx.Module):
+        raise ValueError(
+            f"--into: expected {spec} to make an nnx.Module, got {type(made).__name__}"
+        )
+    return made
+
+
+def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
+    """The floating tensors in another dtype.
+
+    Raises:
+        ValueError: a finite value overflows.
+    """
+    if dtype is None:
+        return dict(tensors)
+    cast = {
+        name: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        for name, array in tensors.items()
+    }
+    for name, array in cast.items():
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        if floating and (np.isfinite(tensors[name]) & ~np.isfinite(array)).any():
+            raise ValueError(f"--dtype: {name} has values that overflow in {dtype}.")
+    return cast
+
+
+def _write_orbax(
+    job: Conversion, read: Checkpoint, module: nnx.Module, temporary: Path
+) -> list[str]:
+    """Write the module, and the optimizer's state beside it if it is to be carried."""
+    if read.optimizer is None or not job.optimizer:
+        orbax_folder.write(module, temporary)
+        return [] if read.optimizer is None else ["  left out: the optimizer's state"]
+    state = _cast(_optimizer(job, module, read), job.dtype)
+    orbax_folder.write(module, temporary, state)
+    _check_optimizer(state, temporary)
+    return [f"  optimizer: {optimizer_state.describe(read.optimizer)}"]
+
+
+def _compared(
+    job: Conversion, read: Checkpoint, converted: _Converted, temporary: Path
+) -> list[str]:
+    """What was written against what was read; DifferenceError if they differ."""
+    if converted.module is not None and checkpoints.format_of(temporary) is checkpoints.ORBAX:
+        again = nnx.clone(converted.module)
+        checkpoints.load(temporary, into=again)
+        back = state_dict(again, names=job.names, ignore=job.ignore)
+    else:
+        back = checkpoints.read(temporary).tensors
+    if is_ours(read.tensors.keys()) and job.into is None:
+        return _report(verification.verify(read.tensors, converted.tensors, back, job.score))
+    if changed := verification.differing(converted.tensors, back):
+        raise DifferenceError(
+            "what was written differs from what was read, so it was not kept. Tensors that "
+            f"changed: {', '.join(changed)}."
+        )
+    return [f"every tensor was read back and is the same to the bit; {NOT_COMPARED}"]
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
@@ -94,18 +210,13 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise ValueError(f"DST: {target} is there already; pass --overwrite to replace it.")
 
 
-def describe(read: Checkpoint) -> str:
-    """The model in a checkpoint, in one line."""
-    kind, sizes = read_sizes(read.tensors)
-    arguments = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
-    return f"{kind.__name__}({arguments}), {len(read.tensors)} tensors, {dtypes}"
-
-
-def _optimizer(model: Module, read: Checkpoint) -> Any:
+def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:
     """The state of the optimizer that the checkpoint's is turned into."""
+    state = in_the_models_names(read.optimizer or {}, read.renamed)
+    options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
     try:
-        optimizer = optimizer_from_torch(model, read.optimizer or {}, read.parameters)
+        order = parameter_order(module, state, read.renamed, **options)
+        optimizer = optimizer_from_torch(module, state, order, **options)
     except ValueError as error:
         raise ValueError(f"{error}\n  Or leave it out: --no-optimizer.") from error
     return nnx.state(optimizer)
@@ -121,7 +232,7 @@ def _cast(optimizer: Any, dtype: str | None) -> Any:
 
 
 def _check_optimizer(state: Any, written: Path) -> None:
-    back = orbax_folder.read(written)["optimizer"]
+    back = orbax_folder.read(written).tree["optimizer"]
     expected = {".".join(path): np.asarray(a) for path, a in orbax_folder.flatten(state)}
     got: Mapping[str, Any] = {".".join(path): a for path, a in orbax_folder.flatten(back)}
     if differing := verification.differing(expected, got):
@@ -140,6 +251,7 @@ def _report(found: verification.Verification) -> list[str]:
     if found.from_torch is not None:
         from_torch = f"{found.from_torch:.3g}  (float64)"
     return [
+        f"forward pass that ran on both sides: {found.forward_pass}",
         f"largest forward difference, DST against SRC:     {found.from_source:.3g}  (float64)",
         f"largest forward difference, DST against PyTorch: {from_torch}",
     ]

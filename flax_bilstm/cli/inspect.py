@@ -1,6 +1,7 @@
 """`flax-bilstm inspect`: what a checkpoint holds, and what keeps it from being loaded."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,45 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
-from flax_bilstm.conversion.reading import Module, read_sizes
+from flax_bilstm.conversion.order import in_the_models_names, parameter_order
+from flax_bilstm.conversion.reading import Module, is_ours, read_sizes
+from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.conversion.rows import rows, variables
 from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.network import Unused
 
+MOST_SHOWN = 100
+"""Tensors and layers that people are shown; `--json` has all of them."""
 
-def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
+
+def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> dict[str, Any]:
     """What `flax-bilstm inspect --json` prints; the keys are its contract.
 
-    file, format, notes (what was unwrapped, stripped, left out), model (class and sizes, null if
-    unknown), numbers (how many, in all tensors), bytes, tensors (name, shape, dtype, norm: the
-    Euclidean one in float64, null if not finite; not_finite: how many values are; unused: whether
-    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried
-    over; null if the file holds none), problems (what would not load and why), loads (whether it
-    would).
+    file, format, notes (what was unwrapped, stripped, left out), model (class and sizes of one of
+    our own, else null), layers (name, one_of: torch's classes that it can be, sizes), numbers (how
+    many, in all tensors), bytes, tensors (name, shape, dtype, norm: the Euclidean one in float64,
+    null if not finite; not_finite: how many values are; unused: whether no forward pass reads it),
+    optimizer (its equal in optax, or why its state cannot be carried over; null if the file holds
+    none), problems (what would not load and why), loads (whether it would, by itself; null for
+    another network, which loads into a module of the user's).
 
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
     """
-    read = checkpoints.read(path, prefix)
+    read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
-    loaded, problems = _load(arrays)
+    loaded, problems = _load(arrays) if is_ours(arrays.keys()) else (None, [])
     return {
         "file": str(path),
-        "format": checkpoints.format_of(path).title,
+        "format": checkpoints.detect(path).title,
         "notes": list(read.notes),
         "model": model,
+        "layers": [
+            {"name": found.path, "one_of": list(found.kinds), "sizes": found.sizes}
+            for found in recognize(arrays)
+            if found.kinds
+        ],
         "numbers": sum(array.size for array in arrays.values()),
         "bytes": sum(array.nbytes for array in arrays.values()),
         "tensors": [
@@ -53,7 +65,7 @@ def inspect(path: Path, prefix: str | None = None) -> dict[str, Any]:
         ],
         "optimizer": _optimizer(read, loaded),
         "problems": problems,
-        "loads": not problems,
+        "loads": not problems if is_ours(arrays.keys()) else None,
     }
 
 
@@ -63,26 +75,49 @@ def render(found: dict[str, Any]) -> str:
     if found["model"]:
         sizes = ", ".join(f"{k}={v}" for k, v in found["model"].items() if k != "class")
         lines.append(f"{found['model']['class']}({sizes})")
+    layers = [("layer", "PyTorch's")]
+    layers += [(layer["name"] or "(all of it)", _words(layer)) for layer in found["layers"]]
+    lines += _table(layers)
     lines.append(
         f"{len(found['tensors'])} tensors, {found['numbers']:,} numbers, {found['bytes']:,} bytes"
     )
-    rows = [("", "shape", "dtype", "norm", "")]
-    for tensor in found["tensors"]:
-        norm = f"{tensor['not_finite']} not finite"
-        if tensor["norm"] is not None:
-            norm = f"{tensor['norm']:.6g}"
-        shape = " × ".join(map(str, tensor["shape"])) or "scalar"
-        unused = "unused by the forward pass" if tensor["unused"] else ""
-        rows.append((tensor["name"], shape, tensor["dtype"], norm, unused))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += [
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines += _table([("tensor", "shape", "dtype", "norm", ""), *map(_row, found["tensors"])])
     if found["optimizer"]:
         lines.append(f"optimizer: {found['optimizer']}")
-    lines += ["loads: yes"] if found["loads"] else ["loads: no", *found["problems"]]
+    if found["loads"] is None:
+        lines.append(
+            "loads: into a module of your own, by fb.load(FILE, into=module); --code prints one"
+        )
+    else:
+        lines += ["loads: yes"] if found["loads"] else ["loads: no", *found["problems"]]
     return "\n".join(lines)
+
+
+def _row(tensor: dict[str, Any]) -> tuple[str, ...]:
+    norm = f"{tensor['not_finite']} not finite"
+    if tensor["norm"] is not None:
+        norm = f"{tensor['norm']:.6g}"
+    shape = " × ".join(map(str, tensor["shape"])) or "scalar"
+    unused = "unused by the forward pass" if tensor["unused"] else ""
+    return (tensor["name"], shape, tensor["dtype"], norm, unused)
+
+
+def _words(layer: dict[str, Any]) -> str:
+    kinds = " or ".join(f"nn.{kind}" for kind in layer["one_of"])
+    return f"{kinds}({', '.join(f'{name}={size}' for name, size in layer['sizes'].items())})"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rows in columns, the first of them a heading; nothing for a heading alone."""
+    shown = rows[: MOST_SHOWN + 1]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    ]
+    if len(rows) > len(shown):
+        lines.append(f"  ... and {len(rows) - len(shown)} more; --json has all of them")
+    return lines if len(rows) > 1 else []
 
 
 def to_json(found: dict[str, Any]) -> str:
@@ -133,7 +168,9 @@ def _optimizer(read: Checkpoint, model: Module | None) -> str | None:
     try:
         if model is not None:
             with jax.enable_x64(True):
-                optimizer_state.optimizer_from_torch(model, read.optimizer, read.parameters)
+                state = in_the_models_names(read.optimizer, read.renamed)
+                order = parameter_order(model, state, read.renamed)
+                optimizer_state.optimizer_from_torch(model, state, order)
         return optimizer_state.describe(read.optimizer)
     except ValueError as error:
         return str(error).removeprefix("optimizer: ")

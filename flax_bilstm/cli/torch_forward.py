@@ -11,12 +11,15 @@ from flax_bilstm.lstm import LSTM
 
 
 def torch_forward(
-    arrays: Mapping[str, np.ndarray], x: Float64[np.ndarray, "batch time features"]
+    arrays: Mapping[str, np.ndarray],
+    x: Float64[np.ndarray, "batch time features"],
+    score: str = "dot",
 ) -> Float64[np.ndarray, "batch ..."]:
     """What PyTorch computes from x with these weights, all in float64 on the CPU.
 
     An `nn.LSTM`'s output (batch, time, directions·out), or the network's (batch, output_dim):
-    nn.LSTM, softmax(y yᵀ) y and the dense head on the last step.
+    nn.LSTM, softmax(y yᵀ) y, or softmax(y (y Wᵀ)ᵀ) y of the general score, and the dense head on
+    the last step.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -43,7 +46,10 @@ def torch_forward(
         y, _ = lstm(torch.from_numpy(x))  # (batch, time, directions·out)
         if kind is LSTM:
             return y.numpy()
-        attention = torch.softmax(torch.bmm(y, y.transpose(1, 2)), dim=-1)
+        keys = y
+        if score == "general":
+            keys = torch.nn.functional.linear(y, weights["attention.attn.weight"])
+        attention = torch.softmax(torch.bmm(y, keys.transpose(1, 2)), dim=-1)
         context = torch.bmm(attention, y)
         head = torch.nn.functional.linear(context, weights["fc.weight"], weights["fc.bias"])
         return head[:, -1].numpy()

@@ -18,6 +18,7 @@ from jaxtyping import Float64
 from flax_bilstm.cli.torch_forward import torch_forward
 from flax_bilstm.conversion.reading import Module, read_sizes
 from flax_bilstm.conversion.weights import from_state_dict
+from flax_bilstm.lstm import LSTM
 
 BATCH, TIME, SEED = 4, 16, 0
 TOLERANCE = 1e-12
@@ -34,6 +35,7 @@ class Verification(NamedTuple):
     from_source: float
     from_torch: float | None
     tolerance: float
+    forward_pass: str
 
     @property
     def passed(self) -> bool:
@@ -45,20 +47,36 @@ def verify(
     source: Mapping[str, np.ndarray],
     written: Mapping[str, np.ndarray],
     back: Mapping[str, np.ndarray],
+    score: str = "dot",
 ) -> Verification:
     """Compare `back`, read from a new file, with what was `written` to it and with its `source`.
+
+    `score` is the reference network's, which no tensor tells.
 
     Raises:
         ValueError: `back` is no state dict that fits a model.
     """
     x = example(back)
-    outputs = forward(back, x)
+    outputs = forward(back, x, score)
     has_torch = importlib.util.find_spec("torch") is not None
     return Verification(
         differing=differing(written, back),
-        from_source=_largest(outputs, forward(source, x)),
-        from_torch=_largest(outputs, torch_forward(back, x)) if has_torch else None,
+        from_source=_largest(outputs, forward(source, x, score)),
+        from_torch=_largest(outputs, torch_forward(back, x, score)) if has_torch else None,
         tolerance=TOLERANCE * max(1.0, float(np.abs(outputs).max())),
+        forward_pass=forward_pass(back, score),
+    )
+
+
+def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
+    """What is computed from these tensors, in words: it is an assumption, names do not tell it."""
+    kind, _ = read_sizes(arrays)
+    if kind is LSTM:
+        return "nn.LSTM in evaluation mode"
+    scored = {"dot": "y · y", "general": "y · W y, W = attention.attn.weight"}[score]
+    return (
+        f"bidirectional LSTM, attention of the last step with score={score} ({scored}), fc; "
+        "a checkpoint does not tell the score, --score does"
     )
 
 
@@ -79,12 +97,16 @@ def example(arrays: Mapping[str, np.ndarray]) -> Float64[np.ndarray, "batch time
 
 
 def forward(
-    arrays: Mapping[str, np.ndarray], x: Float64[np.ndarray, "batch time features"]
+    arrays: Mapping[str, np.ndarray],
+    x: Float64[np.ndarray, "batch time features"],
+    score: str = "dot",
 ) -> Float64[np.ndarray, "batch ..."]:
     """What the Flax model computes from x with these weights, in float64 on the CPU."""
     cpu = jax.devices("cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
-        outputs = _apply(from_state_dict(arrays, param_dtype=jnp.float64), x)
+        kind, _ = read_sizes(arrays)
+        options: dict[str, Any] = {} if kind is LSTM else {"score": score}
+        outputs = _apply(from_state_dict(arrays, param_dtype=jnp.float64, **options), x)
         return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
 
 

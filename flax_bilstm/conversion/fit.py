@@ -1,6 +1,5 @@
-"""What keeps a state dict from being loaded into rows: all of it, and the likely `names=`."""
+"""What keeps a state dict from being loaded into rows: all of it, in one error."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.rows import Path, Row, dotted
+from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.transforms import identical
+from flax_bilstm.conversion.tree import Path, value_of
 
 MOST_LISTED = 40
 """Problems that one error lists; it says how many more there are."""
@@ -24,14 +24,12 @@ def expected_tensors(
     for row in rows:
         if any(path not in variables for path in row.paths):
             assert row.default is not None
-            tensors: Sequence[np.ndarray] = [row.default] * len(row.torch_names)
+            leaves = [row.default]
         else:
             # Strides of 0: the shape and dtype of a variable without its memory.
-            leaves = [
-                np.broadcast_to(np.zeros((), variables[path].dtype), variables[path].shape)
-                for path in row.paths
-            ]
-            tensors = row.transform.to_torch(leaves)
+            values = [value_of(variables[path]) for path in row.paths]
+            leaves = [np.broadcast_to(np.zeros((), v.dtype), v.shape) for v in values]
+        tensors = row.transform.to_torch(leaves)
         for name, tensor in zip(row.torch_names, tensors, strict=True):
             expected[name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
     return expected
@@ -78,69 +76,18 @@ def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarr
     return None
 
 
-def suggestions(
-    rows: Sequence[Row],
-    expected: Mapping[str, jax.ShapeDtypeStruct],
-    arrays: Mapping[str, np.ndarray],
-) -> dict[str, str]:
-    """The likely `names=`: Flax module → a torch module whose tensors have equal names and shapes.
-
-    Of several the one whose name is most alike.
-    """
-    surplus = _modules(
-        (name, array.shape) for name, array in arrays.items() if name not in expected
-    )
-    missing: dict[str, dict[str, tuple[int, ...]]] = {}
-    for row in rows:
-        for name in row.torch_names:
-            if name not in arrays:
-                owner, _, tensor = name.rpartition(".")
-                path = dotted(row.paths[0])
-                variable = path if not owner else _owner(path, name, owner)
-                missing.setdefault(variable, {})[tensor] = expected[name].shape
-    found: dict[str, str] = {}
-    for module, tensors in missing.items():
-        fitting = [other for other, inside in surplus.items() if inside == tensors]
-        nearest = difflib.get_close_matches(module, fitting, 1, cutoff=0.0)
-        if nearest:
-            found[module] = nearest[0]
-            del surplus[nearest[0]]
-    return found
-
-
-def _owner(path: str, name: str, owner: str) -> str:
-    """The Flax path of the module whose torch path is `owner`: as many of its first steps."""
-    return ".".join(path.split(".")[: owner.count(".") + 1])
-
-
-def _modules(
-    tensors: Iterable[tuple[str, tuple[int, ...]]],
-) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Module → its tensors' names → shapes."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in tensors:
-        owner, _, tensor = name.rpartition(".")
-        found.setdefault(owner, {})[tensor] = shape
-    return found
-
-
-def refuse(module: str, listed: Sequence[str], names: Mapping[str, str] | None = None) -> None:
-    """Raise one ValueError that lists all problems, if there are any."""
+def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> None:
+    """Raise one ValueError that lists all problems, if there are any, and then the advice."""
     if not listed:
         return
     lines = list(listed[:MOST_LISTED])
     if len(listed) > MOST_LISTED:
         lines.append(f"... and {len(listed) - MOST_LISTED} more")
-    if names:
-        likely = ", ".join(
-            f'"{flax}": "{torch}"' for flax, torch in list(names.items())[:MOST_LISTED]
-        )
-        lines.append(f"likely: names={{{likely}}}")
     raise ValueError(
         f"state_dict: does not fit {module}; nothing was loaded. Every tensor and every variable "
         "is needed once: names= says what is called otherwise, ignore= what has no counterpart, "
         "prefix= (flax-bilstm --prefix) names a submodule, param_dtype= (--dtype) casts.\n  "
-        + "\n  ".join(lines)
+        + "\n  ".join([*lines, *advice])
     )
 
 

@@ -21,8 +21,8 @@ class Entry(NamedTuple):
     """Tensors of one torch module ↔ variables of one Flax module, both by dotted path.
 
     An entry whose first variable is None in the module (a layer without bias) does not apply,
-    unless it has a default: the tensor of a module that has just been made, for which Flax's layer
-    has no variable. Loading adds one, an `fb.Unused`.
+    unless it has a default: what the variable of a module that has just been made would be, which
+    Flax's layer lacks. Loading adds one, an `fb.Unused`.
     """
 
     tensors: tuple[str, ...]
@@ -85,6 +85,28 @@ def _lstm(lstm: Any) -> Iterator[Entry]:
                 yield entry(f"{tensor}_l{k}{suffix}", path, transform)
 
 
+def _flax_rnn(rnn: Any) -> Iterator[Entry]:
+    """Of an `nnx.RNN` that runs an `fb.LSTMCell`."""
+    return _run_by(rnn, "", "")
+
+
+def _flax_bidirectional(both: Any) -> Iterator[Entry]:
+    """Of an `nnx.Bidirectional` of two such."""
+    yield from _run_by(both.forward_rnn, "forward_rnn.", "")
+    yield from _run_by(both.backward_rnn, "backward_rnn.", "_reverse")
+
+
+def _run_by(rnn: Any, path: str, suffix: str) -> Iterator[Entry]:
+    if isinstance(getattr(rnn, "cell", None), LSTMCell):
+        for tensor, variable, transform in RECURRENT:
+            yield entry(f"{tensor}_l0{suffix}", f"{path}cell.{variable}", transform)
+
+
+def _transposed_convolution(conv: Any) -> Entries:
+    kernel = transforms.CONVOLUTION if conv.transpose_kernel else transforms.TRANSPOSED_CONVOLUTION
+    return entry("weight", "kernel", kernel), BIAS
+
+
 def _linear_general(linear: Any) -> Iterator[Entry]:
     inputs, outputs = linear.in_features, linear.out_features
     yield entry("weight", "kernel", transforms.matrix(inputs, outputs))
@@ -133,6 +155,8 @@ def _size(shape: Sequence[int]) -> int:
 KINDS: dict[type, Kind] = {
     LSTM: Kind("nn.LSTM", _lstm, lambda lstm: 2),
     LSTMCell: plain("nn.LSTMCell", *(entry(*row) for row in RECURRENT), rank=2),
+    nnx.RNN: Kind("nn.LSTM of one layer", _flax_rnn, lambda rnn: 2),
+    nnx.Bidirectional: Kind("nn.LSTM of one layer, both ways", _flax_bidirectional, lambda both: 2),
     Attention: plain(
         "the reference's Attention",
         entry("attn.weight", "attn.kernel", TRANSPOSED),
@@ -152,7 +176,7 @@ KINDS: dict[type, Kind] = {
     nnx.GroupNorm: plain("nn.GroupNorm", SCALE, BIAS),
     nnx.InstanceNorm: plain("nn.InstanceNorm1d, 2d, 3d with affine=True", SCALE, BIAS),
     nnx.BatchNorm: plain(
-        "nn.BatchNorm1d, 2d, 3d",
+        "nn.BatchNorm1d, 2d, 3d, SyncBatchNorm",
         SCALE,
         BIAS,
         entry("running_mean", "mean"),
@@ -161,7 +185,7 @@ KINDS: dict[type, Kind] = {
             ("num_batches_tracked",),
             ("num_batches_tracked",),
             transforms.COUNT,
-            default=np.zeros((), np.int64),
+            default=np.zeros((), np.int32),
         ),
     ),
     nnx.Conv: Kind(
@@ -171,7 +195,7 @@ KINDS: dict[type, Kind] = {
     ),
     nnx.ConvTranspose: Kind(
         "nn.ConvTranspose1d, 2d, 3d with groups=1",
-        lambda conv: (entry("weight", "kernel", transforms.TRANSPOSED_CONVOLUTION), BIAS),
+        _transposed_convolution,
         lambda conv: len(conv.kernel_size) + 2,
     ),
     nnx.MultiHeadAttention: Kind("nn.MultiheadAttention", _attention_heads, lambda attention: 3),
@@ -180,25 +204,34 @@ KINDS: dict[type, Kind] = {
     ),
 }
 
-WITHOUT: dict[str, str] = {
-    "nnx.LSTMCell, nnx.OptimizedLSTMCell": (
-        "They have one bias where torch has two. Name them by fb.SummedBiases, or use fb.LSTM."
-    ),
-    "nnx.SimpleCell": "It has one bias where nn.RNNCell has two. Name it by fb.SummedBiases.",
-    "nnx.GRUCell": "It lacks the bias b_hn that nn.GRU multiplies by the reset gate.",
-    "nnx.RNN, nnx.Bidirectional": "They have no variables; their cells are named one by one.",
-    "nnx.Einsum": "torch has no such layer. Register one for your equation.",
-    "nnx.LoRA, nnx.LoRALinear": "torch has no such layer. Register one for your library's.",
-    "nnx.SpectralNorm, nnx.WeightNorm": (
-        "They have other statistics than torch.nn.utils. Load the folded weight into the layer."
-    ),
-    "nn.Bilinear, nn.GRU, nn.RNN, nn.Transformer, nn.EmbeddingBag": (
-        "Flax has no such layer. In a port of one, each nnx.Param has the name of its tensor."
-    ),
-    "nn.PReLU of several channels": "nnx.PReLU has one slope. Use an nnx.Param called weight.",
-    "nn.ConvTranspose1d, 2d, 3d of groups": "nnx.ConvTranspose has no groups.",
+_ONE_BIAS = "it has one bias where torch has two: name it by fb.SummedBiases, or use "
+
+FLAX_WITHOUT: dict[type, str] = {
+    nnx.LSTMCell: f"{_ONE_BIAS}fb.LSTMCell",
+    nnx.OptimizedLSTMCell: f"{_ONE_BIAS}fb.LSTMCell",
+    nnx.SimpleCell: f"{_ONE_BIAS}nnx.Params of your own",
+    nnx.GRUCell: "it lacks nn.GRU's bias of the new gate's hidden part, which reset multiplies",
+    nnx.Einsum: "torch has no such layer: register one for your equation",
+    nnx.LoRA: "torch has no such layer: register one for your library's",
+    nnx.LoRALinear: "torch has no such layer: register one for your library's",
+    nnx.SpectralNorm: "it has other statistics than torch's: load the weight into the layer alone",
+    nnx.WeightNorm: "its scales are no variables: load the weight into the layer alone",
 }
-"""Layers that are not in the table, and why: for the documents."""
+"""Layers of Flax that are not in the table, and why. Their variables count as anyone's."""
+
+TORCH_WITHOUT: dict[str, str] = {
+    "nn.GRU, GRUCell": "Flax's has another bias; write your own with an nnx.Param for each tensor",
+    "nn.RNN, RNNCell": "Flax's has one bias, see nnx.SimpleCell",
+    "nn.Bilinear, EmbeddingBag": "Flax has none; in a port of one, an nnx.Param for each tensor",
+    "nn.Transformer…Layer": "Flax has none; a port of its parts, by their names in torch, loads",
+    "nn.MultiheadAttention with add_bias_kv, or kdim ≠ vdim": "nnx.MultiHeadAttention has neither",
+    "nn.LayerNorm, RMSNorm over several axes": "Flax's weights are vectors; use an nnx.Param",
+    "nn.PReLU of several channels": "nnx.PReLU has one slope; use an nnx.Param called weight",
+    "nn.ConvTranspose1d, 2d, 3d of groups": "nnx.ConvTranspose has no groups",
+    "nn.InstanceNorm1d, 2d, 3d with running statistics": "nnx.InstanceNorm has none",
+    "nn.AdaptiveLogSoftmaxWithLoss, CrossEntropyLoss(weight=)": "losses: name them in ignore=",
+}
+"""Layers of torch that are not in the table, and why."""
 
 
 def kind_of(module: Any) -> Kind | None:

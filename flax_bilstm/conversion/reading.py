@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,16 @@ from flax_bilstm.network import BiLSTMWithAttention
 Module = LSTM | BiLSTMWithAttention
 
 _NAME = re.compile(r"(lstm\.)?(weight|bias)_(ih|hh|hr)_l(?P<k>\d+)(_reverse)?")
+
+
+def is_ours(names: Collection[str]) -> bool:
+    """Whether a state dict of these names means to be of one of our own modules."""
+    inside = {name.partition(".")[0] for name in names if "." in name}
+    bare = [name for name in names if "." not in name]
+    if any(_NAME.fullmatch(name) for name in bare):
+        return not inside
+    lstm = any(_NAME.fullmatch(name) for name in names)
+    return lstm and {"attention", "fc"} <= inside <= {"lstm", "attention", "fc"}
 
 
 def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:

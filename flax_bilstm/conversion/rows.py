@@ -11,34 +11,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion import transforms
+from flax_bilstm.conversion import flax_cells, transforms
+from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.layers import Entry, entry, kind_of
 from flax_bilstm.conversion.transforms import Transform
-
-Path = tuple[str | int, ...]
-"""Names and indices, as NNX has them."""
-
-NO_TENSORS = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation, nnx.OptState)
-"""Variables that no state dict has."""
-
-
-class SummedBiases(NamedTuple):
-    """In `names`: a Flax cell with one bias, which takes the sum of torch's two.
-
-    The forward pass is the same. Training is not: PyTorch's two biases move their sum twice as
-    far. On the way back `bias_ih` gets the sum and `bias_hh` zeros, so it is not bit-exact.
-
-    Attributes:
-        path: the torch path of the nn.LSTM, nn.LSTMCell, nn.RNN or nn.RNNCell.
-        suffix: what follows its tensors' names: "_l0" or "_l0_reverse" of an nn.LSTM, "" of a cell.
-    """
-
-    path: str
-    suffix: str = ""
-
+from flax_bilstm.conversion.tree import (
+    NO_TENSORS,
+    Path,
+    children,
+    dotted,
+    join,
+    leaves,
+    modules,
+    reach,
+    split,
+)
 
 Names = Mapping[str, "str | tuple[str, ...] | SummedBiases"]
 """Flax path of a module or a variable → its torch path; several where the variable is tied."""
@@ -48,8 +39,11 @@ class Row(NamedTuple):
     """Variables of a module and their torch tensors: usually one of each.
 
     Several variables are one tensor where torch packs them, and one variable is several tensors
-    where it is tied or stacked. `default` is a tensor that Flax's layer has no variable for.
-    `tied` has the rows that a tied one is made of, each with some of the names.
+    where it is tied or stacked.
+
+    Attributes:
+        default: what a variable would be that Flax's layer lacks.
+        tied: the rows that a tied one is made of, each with some of the names.
     """
 
     torch_names: tuple[str, ...]
@@ -88,7 +82,7 @@ def rows(
         ValueError: a path in names is not in the module, or two variables have one torch name.
     """
     walk = _Walk(dict(names or {}))
-    found = _merged(walk.node(module, (), ("",)))
+    found = [each for each in walk.node(module, (), ("",)) if not _ignored(each.row, ignore)]
     if unknown := walk.names.keys() - walk.used:
         path = min(unknown)
         near = difflib.get_close_matches(path, sorted(walk.seen), 3) or sorted(walk.seen)[:8]
@@ -96,7 +90,7 @@ def rows(
             f"names: expected Flax paths of {type(module).__name__}, got {path!r}; did you mean "
             f"one of {near}?"
         )
-    kept = tuple(row for row in found if not _ignored(row, ignore))
+    kept = tuple(_merged(found))
     owners: dict[str, Row] = {}
     for row in kept:
         for name in row.torch_names:
@@ -111,12 +105,7 @@ def rows(
 
 def variables(module: nnx.Module) -> dict[Path, nnx.Variable[Any]]:
     """Path → variable, under every path by which it can be reached."""
-    return dict(_leaves(module, (), ()))
-
-
-def dotted(path: Path) -> str:
-    """The path as users write it."""
-    return ".".join(map(str, path))
+    return dict(leaves(module))
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -148,22 +137,23 @@ class _Walk:
         torch = torch if renamed is None else renamed
         if isinstance(node, nnx.Variable):
             if not isinstance(node, NO_TENSORS):
-                yield from _rows_of(entry("", ""), node, path, torch)
+                yield from _rows_of(entry("", "", _of_variable(node)), node, path, torch)
             return
         if any(node is other for other in above):  # a module that refers to one around it
             return
-        inside_stack = any("*" in name for name in torch)
-        if isinstance(node, nnx.Module) and path and not inside_stack and _stack_size(node):
-            torch = tuple(f"{name}.*" for name in torch)
+        if path and not self._stack_named(path, torch) and _stack_size(node):
+            torch = tuple(join(name, "*") for name in torch)
         claimed: set[int] = set()
         kind = kind_of(node) if isinstance(node, nnx.Module) else None
         for each in kind.entries(node) if kind else ():
+            if self._inside_renamed(path, each.variables[0]):
+                continue
             for found in self._entry(each, node, path, torch):
                 claimed.update(map(id, found.leaves))
                 yield found
-        for key, child in _children(node):
+        for key, child in children(node):
             merged = isinstance(node, nnx.Sequential) and key == "layers"
-            inside = torch if merged else tuple(_join(name, key) for name in torch)
+            inside = torch if merged else tuple(join(name, key) for name in torch)
             for found in self.node(child, (*path, key), inside, (*above, node)):
                 if not claimed.issuperset(map(id, found.leaves)):
                     yield found
@@ -171,17 +161,29 @@ class _Walk:
     def _entry(
         self, each: Entry, node: Any, path: Path, torch: tuple[str, ...]
     ) -> Iterator[_Found]:
-        first = (*path, *_split(each.variables[0]))
+        first = (*path, *split(each.variables[0]))
         renamed = self._renamed(first) if len(each.variables) == 1 else None
         if renamed is not None and len(each.tensors) == 1:
             each, torch = each._replace(tensors=("",)), renamed
         yield from _rows_of(each, node, path, torch)
 
     def _summed(self, cell: Any, path: Path, to: SummedBiases) -> Iterator[_Found]:
-        """The rows of a cell of Flax's own, whose one bias takes the sum of torch's two."""
-        for tensors, names, transform in _FLAX_CELLS[_cell_kind(cell, path)]:
-            each = Entry(tuple(f"{tensor}{to.suffix}" for tensor in tensors), names, transform)
+        for each in flax_cells.entries(cell, dotted(path), to.suffix):
             yield from _rows_of(each, cell, path, (to.path,))
+
+    def _stack_named(self, path: Path, torch: tuple[str, ...]) -> bool:
+        """Whether a stack has been found around this module, or `names` says where one begins."""
+        inside = f"{dotted(path)}."
+        return any("*" in name for name in torch) or any(
+            key.startswith(inside) and "*" in str(to) for key, to in self.names.items()
+        )
+
+    def _inside_renamed(self, path: Path, variable: str) -> bool:
+        """Whether `names` has a module between the one at `path` and its variable."""
+        steps = split(variable)
+        return bool(self.names) and any(
+            dotted((*path, *steps[:count])) in self.names for count in range(1, len(steps))
+        )
 
     def _renamed(self, path: Path) -> Any:
         name = dotted(path)
@@ -193,78 +195,35 @@ class _Walk:
         return (to,) if isinstance(to, str) else to
 
 
-_GATES = ("i", "f", "g", "o")
-
-
-def _gates(parts: int) -> Transform:
-    """Flax's kernels or biases of the four gates ↔ torch's one tensor."""
-    return transforms.concatenated([transforms.TRANSPOSED if parts == 2 else transforms.SAME] * 4)
-
-
-def _summed_gates() -> Transform:
-    one = _gates(1)
-    return Transform(
-        lambda leaves: transforms.SUMMED_BIASES.to_torch(one.to_torch(leaves)),
-        lambda tensors: one.from_torch(transforms.SUMMED_BIASES.from_torch(tensors)),
-        exact=False,
-    )
-
-
-_FLAX_CELLS: dict[type, tuple[tuple[tuple[str, ...], tuple[str, ...], Transform], ...]] = {
-    nnx.OptimizedLSTMCell: (
-        (("weight_ih",), ("dense_i.kernel",), transforms.TRANSPOSED),
-        (("weight_hh",), ("dense_h.kernel",), transforms.TRANSPOSED),
-        (("bias_ih", "bias_hh"), ("dense_h.bias",), transforms.SUMMED_BIASES),
-    ),
-    nnx.LSTMCell: (
-        (("weight_ih",), ("ii.kernel", "if_.kernel", "ig.kernel", "io.kernel"), _gates(2)),
-        (("weight_hh",), tuple(f"h{gate}.kernel" for gate in _GATES), _gates(2)),
-        (("bias_ih", "bias_hh"), tuple(f"h{gate}.bias" for gate in _GATES), _summed_gates()),
-    ),
-    nnx.SimpleCell: (
-        (("weight_ih",), ("dense_i.kernel",), transforms.TRANSPOSED),
-        (("weight_hh",), ("dense_h.kernel",), transforms.TRANSPOSED),
-        (("bias_ih", "bias_hh"), ("dense_i.bias",), transforms.SUMMED_BIASES),
-    ),
-}
-
-
-def _cell_kind(cell: Any, path: Path) -> type:
-    for cls in type(cell).__mro__:
-        if cls in _FLAX_CELLS:
-            return cls
-    known = ", ".join(f"nnx.{kind.__name__}" for kind in _FLAX_CELLS)
-    raise ValueError(
-        f"names: expected one of {known} at {dotted(path)}, which SummedBiases is for, got "
-        f"{type(cell).__name__}."
-    )
+def _of_variable(variable: nnx.Variable[Any]) -> Transform:
+    """Of a variable in no known layer. torch counts in 64 bits, JAX unless asked for more in 32."""
+    short = getattr(variable.get_value(), "dtype", None) == np.int32
+    return transforms.COUNT if short and not jax.config.read("jax_enable_x64") else transforms.SAME
 
 
 def _rows_of(each: Entry, node: Any, path: Path, torch: tuple[str, ...]) -> Iterator[_Found]:
     """The row of one entry for each of the torch paths; none where the layer lacks the variable."""
-    paths = tuple((*path, *_split(variable)) for variable in each.variables)
-    leaves = tuple(_reach(node, _split(variable)) for variable in each.variables)
-    if leaves[0] is None and each.default is None:
+    paths = tuple((*path, *split(variable)) for variable in each.variables)
+    own = tuple(reach(node, split(variable)) for variable in each.variables)
+    if own[0] is None and each.default is None:
         return
     for prefix in torch:
-        tensors = tuple(_join(prefix, name) for name in each.tensors)
+        tensors = tuple(join(prefix, name) for name in each.tensors)
         transform, default = each.transform, each.default
         if any("*" in name for name in tensors):
-            probe = leaves[0] if leaves[0] is not None else next(_any_leaf(node))
-            count = probe.shape[0]
-            names = tuple(name.replace("*", str(i), 1) for i in range(count) for name in tensors)
-            tensors, transform = names, transforms.stacked(transform, count)
-            default = None if default is None else np.repeat(default[None], count, axis=0)
-        yield _Found(Row(tensors, paths, transform, default), leaves)
+            count = (next(leaf for _, leaf in leaves(node)) if own[0] is None else own[0]).shape[0]
+            tensors = tuple(name.replace("*", str(i), 1) for i in range(count) for name in tensors)
+            transform = transforms.stacked(transform, count)
+            default = None if default is None else np.stack([default] * count)
+        yield _Found(Row(tensors, paths, transform, default), own)
 
 
-def _merged(found: Iterator[_Found]) -> list[Row]:
+def _merged(found: Sequence[_Found]) -> list[Row]:
     """The rows, those of the same variables made one: tied weights."""
     groups: dict[Any, list[Row]] = {}
-    for row, leaves in found:
-        groups.setdefault(tuple(map(id, leaves)) if None not in leaves else row.paths, []).append(
-            row
-        )
+    for row, own in found:
+        missing = any(leaf is None for leaf in own)
+        groups.setdefault(row.paths if missing else tuple(map(id, own)), []).append(row)
     return [group[0] if len(group) == 1 else _tied(group) for group in groups.values()]
 
 
@@ -285,82 +244,24 @@ def _ignored(row: Row, patterns: Sequence[str]) -> bool:
     )
 
 
-def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
-    """What lies directly inside a module or a container: modules, variables and containers."""
-    if isinstance(node, (nnx.List, list, tuple)):
-        items: Iterator[tuple[Any, Any]] = iter(enumerate(node))
-    elif isinstance(node, nnx.Module):
-        items = ((k, v) for k, v in vars(node).items() if not k.startswith("_pytree__"))
-    elif isinstance(node, Mapping):
-        items = iter(node.items())
-    else:
-        return
-    kinds = (nnx.Module, nnx.Variable, list, tuple, Mapping)
-    yield from ((key, child) for key, child in items if isinstance(child, kinds))
-
-
-def _leaves(
-    node: Any, path: Path, above: tuple[Any, ...]
-) -> Iterator[tuple[Path, nnx.Variable[Any]]]:
-    if isinstance(node, nnx.Variable):
-        if not isinstance(node, NO_TENSORS):
-            yield path, node
-    elif not any(node is other for other in above):
-        for key, child in _children(node):
-            yield from _leaves(child, (*path, key), (*above, node))
-
-
-def _any_leaf(node: Any) -> Iterator[nnx.Variable[Any]]:
-    return (leaf for _, leaf in _leaves(node, (), ()))
-
-
-def _stack_size(node: nnx.Module) -> int | None:
+def _stack_size(node: Any) -> int | None:
     """How many modules `nnx.vmap` stacked in this one, None if it is a single one.
 
     It is a stack where a layer of a known kind in it has one axis too many, and every variable in
     it has the same leading axis.
     """
-    if not any(_is_stacked(module) for module in _modules(node, ())):
+    if not isinstance(node, nnx.Module) or not any(_is_stacked(module) for module in modules(node)):
         return None
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in _any_leaf(node)}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _modules(node: Any, above: tuple[Any, ...]) -> Iterator[nnx.Module]:
-    if isinstance(node, nnx.Module):
-        yield node
-    for _, child in _children(node):
-        if not isinstance(child, nnx.Variable) and not any(child is other for other in above):
-            yield from _modules(child, (*above, node))
+    sizes = {np.shape(leaf.get_value())[:1] for _, leaf in leaves(node)}
+    size = sizes.pop() if len(sizes) == 1 else ()
+    return size[0] if size else None
 
 
 def _is_stacked(module: nnx.Module) -> bool:
     kind = kind_of(module)
     first = next(iter(kind.entries(module)), None) if kind else None
-    leaf = first and _reach(module, _split(first.variables[0]))
+    leaf = first and reach(module, split(first.variables[0]))
     return kind is not None and leaf is not None and leaf.ndim == kind.rank(module) + 1
-
-
-def _reach(node: Any, path: Path) -> Any:
-    """The variable at a path inside a module, or None."""
-    for key in path:
-        if isinstance(node, (nnx.List, list, tuple)):
-            node = node[int(key)]
-        elif isinstance(node, Mapping):
-            node = node.get(key)
-        else:
-            node = getattr(node, str(key), None)
-        if node is None:
-            return None
-    return node
-
-
-def _split(path: str) -> Path:
-    return tuple(int(part) if part.isdigit() else part for part in path.split(".")) if path else ()
-
-
-def _join(prefix: str, name: str | int) -> str:
-    return f"{prefix}.{name}" if prefix and name != "" else f"{prefix}{name}"
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

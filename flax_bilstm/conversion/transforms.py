@@ -1,6 +1,6 @@
 """How torch tensors and Flax variables become each other: pairs of pure functions.
 
-All but `SUMMED_BIASES` only move elements, so they are exact, and moments go through them too.
+They only move elements, so they are exact, and moments go through them too.
 """
 
 from collections.abc import Callable, Sequence
@@ -128,11 +128,3 @@ def tied(transforms: Sequence[tuple[Transform, int]]) -> Transform:
 def identical(a: np.ndarray, b: np.ndarray) -> bool:
     """The same shape, dtype and bits."""
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-SUMMED_BIASES = Transform(
-    # One Flax bias ↔ torch's two. The way back puts the sum into the first.
-    lambda leaves: [leaves[0], np.zeros_like(leaves[0])],
-    lambda tensors: [tensors[0] + tensors[1]],
-    exact=False,
-)

@@ -16,9 +16,11 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.typing import DTypeLike
 
 from flax_bilstm.conversion import fit
+from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.reading import read_sizes
-from flax_bilstm.conversion.rows import Names, Path, Row, dotted, matches, rows, variables
+from flax_bilstm.conversion.rows import Names, Row, matches, rows, variables
 from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.conversion.tree import Path, dotted, reach, value_of
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Unused
 
@@ -58,7 +60,7 @@ def _tensors(row: Row, found: Mapping[Path, nnx.Variable[Any]]) -> Sequence[np.n
     if any(path not in found for path in row.paths):
         assert row.default is not None
         return row.to_torch([row.default])
-    return row.to_torch([found[path].get_value() for path in row.paths])
+    return row.to_torch([value_of(found[path]) for path in row.paths])
 
 
 def load_state_dict(
@@ -104,7 +106,8 @@ def load_state_dict(
         for name in row.torch_names
     )
     listed += fit.not_finite(checked, arrays)
-    fit.refuse(type(module).__name__, listed, fit.suggestions(chosen, expected, arrays))
+    if listed:
+        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
 
     loaded: list[tuple[Path, np.ndarray]] = []
     for row in chosen:
@@ -165,10 +168,7 @@ def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.nd
     # whose next in-place step would then move this module too.
     array = array.copy()
     if path not in found:  # a tensor that Flax's layer has no variable for
-        owner: Any = module
-        for key in path[:-1]:
-            owner = owner[key] if isinstance(key, int) else getattr(owner, key)
-        setattr(owner, str(path[-1]), Unused(jnp.asarray(array)))
+        setattr(reach(module, path[:-1]), str(path[-1]), Unused(jnp.asarray(array)))
         return
     sharding: Any = getattr(found[path].get_value(), "sharding", None)
     if isinstance(getattr(sharding, "mesh", None), AbstractMesh):  # laid out, but on no device yet

@@ -1,8 +1,8 @@
 """The ways to run one direction of the recurrence, one file each, behind one signature.
 
 All give the same numbers and gradients; they differ in speed, in memory and in which JAX
-transformations they take. `implementation=` names one; None is `fused` on every platform, the
-fastest where speed was measured, which is on CPUs.
+transformations they take. `implementation=` names one; None is `native`, the fastest on CPUs, and
+the same as `fused` on other platforms and wherever its library is not there.
 """
 
 from typing import Protocol, runtime_checkable
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bilstm.recurrence import checkpointed, fused, scan
 from flax_bilstm.recurrence.equations import State, Weights
+from flax_bilstm.recurrence.native import layer as native
 
 
 @runtime_checkable
@@ -44,8 +45,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "scan": jax.jit(scan.run_direction, static_argnames="reverse"),
     "fused": jax.jit(fused.run_direction, static_argnames="reverse"),
     "checkpointed": jax.jit(checkpointed.run_direction, static_argnames="reverse"),
+    "native": jax.jit(native.run_direction, static_argnames="reverse"),
 }
-DEFAULT = "fused"
+DEFAULT = "native"
 
 
 def resolve(name: str | Implementation | None) -> Implementation:

@@ -1,4 +1,4 @@
-"""The directions of one layer: one after the other, or each on devices of its own.
+"""The directions of one layer: one after the other, in one call, or each on devices of its own.
 
 Nothing passes between the two directions until both are done, so a mesh with an axis `direction`
 of 2 runs them at the same time: it speeds up even a batch of one, which cannot be split. Only the
@@ -14,10 +14,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from flax_bilstm.recurrence import Implementation
+from flax_bilstm.recurrence import IMPLEMENTATIONS, Implementation
 from flax_bilstm.recurrence.equations import State, Weights
+from flax_bilstm.recurrence.native import layer as native
 
 AXIS = "direction"
+
+# What runs one direction, and what runs a whole layer faster than it would.
+_WHOLE_LAYERS = {IMPLEMENTATIONS["native"]: jax.jit(native.run_layer)}
 
 
 def run_layer(
@@ -32,6 +36,7 @@ def run_layer(
     `states` and the final ones are (directions, batch, ·); outputs stand side by side, forward
     first.
     """
+    weights, x, states, valid = _varying_alike((tuple(weights), x, states, valid))
     if len(weights) == 2 and jax.sharding.get_abstract_mesh().shape.get(AXIS) == 2:
         split = jax.shard_map(
             partial(_run_own, run),
@@ -39,13 +44,33 @@ def run_layer(
             out_specs=(PartitionSpec(None, None, AXIS), PartitionSpec(AXIS)),
             axis_names={AXIS},
         )
-        return split(tuple(weights), states, x, valid)
+        return split(weights, states, x, valid)
+    whole = _WHOLE_LAYERS.get(run)
+    if whole is not None and native.is_supported(weights[0], x):
+        return whole(weights, x, states, valid)
     results = [
         run(each, x, State(states.hidden[k], states.cell[k]), valid, k == 1)
         for k, each in enumerate(weights)
     ]
     outputs, finals = zip(*results, strict=True)
     return jnp.concatenate(outputs, axis=-1), jax.tree.map(lambda *each: jnp.stack(each), *finals)
+
+
+def _varying_alike(arrays: Any) -> Any:
+    """Inside of `jax.shard_map`, each array varies over the devices that any of them varies over.
+
+    So a weight that is the same on all devices has JAX sum its gradients over them.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return arrays
+    varying = [jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays)]
+    axes = frozenset().union(*varying)
+
+    def vary(array: Array) -> Array:
+        missing = axes - jax.typeof(array).manual_axis_type.varying
+        return jax.lax.pcast(array, tuple(missing), to="varying") if missing else array
+
+    return jax.tree.map(vary, arrays)
 
 
 def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:

@@ -12,11 +12,14 @@ Arrays are time-major here: x is (time, batch, features). Every array between tw
 and typed once, below, and every way to run the recurrence (a file each in this folder) shares it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+Size = Any
+"""Of an axis: an int, or a symbolic dimension while `jax.export` leaves it open."""
 
 
 class Weights(NamedTuple):
@@ -69,9 +72,19 @@ def project(
     return matmul(hidden, weights.kernel_hr).astype(dtype)
 
 
-def cell_step(weights: Weights, state: State, x: Float[Array, "*batch in"]) -> State:
-    """One step of one direction: the equations at the top of this file, in that order."""
-    z = gate_preactivations(weights, state.hidden, x)
+def cell_step(
+    weights: Weights,
+    state: State,
+    x: Float[Array, "*batch in"],
+    valid: Bool[Array, "*batch 1"] | None = None,
+) -> State:
+    """One step of one direction: the equations at the top of this file, in that order.
+
+    Where `valid` is False the result is finite and passes no gradient on, whatever the state and
+    the weights are: 0 times a NaN or an infinity would be NaN.
+    """
+    state = State(where_valid(valid, state.hidden, None), where_valid(valid, state.cell, None))
+    z = where_valid(valid, gate_preactivations(weights, state.hidden, x), None)
     input_gate, forget_gate, cell_gate, output_gate = jnp.split(z, 4, axis=-1)
     kept = jax.nn.sigmoid(forget_gate) * state.cell
     added = jax.nn.sigmoid(input_gate) * jnp.tanh(cell_gate)
@@ -80,7 +93,7 @@ def cell_step(weights: Weights, state: State, x: Float[Array, "*batch in"]) -> S
     return State(project(weights, hidden, x.dtype), cell)
 
 
-def validity(lengths: Int[Array, " batch"], time: int) -> Bool[Array, "time batch 1"]:
+def validity(lengths: Int[Array, " batch"], time: Size) -> Bool[Array, "time batch 1"]:
     """True where a step belongs to its sequence, False in the padding."""
     return (jnp.arange(time, dtype=lengths.dtype)[:, None] < lengths[None, :])[:, :, None]
 

@@ -7,6 +7,7 @@ gradient dz; every weight, bias and input gradient is one product over all steps
 Forward mode (jvp, hessian) is not defined here: use `implementation="scan"`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,11 +56,11 @@ def run_direction(
     reverse: bool,
 ) -> tuple[Float[Array, "time batch out"], State]:
     """One direction over time; see `recurrence.Implementation`."""
-    outputs, final, _ = _forward(weights, x, state, valid, reverse, save=False)
+    outputs, final, _ = forward_loop(weights, x, state, valid, reverse, save=False)
     return outputs, final
 
 
-def _forward(
+def forward_loop(
     weights: Weights,
     x: Float[Array, "time batch in"],
     state: State,
@@ -74,7 +75,7 @@ def _forward(
     for term in (weights.bias_ih, weights.bias_hh):
         if term is not None:
             bias = bias + term.astype(wide)
-    hoist = x.shape[1] < HOIST_BELOW_BATCH
+    hoist = isinstance(x.shape[1], int) and x.shape[1] < HOIST_BELOW_BATCH  # unknown in exports
     if hoist:
         inputs = matmul(x, weights.kernel_ih) + bias[None, None]
     else:
@@ -104,25 +105,38 @@ def _forward(
 def _run_and_save(
     weights: Weights, x: Array, state: State, valid: Array | None, reverse: bool
 ) -> tuple[tuple[Array, State], Residuals]:
-    outputs, final, saved = _forward(weights, x, state, valid, reverse, save=True)
+    outputs, final, saved = forward_loop(weights, x, state, valid, reverse, save=True)
     assert saved is not None
     return (outputs, final), Residuals(weights, x, state.hidden, valid, outputs, *saved)
 
 
-def _backward(
-    reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
-) -> tuple[Weights, Array, State, None]:
-    weights, x, initial_hidden, valid, outputs, *gates, cells = residuals
-    d_outputs, d_final = cotangents
-    dtype, wide = x.dtype, cells.dtype
+class GateGradients(NamedTuple):
+    """What the loop of the backward pass hands to the products after it."""
 
-    def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, tuple[Any, ...]]:
+    dz: Float[Array, "time batch gates"]
+    unprojected: Float[Array, "time batch hidden"] | None
+    d_out: Float[Array, "time batch out"] | None
+
+
+def backward_loop(
+    weights: Weights,
+    valid: Bool[Array, "time batch 1"] | None,
+    saved: Sequence[Float[Array, "time batch hidden"]],
+    d_outputs: Float[Array, "time batch out"],
+    d_final: State,
+    reverse: bool,
+) -> tuple[State, GateGradients]:
+    """The gradients of the initial state, and of the gates before σ and tanh."""
+    *gates, cells = saved
+    dtype, wide = d_outputs.dtype, cells.dtype
+
+    def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, GateGradients]:
         d_output, valid_t, (i, f, g, o), previous_cell = inputs_t
         d_out = d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
         if weights.kernel_hr is not None:
             d_hidden = matmul(d_out.astype(dtype), weights.kernel_hr.T)
         tanh_cell = jnp.tanh(f * previous_cell + i * g)
-        d_cell = where_valid(valid_t, d_state.cell, None) + d_hidden * o * (1 - tanh_cell**2)
+        d_cell = d_state.cell + d_hidden * o * (1 - tanh_cell**2)
         dz = jnp.concatenate(
             [
                 d_cell * g * i * (1 - i),
@@ -132,6 +146,7 @@ def _backward(
             ],
             axis=-1,
         ).astype(dtype)
+        dz = where_valid(valid_t, dz, None)  # 0 times a NaN state would be NaN
         d_previous = State(matmul(dz, weights.kernel_hh.T), d_cell * f)
         if valid_t is not None:  # a padded step hands its state's gradient on as it is
             d_previous = State(
@@ -139,13 +154,29 @@ def _backward(
                 jnp.where(valid_t, d_previous.cell, d_state.cell),
             )
         if weights.kernel_hr is None:
-            return d_previous, (dz, None, None)
-        return d_previous, (dz, (o * tanh_cell).astype(dtype), d_out.astype(dtype))
+            return d_previous, GateGradients(dz, None, None)
+        unprojected = where_valid(valid_t, (o * tanh_cell).astype(dtype), None)
+        return d_previous, GateGradients(dz, unprojected, d_out.astype(dtype))
 
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
-    d_initial, (dz, unprojected, d_out) = jax.lax.scan(
+    d_initial, gradients = jax.lax.scan(
         step, d_last, (d_outputs, valid, tuple(gates), cells), reverse=not reverse
     )
+    return State(d_initial.hidden.astype(dtype), d_initial.cell), gradients
+
+
+def product_gradients(
+    weights: Weights,
+    x: Float[Array, "time batch in"],
+    initial_hidden: Float[Array, "batch out"],
+    valid: Bool[Array, "time batch 1"] | None,
+    outputs: Float[Array, "time batch out"],
+    gates: GateGradients,
+    reverse: bool,
+) -> tuple[Weights, Float[Array, "time batch in"]]:
+    """The gradients of the weights and of x: one product each over all steps."""
+    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
+    dz, unprojected, d_out = gates
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
         # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
@@ -161,18 +192,30 @@ def _backward(
         previous_hidden = jnp.concatenate([carried[1:], initial_hidden[None]])
     else:
         previous_hidden = jnp.concatenate([initial_hidden[None], carried[:-1]])
+    previous_hidden = where_valid(valid, previous_hidden, None)
     d_bias = jnp.sum(dz, axis=(0, 1), dtype=wide)
+    kernel_hr = None
+    if weights.kernel_hr is not None:
+        assert unprojected is not None
+        assert d_out is not None
+        kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
     d_weights = Weights(
         kernel_ih=over_steps(x, dz, weights.kernel_ih),
         kernel_hh=over_steps(previous_hidden, dz, weights.kernel_hh),
         bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
         bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
-        kernel_hr=None
-        if weights.kernel_hr is None
-        else over_steps(unprojected, d_out, weights.kernel_hr),
+        kernel_hr=kernel_hr,
     )
-    d_x = matmul(dz, weights.kernel_ih.T).astype(dtype)
-    d_initial = State(d_initial.hidden.astype(dtype), d_initial.cell)
+    return d_weights, matmul(dz, weights.kernel_ih.T).astype(dtype)
+
+
+def _backward(
+    reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
+) -> tuple[Weights, Array, State, None]:
+    weights, x, initial_hidden, valid, outputs, *saved = residuals
+    d_outputs, d_final = cotangents
+    d_initial, gates = backward_loop(weights, valid, saved, d_outputs, d_final, reverse)
+    d_weights, d_x = product_gradients(weights, x, initial_hidden, valid, outputs, gates, reverse)
     return d_weights, d_x, d_initial, None
 
 

@@ -20,7 +20,7 @@ def run_direction(
 
     def step(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
         x_t, valid_t = inputs
-        new = cell_step(weights, state, x_t)
+        new = cell_step(weights, state, x_t, valid_t)
         carried = State(
             where_valid(valid_t, new.hidden, state.hidden),
             where_valid(valid_t, new.cell, state.cell),

@@ -48,7 +48,7 @@ def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
 def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> Plant:
     """The recurrence as a scan over a step of one's own."""
     return both(
-        patched(scan, "cell_step", lambda real: step),
+        patched(scan, "cell_step", lambda real: lambda *arguments: step(*arguments[:3])),
         implementation(lambda real, *arguments: scan.run_direction(*arguments), only),
     )
 

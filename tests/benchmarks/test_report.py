@@ -96,6 +96,12 @@ def test_goals(results):
     assert "| not measured | – |" in rows
 
 
+def test_a_goal_that_is_nearly_reached_is_missed():
+    goal = goals.Goal("text", lambda results: None, 1)
+    verdicts = [goals.verdict(goal, figure) for figure in (1.0, 0.999, 0.5)]
+    assert verdicts == ["reached", "missed by less than 1%", "missed by 50%"]
+
+
 def test_summary(results):
     assert "| The LSTM layer, inference | 2 | 4.00× (4.00–4.00) |" in tables.summary(results)
     assert "| 1.00× (0.50–2.00) |" in tables.summary(results)  # OpenVINO

@@ -2,7 +2,8 @@
 
 The blocks of a page run in order in one process and go on from one another; a block that sets up
 JAX's devices starts a new one, since that can be done only before JAX runs. A `console` block's
-commands run between them. Where torch is not installed, blocks run up to the first that needs it.
+commands run between them; a `text` block is only shown. Where torch is not installed, blocks run up
+to the first that needs it.
 """
 
 import importlib.util
@@ -20,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = ROOT / "docs" / "port-your-own.md"
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
-FENCE = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(python|console|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS_TORCH = re.compile(r"^\s*(import|from) (torch|torch_ref|parity)\b", re.MULTILINE)
 SETS_UP_DEVICES = re.compile(r"jax_num_cpu_devices|jax\.distributed")
 
@@ -36,6 +37,8 @@ def blocks_of(text: str) -> list[Block]:
     """The page's blocks, commands as calls."""
     found = []
     for fence in FENCE.finditer(text):
+        if fence[1] == "text":
+            continue
         code, line = fence[2], text.count("\n", 0, fence.start(2)) + 1
         if fence[1] == "console":
             commands = re.sub(r"^(?!\$ ).*$", "", code, flags=re.MULTILINE)
@@ -81,7 +84,7 @@ os.chdir({folder!r})
 for stream, name in (sys.stdout, "stdout"), (sys.stderr, "stderr"):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream.fileno())
 # Nearly all of the time goes into compiling, and into threads that wait for one another.
-os.environ |= {{"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}}
+os.environ |= {environment!r}
 jax.config.update("jax_disable_most_optimizations", True)
 if "torch" in sys.modules: sys.modules["torch"].set_num_threads(1)
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
@@ -90,23 +93,32 @@ exec(compile({source!r}, {page!r}, "exec"))
 """
 
 
-def run(source: str, page: Path, folder: Path) -> str:
-    """What the source prints, run in a folder of its own with the environment's commands."""
-    script = folder / "blocks.py"
-    script.write_text(PREAMBLE.format(folder=str(folder), source=source, page=str(page)))
-    process = FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, (folder / "stderr").read_text()
-    return (folder / "stdout").read_text()
+@pytest.fixture
+def run(quick_environment, tmp_path):
+    """(source, page) → what the source prints, in a folder of its own with our commands."""
+
+    def run(source: str, page: Path) -> str:
+        script = tmp_path / "blocks.py"
+        script.write_text(
+            PREAMBLE.format(
+                folder=str(tmp_path), environment=quick_environment, source=source, page=str(page)
+            )
+        )
+        process = FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, (tmp_path / "stderr").read_text()
+        return (tmp_path / "stdout").read_text()
+
+    return run
 
 
 @pytest.mark.parametrize(("page", "group"), list(cases()))
-def test_the_blocks_of_a_page_run(page, group, tmp_path):
+def test_the_blocks_of_a_page_run(run, page, group):
     source = ""
     for block in group:  # each in its own line of the page, for tracebacks
         source += "\n" * (block.line - 1 - source.count("\n")) + block.code
-    run(source, page, tmp_path)
+    run(source, page)
 
 
 def test_a_port_of_ones_own_takes_less_than_40_lines():
@@ -114,12 +126,12 @@ def test_a_port_of_ones_own_takes_less_than_40_lines():
     assert sum(bool(line.strip()) for line in (definitions.code + check.code).splitlines()) < 40
 
 
-def test_the_notebook_prints_what_it_says(tmp_path):
+def test_the_notebook_prints_what_it_says(run):
     pytest.importorskip("torch")
     cells = [c for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
     mark = "=== end of cell ==="
     source = "".join("".join(cell["source"]) + f"\nprint({mark!r})\n" for cell in cells)
-    printed = run(source, NOTEBOOK, tmp_path).split(f"{mark}\n")
+    printed = run(source, NOTEBOOK).split(f"{mark}\n")
     said = ["".join("".join(o["text"]) for o in cell["outputs"]) for cell in cells]
     assert printed == [*said, ""]
 

@@ -19,12 +19,11 @@ SMALL = ("--hidden-dim", "8", "--epochs", "5")
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
+def start(tmp_path_factory, quick_environment) -> Callable[..., subprocess.Popen]:
     """(script, output, *options) → the process."""
-    compiled = {  # once for all of them
+    environment = quick_environment | {  # compiled once for all of them
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of the time
     }
 
     def start(script: str, output: Path, *options: str) -> subprocess.Popen:
@@ -34,7 +33,7 @@ def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **compiled},
+            env=os.environ | environment,
         )
 
     return start

@@ -134,16 +134,16 @@ def test_where_nothing_can_be_saved(
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected a file, .* found nothing"):
+    with pytest.raises(FileNotFoundError, match=r"expected a checkpoint's file.* found nothing"):
         fb.load(tmp_path / "model.safetensors")
     (tmp_path / "folder.pt").mkdir()
-    with pytest.raises(FileNotFoundError, match="found a folder"):
+    with pytest.raises(ValueError, match="got a folder with nothing in it"):
         fb.load(tmp_path / "folder.pt")
     (tmp_path / "run").touch()
-    with pytest.raises(FileNotFoundError, match="expected a folder, Orbax by its name"):
+    with pytest.raises(ValueError, match="got a file of an unknown kind"):
         fb.load(tmp_path / "run")
-    (tmp_path / "run.orbax" / "100").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"with 100 in it.*such as 100/default"):
+    (tmp_path / "run.orbax" / "items").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"with items in it.*such as 100/default"):
         fb.load(tmp_path / "run.orbax")
 
 

@@ -2,10 +2,14 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 import flax_bilstm as fb
 
@@ -25,20 +29,18 @@ def test_nothing_in_a_checkpoint_is_executed(zipped: bool, tmp_path: Path) -> No
     torch = pytest.importorskip("torch")
     path, trace = tmp_path / "model.pt", tmp_path / "trace"
     torch.save({"fc.bias": Malicious(trace)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"holds posix.mkdir.*nothing in it was executed") as info:
+    with pytest.raises(ValueError, match=r"fc\.bias \(posix\.mkdir, which was not run\)"):
         fb.load(path)
     assert not trace.exists()
-    assert "torch.save(model.state_dict(), path)" in str(info.value)
     torch.load(path, weights_only=False)
     assert trace.exists()  # it would have run
 
 
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_bare_pickle_is_not_executed(protocol: int, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     path, trace = tmp_path / "model.pt", tmp_path / "trace"
     path.write_bytes(pickle.dumps(Malicious(trace), protocol))
-    with pytest.raises(ValueError, match="expected a"):
+    with pytest.raises(ValueError, match=r"got posix\.mkdir.*Nothing in it was executed"):
         fb.load(path)
     assert not trace.exists()
 
@@ -54,14 +56,14 @@ def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     with pytest.warns(DeprecationWarning, match="deprecated"):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="holds TorchScript"):
+    with pytest.raises(ValueError, match="holds a TorchScript program"):
         fb.load(tmp_path / "model.pt")
 
 
 def test_tensors_that_numpy_cannot_hold(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"weight_ih_l0": torch.eye(3).to_sparse()}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"dense tensors.*Sparse"):
+    with pytest.raises(ValueError, match=r"weight_ih_l0 \(a sparse tensor"):
         fb.load(tmp_path / "model.pt")
 
 
@@ -72,10 +74,10 @@ def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
         fb.load(tmp_path / "model.pt")
 
 
-def test_without_torch_its_files_say_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    (tmp_path / "model.pt").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"flax-bilstm\[torch\]"):
-        fb.load(tmp_path / "model.pt")
+def test_pytorchs_files_need_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model = fb.LSTM(2, 3, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    fb.save(model, tmp_path / "model.pt")
+    back = fb.state_dict(fb.load(tmp_path / "model.pt"))
+    for name, array in fb.state_dict(model).items():
+        np.testing.assert_array_equal(back[name], array, strict=True)

@@ -52,7 +52,7 @@ def test_prefix_takes_one_submodule_and_names_the_rest(prefix: str, outer: str) 
     content = under(outer, {"embed.weight": np.ones(1), **under("encoder.", STATE)})
     found = unwrap(content, prefix)
     assert list(found.tensors) == list(STATE)
-    assert found.parameters == (None, "lstm.weight", "fc.bias")
+    assert tuple(found.renamed.values()) == (None, "lstm.weight", "fc.bias")
     assert any("left out: 1 outside of encoder." in n and "embed.weight" in n for n in found.notes)
 
 
@@ -79,7 +79,7 @@ def test_lightning_keeps_a_list_of_optimizers() -> None:
 @pytest.mark.parametrize(
     ("content", "prefix", "says"),
     [
-        ({"net": STATE, "epoch": 1}, None, "keys net, epoch .* save the mapping"),
+        ({"logs": {"loss": 1.0}, "epoch": 1}, None, "keys logs, epoch .* by itself"),
         ({**STATE, "epoch": 1, "name": "x"}, None, r"epoch \(int\), name \(str\); save"),
         (STATE, "encoder", "prefix: expected one that names begin with, got 'encoder'"),
         (

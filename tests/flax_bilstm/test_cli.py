@@ -94,10 +94,10 @@ def bad_inputs(source: Path) -> dict[str, tuple[Path, Path, str]]:
     target = folder / "target.safetensors"
     return {
         "missing": (folder / "nothing.safetensors", target, "found nothing"),
-        "ending": (folder / "notes.txt", target, "got .txt"),
-        "a folder": (folder / "folder.safetensors", target, "found a folder"),
+        "ending": (folder / "notes.txt", target, "got a file of an unknown kind"),
+        "a folder": (folder / "folder.safetensors", target, "a folder with nothing in it"),
         "damaged": (folder / "damaged.safetensors", target, "damaged"),
-        "other names": (folder / "keys.safetensors", target, "'encoder.weight'"),
+        "other names": (folder / "keys.safetensors", folder / "other.orbax", "pass --into"),
         "not finite": (folder / "nan.safetensors", target, "not finite: fc.bias, 2 of 2 values"),
         "misshapen": (folder / "shape.safetensors", target, "fc.bias, expected (2,), got (1,)"),
         "target's ending": (source, folder / "target.onnx", "got .onnx"),

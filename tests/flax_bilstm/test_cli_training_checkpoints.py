@@ -1,5 +1,6 @@
 """`flax-bilstm convert` on what people really have: training checkpoints, prefixes, optimizers."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_lightning_checkpoint_to_any_format(
     assert "unwrapped: state_dict" in printed
     assert "stripped: model. module." in printed
     assert "beside it: epoch, global_step, pytorch-lightning_version, optimizer_states" in printed
-    assert "BiLSTMWithAttention(input_dim=3, hidden_dim=4, output_dim=2), 12 tensors" in printed
+    assert "BiLSTMWithAttention(input_dim=3, hidden_dim=4, output_dim=2, score=dot), 12" in printed
     assert ("left out: the optimizer's state" in printed) == (target != "run")
 
 
@@ -155,11 +156,11 @@ def test_prefix_and_dtype(
     larger = {"embed.weight": torch.ones(2), **under("encoder.", model.state_dict())}
     path, target = tmp_path / "larger.pth", tmp_path / "half.safetensors"
     torch.save(under("_orig_mod.", larger), path)
-    assert run("convert", path, target) == BAD_INPUT
-    refused = capsys.readouterr().err
-    assert "encoder.lstm.bias_ih_l0" in refused
-    assert "there is one under encoder. (load takes prefix=, flax-bilstm --prefix)" in refused
-    assert str(path) in refused
+    with pytest.raises(ValueError, match=r"there is one under encoder\. \(load takes prefix="):
+        fb.load(path)
+    assert run("convert", path, tmp_path / "whole.safetensors") == GOOD
+    assert "no forward pass was compared" in capsys.readouterr().out
+    assert len(checkpoints.read(tmp_path / "whole.safetensors").tensors) == 13
     assert run("convert", path, target, "--prefix", "encoder.", "--dtype", "bfloat16") == GOOD
     printed = capsys.readouterr().out
     assert "left out: 1 outside of encoder. (_orig_mod.embed.weight)" in printed
@@ -172,7 +173,7 @@ def test_prefix_and_dtype(
 
 def test_moments_are_cast_too(source: Path, tmp_path: Path) -> None:
     assert run("convert", source, tmp_path / "run", "--dtype", "float64") == GOOD
-    tree = orbax_folder.read(tmp_path / "run")["optimizer"]["opt_state"]["0"]
+    tree = orbax_folder.read(tmp_path / "run").tree["optimizer"]["opt_state"]["0"]
     assert tree["mu"]["fc"]["bias"]["value"].dtype == np.float64
     assert tree["count"]["value"].dtype == np.int32
 
@@ -200,3 +201,159 @@ def test_dry_run_keeps_nothing(
     target.write_bytes(b"precious")
     assert run("convert", source, target, "--dry-run", "--overwrite") == GOOD
     assert target.read_bytes() == b"precious"
+
+
+class Larger(torch.nn.Module):
+    """A network of the user's own, with a buffer that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.LSTM(3, 2, batch_first=True)
+        self.classifier = torch.nn.Linear(2, 3)
+        self.criterion = torch.nn.CrossEntropyLoss(weight=torch.ones(3))
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(self.encoder(x)[0][:, -1])
+
+
+PORT = """
+from flax import nnx
+import flax_bilstm as fb
+
+class Port(nnx.Module):
+    def __init__(self, rngs):
+        self.encoder = fb.LSTM(3, 2, rngs=rngs)
+        self.head = nnx.Linear(2, 3, rngs=rngs)
+
+def make():
+    return Port(nnx.Rngs(0))
+"""
+
+
+def larger_checkpoint(path: Path, *, named: bool) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model = Larger()
+    given = model.named_parameters() if named else model.parameters()
+    optimizer = torch.optim.Adam(given, 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(2, 5, 3)).square().mean().backward()
+        optimizer.step()
+    torch.save({"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    return model, optimizer
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_network_of_the_users_own_with_its_optimizer(
+    named: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, optimizer = larger_checkpoint(tmp_path / "run.pt", named=named)
+    (tmp_path / "users_port.py").write_text(PORT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_port", raising=False)
+    target = tmp_path / "run.orbax"
+    options = ("--into", "users_port:make", "--names", "head=classifier", "--ignore", "criterion.*")
+    assert run("convert", tmp_path / "run.pt", target, *options) == GOOD
+    printed = capsys.readouterr().out
+    assert "left out: criterion.weight" in printed
+    assert "no forward pass was compared" in printed
+    tree = orbax_folder.read(target)
+    moment = tree["optimizer"]["opt_state"]["0"]["mu"]["head"]["kernel"]["value"]
+    expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
+    np.testing.assert_array_equal(moment.T, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--into", "users_port:make"), 'likely: names={"head": "classifier"}'),
+        (("--into", "users_port:nothing"), "raised AttributeError"),
+        (("--into", "no_such_module:make"), "raised ModuleNotFoundError"),
+        (("--into", "users_port:fb"), "raised TypeError"),
+        (("--into", "users_port:make", "--names", "head"), "expected FLAX=TORCH, got 'head'"),
+        ((), "pass --into"),
+    ],
+)
+def test_what_the_user_passes_for_a_network_of_their_own(
+    options: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    larger_checkpoint(tmp_path / "run.pt", named=False)
+    (tmp_path / "users_port.py").write_text(PORT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_port", raising=False)
+    assert run("convert", tmp_path / "run.pt", tmp_path / "run.orbax", *options) == BAD_INPUT
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run.orbax").exists()
+
+
+def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
+    """Encoder and decoder of one shape: `--prefix` takes the encoder's, by name."""
+    torch.manual_seed(0)
+    both = torch.nn.ModuleDict({"decoder": torch.nn.LSTM(2, 2), "encoder": torch.nn.LSTM(2, 2)})
+    optimizer = torch.optim.Adam(both.named_parameters())
+    x = torch.randn(3, 1, 2)
+    (both["encoder"](x)[0].sum() + both["decoder"](2 * x)[0].sum()).backward()
+    optimizer.step()
+    torch.save({"model": both.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    assert run("convert", tmp_path / "a.pt", tmp_path / "run", "--prefix", "encoder.") == GOOD
+    tree = orbax_folder.read(tmp_path / "run")["optimizer"]["opt_state"]["0"]["mu"]
+    moment = tree["layers"]["0"]["forward"]["kernel_ih"]["value"]
+    expected = optimizer.state[both["encoder"].weight_ih_l0]["exp_avg"].numpy()
+    np.testing.assert_array_equal(moment.T, expected)
+
+
+@pytest.mark.parametrize("score", ["dot", "general"])
+def test_a_report_names_the_forward_pass_and_score_chooses_it(
+    score: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = torch_ref.BiLSTMWithAttention(3, 4, 2, score)
+    model.attention.attn.weight.data.mul_(8)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    options = ("--score", score)
+    assert run("convert", tmp_path / "a.pt", tmp_path / "a.safetensors", *options) == GOOD
+    assert f"with score={score}" in capsys.readouterr().out
+    assert run("export", tmp_path / "a.pt", tmp_path / "a.jax", *options, "--lengths") == GOOD
+    assert f"with score={score}" in capsys.readouterr().out
+    artifact = jax.export.deserialize(bytearray((tmp_path / "a.jax").read_bytes()))
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    outputs = artifact.call(x, np.full(2, 5, np.int32))
+    np.testing.assert_allclose(outputs, model(torch.tensor(x)).detach().numpy(), atol=1e-6)
+
+
+def test_mixed_dtypes_are_cast(tmp_path: Path) -> None:
+    model = torch_ref.BiLSTMWithAttention(3, 4, 2)
+    mixed = {n: t.half() if n.startswith("lstm") else t for n, t in model.state_dict().items()}
+    torch.save(mixed, tmp_path / "mixed.pt")
+    target = tmp_path / "a.safetensors"
+    assert run("convert", tmp_path / "mixed.pt", target) == BAD_INPUT
+    assert run("convert", tmp_path / "mixed.pt", target, "--dtype", "float32") == GOOD
+    back = checkpoints.read(target).tensors
+    assert {array.dtype for array in back.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_any_state_dict_keeps_every_bit(ending: str, tmp_path: Path) -> None:
+    tensors = {
+        "a.weight": torch.randn(2, 3, 1).bfloat16(),
+        "a.count": torch.tensor(7),
+        "b": torch.tensor([True, False]),
+        "c.scale": torch.tensor(-0.0, dtype=torch.float64),
+        "d.ids": torch.arange(3, dtype=torch.int16),
+    }
+    torch.save(tensors, tmp_path / "a.pt")
+    target = tmp_path / f"out{ending}"
+    assert run("convert", tmp_path / "a.pt", target) == GOOD
+    read = checkpoints.read(tmp_path / "a.pt").tensors
+    back = checkpoints.read(target).tensors
+    assert back.keys() == read.keys()
+    for name, array in read.items():
+        assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)
+        assert back[name].tobytes() == array.tobytes()

@@ -79,6 +79,25 @@ def test_it_tells_nothing_of_the_machine_that_made_it() -> None:
     assert jax.config.jax_traceback_in_locations_limit == limit
 
 
+@pytest.mark.parametrize("implementation", ["scan", "fused", "native"])
+def test_by_hand_with_lengths_and_sizes_yet_unknown(implementation: str, x64: None) -> None:
+    model = fb.BiLSTMWithAttention(
+        3, 4, 2, implementation=implementation, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+    )
+    batch, time = jax.export.symbolic_shape("batch, time")
+    run = jax.jit(lambda x, lengths: model(x, lengths=lengths))
+    exported = jax.export.export(run)(
+        jax.ShapeDtypeStruct((batch, time, 3), jnp.float64),
+        jax.ShapeDtypeStruct((batch,), jnp.int8),
+    )
+    loaded = jax.export.deserialize(bytearray(exported.serialize()))
+    for size in ((1, 1), (40, 200)):  # a time that int8 does not hold
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((*size, 3))
+        lengths = rng.integers(1, min(size[1], 127), size[0], dtype=np.int8, endpoint=True)
+        np.testing.assert_allclose(loaded.call(x, lengths), run(x, lengths), rtol=0, atol=1e-14)
+
+
 def test_another_module_is_refused() -> None:
     cell: Any = fb.LSTMCell(2, 3, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="LSTMCell"):
@@ -121,10 +140,10 @@ def test_an_artifact_that_differs_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def faulty(model: Any) -> Any:
+    def faulty(model: Any, **options: Any) -> Any:
         model = nnx.clone(model)
         model.fc.bias[...] += 1e-5
-        return fb.export(model)
+        return fb.export(model, **options)
 
     monkeypatch.setattr(cli, "export", faulty)
     assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS

@@ -230,3 +230,34 @@ def test_variables_survive_flax_serialization(assert_identical: Callable[..., No
         serialization.from_bytes(other, serialization.to_bytes(variables)),
         jax.tree.map(np.asarray, variables),
     )
+
+
+class Tagger(nnx.Module):
+    """A network of the user's own, with statistics, dropout and an LSTM."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.norm = nnx.BatchNorm(features, rngs=rngs)
+        self.lstm = fb.LSTM(features, 3, bidirectional=True, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(6, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.dropout(self.lstm(self.norm(x))[0]))
+
+
+def test_any_module_is_bridged(assert_identical: Callable[..., None]) -> None:
+    module, model = Tagger(4, rngs=nnx.Rngs(0)), fb.linen.bridge(Tagger, 4)
+    state_dict = fb.state_dict(module)
+    fb.load_state_dict(module, state_dict)
+    variables = fb.linen.to_variables(module)
+    assert variables.keys() == {"params", "batch_stats"}
+    with jax.numpy_rank_promotion("allow"):
+        module.eval()
+        with pytest.raises(ValueError, match="deterministic"):
+            model.apply(variables, X)
+        got = apply(model, variables, X, deterministic=True)
+        assert_identical(got, nnx.jit(lambda module: module(X))(module))
+    assert_identical(fb.state_dict(fb.linen.to_module(model, variables)), state_dict)
+    del variables["batch_stats"]["norm"]["mean"]
+    with pytest.raises(ValueError, match=r"batch_stats.*norm.*mean.*expected \(4,\), got nothing"):
+        fb.linen.to_module(model, variables)

@@ -200,7 +200,7 @@ def test_pad_batch_refuses_a_multiple_that_is_not_positive():
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion")
-def test_two_processes_of_two_devices_train_as_one(tmp_path, assert_close):
+def test_two_processes_of_two_devices_train_as_one(quick_environment, tmp_path, assert_close):
     worker = runpy.run_path(str(TWO_PROCESSES))
     ranks = range(worker["PROCESSES"])
     with socket.socket() as free:
@@ -209,7 +209,7 @@ def test_two_processes_of_two_devices_train_as_one(tmp_path, assert_close):
     started = [
         subprocess.Popen(
             [sys.executable, TWO_PROCESSES, coordinator, str(rank), tmp_path / f"{rank}.npz"],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=os.environ | quick_environment | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

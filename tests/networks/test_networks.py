@@ -9,6 +9,8 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
+from flax_bilstm.cli.code import code_of
+from flax_bilstm.conversion.tensors import to_numpy
 
 torch = pytest.importorskip("torch")
 
@@ -122,3 +124,18 @@ def test_it_trains_on_as_pytorch_would(network):
     expected = kept(network, reference.state_dict())
     for name, actual in fb.state_dict(port, names=network.names).items():
         np.testing.assert_allclose(actual, expected[name].numpy(), rtol=0, atol=1e-10, err_msg=name)
+
+
+@every_network
+def test_its_file_prints_the_code_of_a_module_that_loads_it(network):
+    state_dict = to_numpy(network.torch().state_dict())
+    scope = {}
+    exec(code_of(state_dict), scope)
+    module = scope["Network"](nnx.Rngs(0))
+    fb.load_state_dict(module, state_dict)
+    back = fb.state_dict(module)
+    assert back.keys() == state_dict.keys()
+    for name, array in state_dict.items():
+        np.testing.assert_array_equal(back[name], array, strict=True)
+    with pytest.raises(NotImplementedError, match="write the forward pass"):
+        module(None)

@@ -1,0 +1,82 @@
+"""Folders of torch.distributed.checkpoint (FSDP): `.metadata`, and files of pieces of tensors.
+
+The metadata is a pickle that says which piece of which tensor lies where; each piece was written
+by torch.save. https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flax_bilstm.checkpoints import torch_file
+from flax_bilstm.checkpoints.mapped import Content, mapped
+from flax_bilstm.checkpoints.pickled import Bytes, DamagedError, StandIn
+from flax_bilstm.checkpoints.showing import shown
+
+METADATA = ".metadata"
+
+
+def read(path: Path) -> Content:
+    """The mapping that was saved, its tensors whole.
+
+    Raises:
+        ValueError: the folder is damaged or incomplete.
+    """
+    try:
+        return Content(_read(path))
+    except (AttributeError, LookupError, TypeError, OverflowError, DamagedError) as error:
+        what = str(error) if isinstance(error, DamagedError) else type(error).__name__
+        raise ValueError(
+            f"expected a folder of torch.distributed.checkpoint, got a damaged one: {what}; copy "
+            "it again."
+        ) from error
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    metadata = torch_file.load(mapped(path / METADATA)).value
+    described = metadata.state["state_dict_metadata"]
+    places = metadata.state.get("planner_data") or {}
+    pieces: dict[Any, list[tuple[Any, Any]]] = {}
+    for index, stored in metadata.state["storage_data"].items():
+        pieces.setdefault(index.state["fqn"], []).append((index.state, stored.state))
+    files: dict[str, Bytes] = {}
+    tree: dict[Any, Any] = {}
+    for name, tensor in described.items():
+        size = tensor.state["size"] if isinstance(tensor.state, dict) else None
+        loaded = [
+            (index.get("offset"), _piece(path, stored, files)) for index, stored in pieces[name]
+        ]
+        value = loaded[0][1] if size is None else _joined(name, size, loaded)
+        *keys, last = places.get(name) or (name,)
+        branch = tree
+        for key in keys:
+            branch = branch.setdefault(key, {})
+        branch[last] = value
+    return tree
+
+
+def _piece(path: Path, stored: dict[str, Any], files: dict[str, Bytes]) -> Any:
+    name, start, length = stored["relative_path"], stored["offset"], stored["length"]
+    if name not in files:
+        if Path(name).name != name or not (path / name).is_file():
+            raise DamagedError(f"its file {shown(name)} is missing")
+        files[name] = mapped(path / name)
+    if not 0 <= start <= start + length <= len(files[name]):
+        raise DamagedError(f"its file {shown(name)} is cut off")
+    return torch_file.load(files[name], start, start + length).value
+
+
+def _joined(name: str, size: tuple[int, ...], pieces: list[tuple[Any, Any]]) -> Any:
+    """A tensor of its pieces: (where each begins, its array)."""
+    first = pieces[0][1]
+    if isinstance(first, StandIn):
+        return first
+    if len(pieces) == 1 and first.shape == tuple(size):
+        return first
+    if sum(array.size for _, array in pieces) != np.prod([float(n) for n in size]):
+        raise DamagedError(f"the pieces of {shown(name)} do not fill its shape {tuple(size)}")
+    whole = np.empty(size, first.dtype)
+    for offset, array in pieces:
+        whole[tuple(slice(o, o + n) for o, n in zip(offset, array.shape, strict=True))] = array
+    return whole

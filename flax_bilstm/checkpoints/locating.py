@@ -1,0 +1,173 @@
+"""Where in a training checkpoint the state dict lies, and the optimizer's state beside it.
+
+Both are known by what they hold; names only tell which of several is meant.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from flax_bilstm.checkpoints import torch_file
+from flax_bilstm.checkpoints.pickled import StandIn
+from flax_bilstm.checkpoints.showing import shown
+
+LIVE = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "model_state",
+    "module",
+    "generator",
+    "current_model_state",
+    "net_state_dict",
+    "model_weights",
+    "weights",
+)
+"""The usual keys of the weights that the optimizer trained."""
+
+AVERAGED = ("ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "swa_state_dict")
+"""The usual keys of averages of them."""
+
+AVERAGED_BESIDE = {"state_dict": "current_model_state"}
+"""Lightning's averaging callback stores the average under the first, the live weights beside it."""
+
+DEPTH = 3
+MOST_SEARCHED = 10_000
+"""Mappings that are looked into."""
+
+
+class Found(NamedTuple):
+    """A state dict and its keys, from the outermost mapping to it; `around` are the mappings."""
+
+    keys: tuple[Any, ...]
+    state_dict: Mapping[Any, Any]
+    around: tuple[Mapping[Any, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """The keys, with dots."""
+        return ".".join(map(shown, self.keys))
+
+
+def locate(content: Mapping[Any, Any], key: str | None = None) -> Found:
+    """The state dict in `content`, or the one under `key`.
+
+    Raises:
+        ValueError: there is none, or there are several; the error lists them.
+    """
+    itself = Found((), content, ())
+    candidates = list(_candidates(content))
+    if key is not None:
+        return _under(itself, key, candidates)
+    known = [f for f in candidates if {f.keys[0], f.keys[-1]} & {*LIVE, *AVERAGED}]
+    if not known and is_state_dict(content):
+        return itself
+    usual = known or candidates
+    depth = min((len(found.keys) for found in usual), default=0)
+    nearest = [found for found in usual if len(found.keys) == depth]
+    if len(nearest) > 1:
+        raise ValueError(
+            f"expected one state dict, got several, under {_listed(nearest)}; choose one by key= "
+            "(flax-bilstm --key)."
+        )
+    if nearest:
+        return nearest[0]
+    if any(isinstance(value, Mapping) and not _is_bare(value) for value in content.values()):
+        raise ValueError(
+            f"expected a state dict, or a mapping with one in it, got the keys {_keys(content)}"
+            f"{_whole_models(content)}; save model.state_dict() by itself."
+        )
+    return itself
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is an array or tensor."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_state_dict(content: Mapping[Any, Any]) -> bool:
+    """Whether any value is a tensor of numbers, not one number or the state of a generator."""
+    return any(
+        is_tensor(value) and len(value.shape) > 0 and value.dtype.kind in "fVc"
+        for value in content.values()
+    )
+
+
+def optimizer_beside(found: Found, notes: list[str]) -> Mapping[str, Any] | None:
+    """The state of the one optimizer that trained the state dict, from the nearest mapping."""
+    for around in reversed(found.around):
+        states = [state for value in around.values() for state in _optimizers(value)]
+        if len(states) > 1:
+            notes.append(f"left out: the states of {len(states)} optimizers; one can be read")
+            return None
+        if states:
+            trained = AVERAGED_BESIDE.get(found.keys[-1])
+            if {*found.keys} & {*AVERAGED} or trained in around:
+                notes.append("left out: the optimizer's state, which is not of averaged weights")
+                return None
+            return states[0]
+    return None
+
+
+def _optimizers(value: Any) -> Iterator[Mapping[str, Any]]:
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if _is_optimizer(each):
+            yield each
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Mapping) and "param_groups" in value and "state" in value
+
+
+def _candidates(content: Mapping[Any, Any]) -> list[Found]:
+    """All state dicts in `content` that no other one holds."""
+    found, seen = [], {id(content)}
+    queue = [Found((), content, ())]
+    for outer in queue:
+        for key, value in outer.state_dict.items():
+            if not isinstance(value, Mapping) or id(value) in seen or _is_optimizer(value):
+                continue
+            seen.add(id(value))
+            inner = Found((*outer.keys, key), value, (*outer.around, outer.state_dict))
+            if is_state_dict(value):
+                found.append(inner)
+            elif len(inner.keys) < DEPTH and len(queue) < MOST_SEARCHED:
+                queue.append(inner)
+    return found
+
+
+def _under(itself: Found, key: str, candidates: list[Found]) -> Found:
+    content = itself.state_dict
+    exact = content.get(key)
+    if isinstance(exact, Mapping):
+        return Found((key,), exact, (content,))
+    found = next((each for each in candidates if each.name == key), None)
+    if found is None:
+        there = f"one of {_listed(candidates)}" if candidates else "none: no key has a state dict"
+        raise ValueError(f"key: expected {there}, got {shown(key)}; the keys are {_keys(content)}.")
+    return found
+
+
+def _is_bare(value: Any) -> bool:
+    """Whether a value is what is left of an object that held nothing."""
+    return isinstance(value, StandIn) and not value and not torch_file.is_module(value)
+
+
+def _listed(found: list[Found]) -> str:
+    return ", ".join(each.name for each in found[:8]) + (", ..." if len(found) > 8 else "")
+
+
+def _keys(content: Mapping[Any, Any]) -> str:
+    return f"{', '.join(map(shown, list(content)[:8]))} ({len(content)} in all)"
+
+
+def _whole_models(content: Mapping[Any, Any]) -> str:
+    models = [key for key, value in content.items() if torch_file.is_module(value)]
+    if not models:
+        return ""
+    name = shown(content[models[0]].name)
+    return (
+        f", of which {shown(models[0])} is a whole pickled model, {name}, whose code would have to "
+        "run and did not"
+    )

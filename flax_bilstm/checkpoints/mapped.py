@@ -1,0 +1,24 @@
+"""Files mapped into memory: their bytes are read where they are needed, and are no copy."""
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax_bilstm.checkpoints.pickled import Bytes
+
+
+class Content(NamedTuple):
+    """What a checkpoint holds, wrappings and all, and what is to be said about the reading."""
+
+    tree: Mapping[Any, Any]
+    notes: tuple[str, ...] = ()
+
+
+def mapped(path: Path) -> Bytes:
+    """The bytes of a regular file, read-only."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,32 @@
+"""Text that came from a file, as it is safe to print: escaped, and no longer than a line."""
+
+from typing import Any
+
+LONGEST = 200
+
+
+def shown(value: Any) -> str:
+    """`value`, or for what is no name its class, without control characters, cut at `LONGEST`."""
+    text = value if isinstance(value, str) else str(value) if _is_plain(value) else ""
+    text = text or f"{type(value).__name__}"
+    cut = escaped(text[:LONGEST])
+    return cut if len(text) <= LONGEST else f"{cut}… ({len(text):,} characters)"
+
+
+def escaped(text: str) -> str:
+    """`text` with what does not print, such as a terminal's control sequences, as in Python's repr.
+
+    >>> escaped("a\\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode-escape", "surrogatepass").decode() for c in text
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, (bool, float))
+        or (isinstance(value, int) and value.bit_length() < 64)
+    )

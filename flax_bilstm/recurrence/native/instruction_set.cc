@@ -1,0 +1,35 @@
+// Compiled once for each instruction set, with FLAX_BILSTM_TARGET as its name. Nothing of the
+// standard library that is code may be used from here: the linker would keep one copy of it, perhaps
+// one that an older processor cannot run.
+
+#include "backward.h"
+#include "forward.h"
+
+namespace flax_bilstm::FLAX_BILSTM_TARGET {
+
+template <typename Pass, typename T>
+constexpr Kernel<typename Pass::Pass, T> kernel() {
+  return {Pass::panels, Pass::panel_size, Pass::pack, Pass::scratch_size, Pass::run};
+}
+
+template <typename T>
+constexpr Kernels<T> kernels() {
+  return {kernel<ForwardPass<T>, T>(), kernel<BackwardPass<T>, T>()};
+}
+
+template <typename T, Vector<T> (*function)(Vector<T>)>
+void over_array(Size count, const T* x, T* y) {
+  for (Size k = 0; k < count; k += kLanes<T>) {
+    store(y + k, function(load(x + k, count - k)), count - k);
+  }
+}
+
+template <typename T>
+constexpr Activations<T> activations() {
+  return {over_array<T, sigmoid<T>>, over_array<T, tanh<T>>};
+}
+
+const InstructionSet instruction_set = {kRows, kernels<float>(), kernels<double>(),
+                                        activations<float>(), activations<double>()};
+
+}  // namespace flax_bilstm::FLAX_BILSTM_TARGET

@@ -1,0 +1,97 @@
+// What one call computes, and the functions that every instruction set compiles for itself.
+
+#ifndef FLAX_BILSTM_KERNELS_H_
+#define FLAX_BILSTM_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace flax_bilstm {
+
+using Size = std::ptrdiff_t;
+
+// Up to this batch size the weights are read where they lie: copying them would cost more.
+constexpr Size kLargestUnpackedBatch = 4;
+
+// What a training call keeps for its backward pass, each (time, batch, hidden): the activated
+// gates i, f, g, o, and the cell that the step started from.
+constexpr int kSaved = 5;
+
+// One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
+// have room for all directions, and the pointers are to this direction's columns.
+template <typename T>
+struct Forward {
+  Size time, batch, input, hidden, output_stride;
+  bool reverse;              // from each sequence's last step to its first
+  const std::int32_t* lengths;  // (batch,), each from 0 to time
+  const T* x;                // (time, batch, input)
+  const T* kernel_ih;        // (input, 4 hidden), gates i, f, g, o
+  const T* kernel_hh;        // (hidden, 4 hidden)
+  const T* bias;             // (4 hidden,)
+  const T *h_0, *c_0;        // (batch, hidden)
+  T* outputs;                // (time, batch, output_stride), 0 in the padding
+  T *h_n, *c_n;              // (batch, hidden)
+  T* saved[kSaved];          // null where nothing is kept
+};
+
+template <typename T>
+struct Backward {
+  Size time, batch, hidden, output_stride;
+  bool reverse;
+  const std::int32_t* lengths;
+  const T* kernel_hh;
+  const T* saved[kSaved];
+  const T* d_outputs;        // (time, batch, output_stride)
+  const T *d_h_n, *d_c_n;    // (batch, hidden)
+  T* dz;                     // (time, batch, 4 hidden), 0 in the padding
+  T *d_h_0, *d_c_0;          // (batch, hidden)
+};
+
+// A pass in parts: `pack` makes panel after panel of the packed weights, then `run` takes the rows
+// from `begin` to `end` of the batch through all of time. A row's numbers do not depend on the part
+// that it is in. Counts are of elements; `panels` is 0 where weights are not packed.
+template <typename Pass, typename T>
+struct Kernel {
+  Size (*panels)(const Pass&);
+  Size (*panel_size)(const Pass&);
+  void (*pack)(const Pass&, Size panel, T* packed);
+  Size (*scratch_size)(const Pass&, Size rows);
+  void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
+};
+
+template <typename T>
+struct Kernels {
+  Kernel<Forward<T>, T> forward;
+  Kernel<Backward<T>, T> backward;
+};
+
+// Two vector functions alone, for the tests of their accuracy.
+template <typename T>
+struct Activations {
+  void (*sigmoid)(Size count, const T* x, T* y);
+  void (*tanh)(Size count, const T* x, T* y);
+};
+
+struct InstructionSet {
+  Size rows;  // of the batch that one tile computes together
+  Kernels<float> float32;
+  Kernels<double> float64;
+  Activations<float> activations32;
+  Activations<double> activations64;
+};
+
+namespace portable {
+extern const InstructionSet instruction_set;
+}
+#ifdef FLAX_BILSTM_X86
+namespace avx2 {
+extern const InstructionSet instruction_set;
+}
+namespace avx512 {
+extern const InstructionSet instruction_set;
+}
+#endif
+
+}  // namespace flax_bilstm
+
+#endif  // FLAX_BILSTM_KERNELS_H_

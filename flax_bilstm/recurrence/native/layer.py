@@ -1,0 +1,168 @@
+"""`native`: the two passes in C++, the gradients of weights and inputs as products in XLA."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from flax_bilstm.recurrence import fused
+from flax_bilstm.recurrence.equations import State, Weights, validity
+from flax_bilstm.recurrence.native import primitives
+from flax_bilstm.recurrence.native.library import native_available
+
+
+def run_layer(
+    weights: Sequence[Weights],
+    x: Float[Array, "time batch in"],
+    states: State,
+    valid: Bool[Array, "time batch 1"] | None,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """Both directions of a layer at once; see `recurrence.directions.run_layer`."""
+    outputs, final, _ = _forward(tuple(weights), x, states, _lengths(x, valid), False, False)
+    return outputs, final
+
+
+def run_direction(
+    weights: Weights,
+    x: Float[Array, "time batch in"],
+    state: State,
+    valid: Bool[Array, "time batch 1"] | None,
+    reverse: bool,
+) -> tuple[Float[Array, "time batch out"], State]:
+    """One direction over time; see `recurrence.Implementation`."""
+    if not is_supported(weights, x):
+        return fused.run_direction(weights, x, state, valid, reverse)
+    states = jax.tree.map(lambda array: array[None], state)
+    outputs, finals, _ = _forward((weights,), x, states, _lengths(x, valid), reverse, False)
+    return outputs, jax.tree.map(lambda array: array[0], finals)
+
+
+def is_supported(weights: Weights, x: Array) -> bool:
+    """Whether the library does such a layer; what it does not do is left to `fused`."""
+    return (
+        bool(native_available())
+        and x.dtype in (jnp.float32, jnp.float64)
+        and weights.kernel_ih.dtype == x.dtype
+        and weights.kernel_hr is None
+        and all(isinstance(size, int) for size in x.shape)  # known, unlike in some exports
+        and jax.typeof(x).sharding.mesh.empty  # not split over devices, as far as is known here
+        and jax.sharding.get_abstract_mesh().empty
+    )
+
+
+class _Residuals(NamedTuple):
+    """What the backward pass reads again."""
+
+    weights: tuple[Weights, ...]
+    x: Float[Array, "time batch in"]
+    states: State
+    lengths: Int[Array, " batch"] | None
+    outputs: Float[Array, "time batch out"] | None  # None as a gradient: they follow from the rest
+    saved: tuple[tuple[Array, ...], ...] | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _forward(
+    weights: tuple[Weights, ...],
+    x: Float[Array, "time batch in"],
+    states: State,
+    lengths: Int[Array, " batch"] | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
+    """Outputs, final states and, where `save` asks for them, what the backward pass needs."""
+    return primitives.forward(weights, x, states, lengths, reverse, save)
+
+
+def _lengths(x: Array, valid: Array | None) -> Int[Array, " batch"] | None:
+    return None if valid is None else jnp.sum(valid[..., 0], axis=0, dtype=jnp.int32)
+
+
+def _run_and_save(
+    weights: tuple[Weights, ...],
+    x: Array,
+    states: State,
+    lengths: Array | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[tuple[Array, State, Any], _Residuals]:
+    outputs, final, saved = _forward(weights, x, states, lengths, reverse, True)
+    residuals = _Residuals(weights, x, states, lengths, outputs, saved)
+    return (outputs, final, saved if save else ()), residuals
+
+
+def _backward(
+    reverse: bool, save: bool, residuals: _Residuals, cotangents: tuple[Array, State, Any]
+) -> Any:
+    return *_pull_back(reverse, residuals, cotangents[:2]), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pull_back(
+    reverse: bool, residuals: _Residuals, cotangents: tuple[Array, State]
+) -> tuple[tuple[Weights, ...], Array, State]:
+    """The gradients of weights, x and initial states."""
+    weights, x, states, lengths, outputs, saved = residuals
+    assert outputs is not None
+    assert saved is not None
+    d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, reverse)
+    valid = None if lengths is None else validity(lengths, x.shape[0])
+    parts = jnp.split(outputs, len(weights), axis=-1)
+    gradients = [
+        fused.product_gradients(
+            each,
+            x,
+            states.hidden[k],
+            valid,
+            parts[k],
+            fused.GateGradients(dz[k], None, None),
+            reverse or k == 1,
+        )
+        for k, each in enumerate(weights)
+    ]
+    d_weights, d_x = zip(*gradients, strict=True)
+    return d_weights, sum(d_x[1:], d_x[0]), d_initial
+
+
+def _pull_back_and_save(
+    reverse: bool, residuals: _Residuals, cotangents: tuple[Array, State]
+) -> Any:
+    return _pull_back(reverse, residuals, cotangents), (*residuals[:4], cotangents)
+
+
+def _second_derivative(reverse: bool, saved: Any, cotangents: Any) -> Any:
+    """Of the same gradient by `fused`, every step of which JAX can differentiate."""
+    weights, x, states, lengths, first_cotangents = saved
+    valid = None if lengths is None else validity(lengths, x.shape[0])
+
+    def results(weights: Any, x: Array, states: State) -> tuple[Array, State]:
+        return _one_by_one(weights, x, states, valid, reverse)
+
+    def gradient(weights: Any, x: Array, states: State, cotangents: Any) -> Any:
+        return jax.vjp(results, weights, x, states)[1](cotangents)
+
+    _, pull_back = jax.vjp(gradient, weights, x, states, first_cotangents)
+    d_weights, d_x, d_states, d_cotangents = pull_back(cotangents)
+    return _Residuals(d_weights, d_x, d_states, None, None, None), d_cotangents
+
+
+def _one_by_one(
+    weights: tuple[Weights, ...], x: Array, states: State, valid: Array | None, reverse: bool
+) -> tuple[Array, State]:
+    outputs, finals = zip(
+        *(
+            fused.run_direction(
+                each, x, State(states.hidden[k], states.cell[k]), valid, reverse or k == 1
+            )
+            for k, each in enumerate(weights)
+        ),
+        strict=True,
+    )
+    return jnp.concatenate(outputs, axis=-1), jax.tree.map(lambda *a: jnp.stack(a), *finals)
+
+
+_forward.defvjp(_run_and_save, _backward)
+_pull_back.defvjp(_pull_back_and_save, _second_derivative)

@@ -1,0 +1,234 @@
+"""The two passes of a layer as JAX primitives: what they return, how they are batched and lowered.
+
+Lowered for one CPU they are a call of the library. For other platforms, for several devices (XLA
+would gather a split batch before a call that it does not know) and for `jax.export` they are the
+loops of `fused`, which return the same. Whoever traces a program need not know where it will run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array, Float, Int
+
+from flax_bilstm.recurrence import fused
+from flax_bilstm.recurrence.equations import State, Weights, validity
+
+SAVED = 5
+"""Arrays that a training call keeps for each direction: i, f, g, o and a step's first cell."""
+
+
+def forward(
+    weights: Sequence[Weights],
+    x: Float[Array, "time batch in"],
+    states: State,
+    lengths: Int[Array, " batch"] | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
+    """Outputs, final states, and with `save` the five arrays of each direction, else nothing.
+
+    The second of two directions is the reverse one; a direction alone is if `reverse` says so.
+    """
+    operands = [x, states.hidden, _known(lengths, x), states.cell]
+    for each in weights:
+        operands += [each.kernel_ih, each.kernel_hh, _bias(each)]
+    ragged = lengths is not None
+    outputs, h_n, c_n, *saved = forward_p.bind(*operands, reverse=reverse, save=save, ragged=ragged)
+    return outputs, State(h_n, c_n), _in_groups(saved, SAVED)
+
+
+def backward(
+    weights: Sequence[Weights],
+    lengths: Int[Array, " batch"] | None,
+    saved: Sequence[Sequence[Array]],
+    d_outputs: Float[Array, "time batch out"],
+    d_final: State,
+    reverse: bool,
+) -> tuple[State, list[Array]]:
+    """The gradient of the initial states, and dz (time, batch, gates) of each direction."""
+    operands = [d_outputs, d_final.hidden, _known(lengths, d_outputs), d_final.cell]
+    for each, arrays in zip(weights, saved, strict=True):
+        operands += [each.kernel_hh, *arrays]
+    d_h_0, d_c_0, *dz = backward_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
+    return State(d_h_0, d_c_0), dz
+
+
+def _known(lengths: Array | None, x: Array) -> Int[Array, " batch"]:
+    return jnp.full(x.shape[1], x.shape[0], jnp.int32) if lengths is None else lengths
+
+
+def _bias(weights: Weights) -> Array:
+    biases = [bias for bias in (weights.bias_ih, weights.bias_hh) if bias is not None]
+    kernel = weights.kernel_hh
+    return sum(biases[1:], biases[0]) if biases else jnp.zeros(kernel.shape[1], kernel.dtype)
+
+
+def _in_groups(arrays: Sequence[Array], size: int) -> tuple[tuple[Array, ...], ...]:
+    return tuple(tuple(arrays[k : k + size]) for k in range(0, len(arrays), size))
+
+
+def _forward_in_xla(
+    x: Array,
+    h_0: Array,
+    lengths: Array,
+    c_0: Array,
+    *weights: Array,
+    reverse: bool,
+    save: bool,
+    ragged: bool,
+) -> list[Array]:
+    valid = validity(lengths, x.shape[0]) if ragged else None
+    results = [
+        fused.forward_loop(
+            Weights(kernel_ih, kernel_hh, bias, None, None),
+            x,
+            State(h_0[k], c_0[k]),
+            valid,
+            reverse or k == 1,
+            save,
+        )
+        for k, (kernel_ih, kernel_hh, bias) in enumerate(_in_groups(weights, 3))
+    ]
+    outputs, finals, saved = zip(*results, strict=True)
+    final = jax.tree.map(lambda *each: jnp.stack(each), *finals)
+    arrays = [array for each in saved for array in each] if save else []
+    return [jnp.concatenate(outputs, axis=-1), *final, *arrays]
+
+
+def _backward_in_xla(
+    d_outputs: Array,
+    d_h_n: Array,
+    lengths: Array,
+    d_c_n: Array,
+    *others: Array,
+    reverse: bool,
+    ragged: bool,
+) -> list[Array]:
+    valid = validity(lengths, d_outputs.shape[0]) if ragged else None
+    parts = jnp.split(d_outputs, len(d_h_n), axis=-1)
+    d_initials, dz = [], []
+    for k, (kernel_hh, *saved) in enumerate(_in_groups(others, 1 + SAVED)):
+        weights = Weights(kernel_hh, kernel_hh, None, None, None)  # W_ih is not used
+        d_final = State(d_h_n[k], d_c_n[k])
+        d_initial, (d_gates, _, _) = fused.backward_loop(
+            weights, valid, saved, parts[k], d_final, reverse or k == 1
+        )
+        d_initials.append(d_initial)
+        dz.append(d_gates)
+    return [*jax.tree.map(lambda *each: jnp.stack(each), *d_initials), *dz]
+
+
+def _forward_avals(
+    x: ShapedArray, h_0: ShapedArray, *others: ShapedArray, save: bool, **_: Any
+) -> list[ShapedArray]:
+    (time, batch, _), (directions, _, hidden), dtype = x.shape, h_0.shape, x.dtype
+    saved = [ShapedArray((time, batch, hidden), dtype)] * (SAVED * directions if save else 0)
+    return [
+        ShapedArray((time, batch, directions * hidden), dtype),
+        _plain(h_0),
+        _plain(h_0),
+        *saved,
+    ]
+
+
+def _backward_avals(
+    d_outputs: ShapedArray, d_h_n: ShapedArray, *others: ShapedArray, **_: Any
+) -> list[ShapedArray]:
+    (time, batch, _), (directions, _, hidden) = d_outputs.shape, d_h_n.shape
+    dz = ShapedArray((time, batch, 4 * hidden), d_outputs.dtype)
+    return [_plain(d_h_n), _plain(d_h_n), *[dz] * directions]
+
+
+def _plain(aval: ShapedArray) -> ShapedArray:
+    return ShapedArray(aval.shape, aval.dtype)
+
+
+def _lower_for_cpu(call: str, in_xla: Any) -> Any:
+    def lower(ctx: mlir.LoweringRuleContext, *operands: Any, **options: Any) -> Any:
+        module = ctx.module_context
+        one_device = getattr(module.axis_context, "num_devices", None) == 1
+        if one_device and not module.lowering_parameters.for_export:
+            return jax.ffi.ffi_lowering(call)(ctx, *operands, reverse=options["reverse"])
+        return mlir.lower_fun(in_xla, multiple_results=True)(ctx, *operands, **options)
+
+    return lower
+
+
+def _batch(primitive: Primitive, weights_every: int, weights: int) -> Any:
+    """Merge a new axis into the batch; where the weights have it too, one call after the other.
+
+    After the four operands that a pass starts with, each direction has `weights_every` of which
+    the first `weights` are weights. The batch is axis 0 of `lengths`, else axis 1.
+    """
+
+    def is_weight(k: int) -> bool:
+        return k >= 4 and (k - 4) % weights_every < weights
+
+    def rule(operands: Sequence[Array], axes: Sequence[Any], **options: Any) -> Any:
+        size = next(
+            operand.shape[axis]
+            for operand, axis in zip(operands, axes, strict=True)
+            if axis is not None
+        )
+        mapped = [axis is not None for axis in axes]
+        if any(mapped[k] and is_weight(k) for k in range(len(operands))):
+            first = [
+                jnp.moveaxis(operand, axis, 0) if there else operand
+                for operand, axis, there in zip(operands, axes, mapped, strict=True)
+            ]
+
+            def call(k: Array) -> list[Array]:
+                return primitive.bind(
+                    *(a[k] if there else a for a, there in zip(first, mapped, strict=True)),
+                    **options,
+                )
+
+            results = jax.lax.map(call, jnp.arange(size))
+            return results, [0] * len(results)
+
+        def merge(k: int) -> Array:
+            operand, at = operands[k], 0 if k == 2 else 1
+            if is_weight(k):
+                return operand
+            if mapped[k]:
+                operand = jnp.moveaxis(operand, axes[k], at)
+            else:
+                shape = (*operand.shape[:at], size, *operand.shape[at:])
+                operand = jnp.broadcast_to(jnp.expand_dims(operand, at), shape)
+            return operand.reshape(*operand.shape[:at], -1, *operand.shape[at + 2 :])
+
+        results = primitive.bind(*map(merge, range(len(operands))), **options)
+        split = [r.reshape(r.shape[0], size, -1, *r.shape[2:]) for r in results]
+        return split, [1] * len(split)
+
+    return rule
+
+
+def _primitive(
+    name: str, call: str, avals: Any, in_xla: Any, group: int, weights: int
+) -> Primitive:
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_abstract_eval(avals)
+    compiled = jax.jit(primitive.bind, static_argnames=("reverse", "save", "ragged"))
+
+    def run_alone(*operands: Array, **options: Any) -> Any:
+        with jax.disable_jit(False):  # one call is the smallest step there is
+            return compiled(*operands, **options)
+
+    primitive.def_impl(run_alone)
+    batching.primitive_batchers[primitive] = _batch(primitive, group, weights)
+    mlir.register_lowering(primitive, mlir.lower_fun(in_xla, multiple_results=True))
+    mlir.register_lowering(primitive, _lower_for_cpu(call, in_xla), platform="cpu")
+    return primitive
+
+
+forward_p = _primitive("lstm_forward", "flax_bilstm_forward", _forward_avals, _forward_in_xla, 3, 3)
+backward_p = _primitive(
+    "lstm_backward", "flax_bilstm_backward", _backward_avals, _backward_in_xla, 1 + SAVED, 1
+)

@@ -1,0 +1,59 @@
+// The matrix products: a tile of rows and columns is summed in registers.
+
+#ifndef FLAX_BILSTM_PRODUCT_H_
+#define FLAX_BILSTM_PRODUCT_H_
+
+#include <type_traits>
+
+#include "vectors.h"
+
+namespace flax_bilstm::FLAX_BILSTM_TARGET {
+
+constexpr int kGates = 4;
+
+// Vectors side by side in a tile of `Rows` rows: 4, or 8 where few rows leave registers free.
+template <int Rows>
+constexpr int kColumns = Rows * 8 <= kRows * 4 ? 8 : 4;
+
+// tile += a b, where `a` is (Rows, depth) and `b` is (depth, Columns vectors).
+template <typename T, int Rows, int Columns>
+inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride, Size depth,
+                     const T* b, Size b_stride) {
+  for (Size k = 0; k < depth; ++k, b += b_stride) {
+    Vector<T> b_k[Columns];
+    for (int column = 0; column < Columns; ++column) b_k[column] = load(b + column * kLanes<T>);
+    for (int row = 0; row < Rows; ++row) {
+      const Vector<T> a_rk = broadcast(a[row * a_stride + k]);
+      for (int column = 0; column < Columns; ++column) {
+        tile[row][column] = fma(a_rk, b_k[column], tile[row][column]);
+      }
+    }
+  }
+}
+
+// Calls f(Rows as a type, first row) for tiles of kRows rows, and a smaller one for the rest.
+template <int Rows = static_cast<int>(kRows), typename F>
+inline void for_row_tiles(Size row, Size end, const F& f) {
+  for (; row + Rows <= end; row += Rows) f(std::integral_constant<int, Rows>{}, row);
+  if constexpr (Rows > 1) {
+    if (row < end) for_row_tiles<Rows - 1>(row, end, f);
+  }
+}
+
+// Calls f(first column) for blocks of `width` columns; the last one overlaps the one before it.
+template <typename F>
+inline void for_column_blocks(Size columns, Size width, const F& f) {
+  for (Size column = 0; column < columns; column += width) {
+    f(column + width <= columns ? column : columns - width);
+  }
+}
+
+// Whether the weights are read where they lie. Blocks of columns must fit in one row of them.
+template <typename T>
+inline bool reads_weights_in_place(Size batch, Size hidden) {
+  return batch <= kLargestUnpackedBatch && kGates * hidden >= kColumns<1> * kLanes<T>;
+}
+
+}  // namespace flax_bilstm::FLAX_BILSTM_TARGET
+
+#endif  // FLAX_BILSTM_PRODUCT_H_

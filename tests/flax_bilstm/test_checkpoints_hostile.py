@@ -1,0 +1,137 @@
+"""Files made to hang, to fill the memory or to run code: refused in words, soon, in little room."""
+
+import os
+import pickle
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flax_bilstm import checkpoints
+from flax_bilstm.checkpoints import archive, pickled, torch_writing
+
+LIMIT = 5.0
+"""Seconds for refusing."""
+
+
+def tensor(sizes: tuple[int, ...], strides: tuple[int, ...], count: int = 1) -> bytes:
+    """The pickle of {"w": a tensor of one storage}."""
+    number, numbers = torch_writing._number, torch_writing._numbers
+    return b"".join([
+        b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage",
+        b"ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu", number(count), b"tQ", number(0),
+        numbers(sizes), numbers(strides), b"\x89ccollections\nOrderedDict\n)RtRs.",
+    ])  # fmt: skip
+
+
+def write(path: Path, pickle_: bytes, storage: bytes = b"\0" * 4, **options: Any) -> None:
+    with zipfile.ZipFile(path, "w", **options) as file:
+        file.writestr("archive/data.pkl", pickle_)
+        file.writestr("archive/data/0", storage)
+        file.writestr("archive/version", "3\n")
+
+
+def nested(count: int) -> bytes:
+    """A tuple in a tuple in … : to hash it takes 2^count steps."""
+    return b"\x80\x02}" + b")" + b"2\x86" * count + b"K\x01s."
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "strides of 0": lambda path: write(path, tensor((40_000, 40_000), (0, 0))),
+    "sizes that overflow": lambda path: write(path, tensor((2**40, 2**40), (0, 0))),
+    "terabytes": lambda path: write(path, tensor((2**40,), (1,), 2**40)),
+    "beyond the storage": lambda path: write(path, tensor((2,), (1,))),
+    "a negative size": lambda path: write(path, tensor((-1,), (1,))),
+    "a list that holds itself": lambda path: write(path, b"\x80\x02}K\x00]q\0h\0as."),
+    "a dict that holds itself": lambda path: write(path, b"\x80\x02}q\0X\1\0\0\0ah\0s."),
+    "nested tuples as a key": lambda path: write(path, nested(200)),
+    "a great memo index": lambda path: write(path, b"\x80\x02Nr\xff\xff\xff\x7f."),
+    "a zip bomb": lambda path: write(
+        path, b"\x80\x02" + b"N0" * 2**22 + b"}.", compression=zipfile.ZIP_DEFLATED
+    ),
+    "a long string that is not there": lambda path: path.write_bytes(b"\x80\x05\x8d" + b"\xff" * 9),
+    "a call of a call": lambda path: write(path, b"\x80\x02cos\nsystem\nX\1\0\0\0a\x85R)R."),
+    "a wrong checksum": lambda path: _flip(path),
+    "a safetensors header without end": lambda path: path.write_bytes(
+        struct.pack("<Q", 2**62) + b"{"
+    ),
+    "safetensors of terabytes": lambda path: _safetensors(
+        path, b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    ),
+    "deep JSON": lambda path: _safetensors(path, b"{" + b'"a":{' * 100_000),
+}
+
+
+def _flip(path: Path) -> None:
+    torch_writing.write({"w": np.arange(64.0)}, path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(np.arange(64.0).tobytes()) + 100] ^= 1
+    path.write_bytes(raw)
+
+
+def _safetensors(path: Path, header: bytes) -> None:
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_files_are_refused_soon_and_in_little_room(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    HOSTILE[what](path)
+    start = time.process_time()
+    with pytest.raises(ValueError, match="expected") as info:
+        checkpoints.read(path)
+    assert time.process_time() - start < LIMIT
+    assert len(str(info.value)) < 1_000
+
+
+@pytest.mark.parametrize("item", [b"}", b"]", b"cos\na\n)R", b"K\0\x85"])
+def test_the_objects_of_a_pickle_are_counted(item: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "MOST_OBJECTS", 1_000)
+    with pytest.raises(pickled.DamagedError, match="more than 1,000 objects"):
+        pickled.load(
+            b"\x80\x02(" + item * 1_001 + b"t.", lambda name, arguments: None, lambda identity: None
+        )
+
+
+def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "MOST_OPCODES", 1_000)
+    with pytest.raises(pickled.DamagedError, match="more than 1,000 opcodes"):
+        pickled.load(b"\x80\x02" + b"N0" * 500 + b"N.", lambda *call: None, lambda identity: None)
+
+
+def test_more_members_than_any_file_has() -> None:
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0, 0xFFFF, 0, 0, 0)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2**40, 2**40, 0, 0)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1)
+    with pytest.raises(pickled.DamagedError, match="lists more than"):
+        archive.members(record + locator + end)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31mred", "line\nbreak", "surrogate\ud800", "x" * 100_000, 7, None, (1, 2)]
+)
+def test_names_that_no_tensor_has_are_refused_and_escaped(name: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({name: np.ones(2, np.float32)}))
+    with pytest.raises(ValueError, match="expected names of tensors, printable") as info:
+        checkpoints.read(tmp_path / "m.pkl")
+    assert str(info.value).isprintable()
+    assert len(str(info.value)) < 600
+
+
+def test_what_blocks_a_reader_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(ValueError, match="found a FIFO"):
+        checkpoints.read(tmp_path / "pipe.pt")
+    (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    with pytest.raises(FileNotFoundError, match="a symbolic link that leads nowhere"):
+        checkpoints.read(tmp_path / "loop.pt")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "_METADATA").write_text("{}")
+    os.mkfifo(tmp_path / "run" / "manifest.ocdbt")
+    with pytest.raises(ValueError, match="is no regular file"):
+        checkpoints.read(tmp_path / "run")

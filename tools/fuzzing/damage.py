@@ -1,0 +1,112 @@
+"""A corpus of good files, and seeded damage to them."""
+
+import io
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flax_bilstm.checkpoints import safetensors_file, torch_writing
+
+NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\xff" * 8)
+OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95"
+
+
+def corpus() -> list[bytes]:
+    """A good file of each format, small: PyTorch's of two kinds, a pickle, safetensors."""
+    arrays = {
+        name: np.arange(size, dtype=np.float32).reshape(shape)
+        for name, size, shape in [
+            ("weight_ih_l0", 8, (4, 2)),
+            ("weight_hh_l0", 4, (4, 1)),
+            ("bias_ih_l0", 4, (4,)),
+            ("bias_hh_l0", 4, (4,)),
+        ]
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        files = []
+        for write in (torch_writing.write, safetensors_file.write):
+            write(arrays, path)
+            files.append(path.read_bytes())
+    return [*files, _repacked(files[0], lambda data: data), *_pickles(arrays)]
+
+
+def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
+    content = {"state_dict": arrays, "epoch": 3, "where": Path("run"), "loss": np.float64(0.5)}
+    return [pickle.dumps(content, protocol) for protocol in (2, 4, 5)]
+
+
+def damaged(originals: Sequence[bytes], seed: int) -> bytes:
+    """One of the files after one to four changes, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    data = originals[int(rng.integers(len(originals)))]
+
+    def change(data: bytes) -> bytes:
+        for _ in range(rng.integers(1, 5)):
+            data = CHANGES[rng.integers(len(CHANGES))](data, originals, rng)
+        return data
+
+    if data.startswith(b"PK") and rng.random() < 0.7:
+        return _repacked(data, change)  # or its checksum would be all that is tried
+    return change(data)
+
+
+def _repacked(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """An archive with its pickle changed, and checksums that fit."""
+    new = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(new, "w") as file:
+        for name in old.namelist():
+            content = old.read(name)
+            file.writestr(name, change(content) if name.endswith("data.pkl") else content)
+    return new.getvalue()
+
+
+Change = Callable[[bytes, Sequence[bytes], np.random.Generator], bytes]
+
+
+def _at(data: bytes, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(data) + 1))
+
+
+def _put(data: bytes, piece: bytes, rng: np.random.Generator) -> bytes:
+    at = _at(data, rng)
+    return data[:at] + piece + data[at + len(piece) :]
+
+
+def _flip(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    return _put(data, bytes([int(rng.integers(256))]), rng)
+
+
+def _number(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    return _put(data, NUMBERS[rng.integers(len(NUMBERS))], rng)
+
+
+def _opcode(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    return _put(data, OPCODES[(i := int(rng.integers(len(OPCODES)))) : i + 1], rng)
+
+
+def _cut(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    return data[: _at(data, rng)]
+
+
+def _remove(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    at = _at(data, rng)
+    return data[:at] + data[at + int(rng.integers(1, 40)) :]
+
+
+def _double(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    at = _at(data, rng)
+    return data[:at] + data[at : at + int(rng.integers(1, 200))] + data[at:]
+
+
+def _splice(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    other = originals[int(rng.integers(len(originals)))]
+    start = _at(other, rng)
+    return _put(data, other[start : start + int(rng.integers(1, 100))], rng)
+
+
+CHANGES: tuple[Change, ...] = (_flip, _number, _opcode, _cut, _remove, _double, _splice)
