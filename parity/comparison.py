@@ -15,7 +15,7 @@ from parity.tolerances import (
     determined,
     epsilon,
     smallest,
-)  # fmt: skip
+)
 
 Value = np.ndarray | None
 

@@ -32,9 +32,10 @@ def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
-    rows, losses = _train(port, optimizer, batches, dtype, case, TOLERANCES[dtype].nudges)
+    nudges = TOLERANCES[dtype].nudges
+    rows, losses = _train(port, optimizer, batches, dtype, case, nudges)
     if doubtful(rows):
-        rows, losses = _train(port, optimizer, batches, dtype, case, MORE_NUDGES)
+        rows, losses = _train(port, optimizer, batches, dtype, case, nudges + MORE_NUDGES)
     return rows, losses
 
 

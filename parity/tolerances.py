@@ -97,9 +97,9 @@ square root halves it."""
 
 MORE_NUDGES = 16
 RECHECKED = 1e4
-"""The largest of 4 nudged runs is by chance less than 1/16 of what the next run would show in 1 of
-50,000 numbers, and of 16 in fewer than 1 of 10¹⁵. Where a sign is only rounding, and Adam takes a
-whole step by it, 4 runs agree in 1 case of 16, and 20 in 1 of a million."""
+"""Computed, for normal noise: the largest of 4 nudged runs is less than 1/16 of what the next run
+would show in 1 of 50,000 numbers, the largest of 20 in fewer than 1 of 10¹⁵. Where a sign is only
+rounding, and Adam takes a whole step by it, 4 runs agree in 1 case of 16, 20 in 1 of a million."""
 
 ONE_ELEMENT = 64.0
 """Elements of an undetermined array are many, and each has but one number a run: of 4 the largest

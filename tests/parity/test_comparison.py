@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from parity.comparison import identical
+from parity.comparison import doubtful, identical, judge
 
 PLACE = {"note": "moved", "case": "c", "check": "parameters", "dtype": "", "name": "w"}
 W = np.array([[1.0, 0.0], [-2.5, 3.0]], np.float32)
@@ -54,3 +54,100 @@ def test_identical_fails_where_both_are_not_finite(value):
 def test_identical_fails_where_one_side_has_nothing_or_another_shape():
     assert not identical(W, None, **PLACE).passed
     assert not identical(W, W[:1], **PLACE).passed
+
+
+HERE = {"case": "c", "check": "forward", "name": "y", "dtype": "float64"}
+Y = np.linspace(1, 2, 12).reshape(3, 4)
+
+
+def runs(*moves):
+    """The reference's runs: the plain one, then Y moved by these."""
+    return [Y, *(Y + move for move in moves)]
+
+
+def test_a_determined_array_is_right_or_wrong():
+    assert judge(Y, Y * (1 + 1e-15), runs(1e-15), **HERE).verdict == "ok"
+    assert judge(Y, Y * (1 + 1e-12), runs(1e-15), **HERE).verdict == "FAILED"
+
+
+def test_where_the_reference_differs_from_itself_a_candidate_like_it_is_neither():
+    row = judge(Y, Y + 1e-6, runs(1e-6, -1e-6), **HERE)
+    assert (row.passed, row.verdict) == (True, "undetermined")
+    assert "only rounding determines it" in row.note
+    # The candidate may even be equal: what may be undetermined is the reference's alone to say.
+    assert judge(Y, Y, runs(1e-6, -1e-6), **HERE).verdict == "undetermined"
+
+
+def test_nothing_hides_in_an_undetermined_array():
+    """Neither a distance beyond the bound, nor an element that the reference knows."""
+    assert judge(Y, Y + 1e-3, runs(1e-6, -1e-6), **HERE).verdict == "FAILED"
+    late = np.zeros_like(Y)
+    late[2] = 1.0  # as in a chaotic sequence: the last step is lost
+    wrong = Y.copy()
+    wrong[0, 1] += 1e-9
+    row = judge(Y, wrong, runs(late, -late), **HERE)
+    assert row.verdict == "FAILED"
+    assert row.where == (0, 1)
+    assert "1 of the 8 elements that the reference knows (of 12)" in row.note
+    assert judge(Y, Y + late, runs(late, -late), **HERE).verdict == "undetermined"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_beside_an_element_that_is_not_finite_the_others_are_judged(bad):
+    truth = Y.copy()
+    truth[1, 2] = bad
+    row = judge(truth, truth, [truth, truth], **HERE)
+    assert row.verdict == "undetermined"
+    assert "non-finite" in row.note
+    assert "[1, 2]" in row.note
+    wrong = truth.copy()
+    wrong[0, 0] += 1e-9
+    assert judge(truth, wrong, [truth, truth], **HERE).verdict == "FAILED"
+
+
+def test_a_candidate_that_alone_is_not_finite_fails():
+    spoiled = Y.copy()
+    spoiled[1, 2] = np.nan
+    row = judge(Y, spoiled, runs(1e-15), **HERE)
+    assert row.verdict == "FAILED"
+    assert "the candidate has 1 non-finite elements, the first at [1, 2]" in row.note
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_candidate_may_have_zero_for_what_is_below_the_smallest_normal_number(dtype):
+    truth = Y * np.finfo(dtype).smallest_normal / 8
+    place = {**HERE, "dtype": dtype}
+    own = [truth.astype(dtype), np.zeros_like(truth, dtype)]
+    assert judge(truth, np.zeros_like(truth, dtype), own, **place).verdict == "ok"
+    wrong = np.full_like(truth, 1e4 * np.finfo(dtype).smallest_normal, dtype)
+    assert judge(truth, wrong, own, **place).verdict == "FAILED"
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, bool])
+def test_whole_numbers_are_equal_or_wrong_where_the_reference_agrees_with_itself(kind):
+    truth = np.array([0, 1, 1]).astype(kind)
+    other = np.array([1, 1, 1]).astype(kind)
+    assert judge(truth, truth, [truth, truth], **HERE).verdict == "ok"
+    row = judge(truth, other, [truth, truth], **HERE)
+    assert row.verdict == "FAILED"
+    assert row.where == (0,)
+    assert "1 of 3 elements differ" in row.note
+    assert judge(truth, other, [truth, other], **HERE).verdict == "undetermined"
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_arrays_without_axes_or_elements(shape):
+    empty = np.ones(shape)
+    assert judge(empty, empty, [empty, empty], **HERE).verdict == "ok"
+    if not shape:
+        assert judge(empty, empty * (1 + 1e-9), [empty], **HERE).verdict == "FAILED"
+        assert judge(empty, empty, [empty, empty + 1], **HERE).verdict == "undetermined"
+
+
+def test_only_what_fails_by_little_is_doubtful():
+    near = judge(Y, Y * (1 + 1e-12), runs(1e-15), **HERE)
+    far = judge(Y, Y * 1.5, runs(1e-15), **HERE)
+    right = judge(Y, Y, runs(1e-15), **HERE)
+    assert doubtful([near, right])
+    assert not doubtful([near, far])
+    assert not doubtful([right])

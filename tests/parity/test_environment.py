@@ -30,3 +30,15 @@ def test_precision_is_pinned_inside_and_restored_after():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_torch_has_one_thread_inside_and_its_own_number_after():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pinned_precision():
+            assert torch.get_num_threads() == 1
+            assert describe_environment(["float64"])["platform"]["torch_threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

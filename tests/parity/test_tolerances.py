@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parity.tolerances import TOLERANCES, bound
+from parity.tolerances import TOLERANCES, bound, determined
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
@@ -15,12 +15,20 @@ def test_the_bound_grows_with_the_reference_own_error_and_with_the_scale(dtype):
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
-def test_nothing_passes_above_the_ceiling(dtype):
-    assert bound(dtype, 2.0, 2.0) == TOLERANCES[dtype].ceiling * 2
+def test_what_is_beyond_the_ceiling_is_undetermined_by_the_reference_alone(dtype):
+    row = TOLERANCES[dtype]
+    most = row.ceiling * 2 / row.k
+    assert determined(dtype, most * 0.99, 2.0)
+    assert not determined(dtype, most * 1.01, 2.0)
 
 
-def test_where_the_truth_is_zero_only_the_reference_own_error_allows_any():
-    assert bound("float64", 0.0, 0.0) == 0.0
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_numbers_below_the_smallest_normal_one_may_be_zero(dtype):
+    tiny = float(jnp.finfo(dtype).smallest_normal)
+    assert tiny < bound(dtype, 0.0, tiny / 4) < 1e3 * tiny
+    assert determined(dtype, tiny / 4, tiny / 4)
+    assert bound(dtype, 0.0, 0.0) < 1e3 * tiny
+    assert determined(dtype, 0.0, 0.0)
 
 
 def test_no_bound_lets_lowered_precision_through():

@@ -1,0 +1,35 @@
+"""No rule may fail a program against a reordering of itself."""
+
+import numpy as np
+import pytest
+import torch
+
+import torch_ref
+from parity.selftest.reordering import Reordered, cases, check
+
+
+@pytest.mark.parametrize("case", list(cases(range(60))), ids=lambda case: f"seed {case.seed}")
+def test_pytorch_against_its_own_reordering_raises_no_alarm(case):
+    report = check(case)
+    assert report.first_divergence is None, str(report.first_divergence)
+    assert all(row.note for row in report.undetermined)
+
+
+def test_the_reordered_network_computes_the_same_in_another_order():
+    torch.manual_seed(0)
+    network = torch_ref.BiLSTMWithAttention(5, 7, 3).double()
+    reordered = Reordered(network, np.random.default_rng(0)).double()
+    x = torch.randn(4, 9, 5, dtype=torch.float64)
+    ours, theirs = reordered(x), network(x)
+    assert not torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_wrong_candidate_does_not_pass_where_training_is_chaotic(dtype, monkeypatch):
+    """Weights 30 times PyTorch's, in training: much is undetermined, and still it is caught."""
+    case = next(c for c in cases(range(500)) if c.gain == 30 and c.steps >= 3 and c.dtype == dtype)
+    right = Reordered.forward
+    monkeypatch.setattr(Reordered, "forward", lambda self, x: right(self, x) * (1 + 1e-3))
+    report = check(case)
+    assert report.first_divergence is not None
