@@ -19,7 +19,8 @@ from parity.sides.nnx_side import NnxSide
 from torch_ref import unrolled
 
 STAGES = [
-    "lstm.input", "lstm.output", "lstm.h_n", "lstm.c_n", "attention.input", "fc.input", "fc", "output",
+    "lstm.input", "lstm.output", "lstm.h_n", "lstm.c_n",
+    "attention.input", "fc.input", "fc", "output",
 ]  # fmt: skip
 FORWARD_WEIGHT, REVERSE_WEIGHT = "lstm.weight_hh_l0", "lstm.weight_hh_l0_reverse"
 

@@ -184,6 +184,22 @@ def _layer(
     return Calls((name,), call)
 
 
+def _before(change: Callable[[Any], Any], func: Callable[[Any], Any], given: Any) -> Any:
+    return func(change(given))
+
+
+def _afterwards(change: Callable[[Any], Any], func: Callable[[Any], Any], given: Any) -> Any:
+    return change(func(given))
+
+
+def _with_eps(eps: float, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "eps": eps}
+
+
+def _low_layer(bits: int, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, **{name: rounded(given[name], bits) for name in ("input", "weight")}}
+
+
 EPSILONS = {1e-6: "Flax's default", 1e-5: "PyTorch's default", 1e-12: "BERT's"}
 
 
@@ -196,15 +212,11 @@ def of_layers() -> Mistakes:
         "no gradient flows into the input": lambda g: {**g, "input": g["input"].detach()},
         "no gradient flows into the weight": lambda g: {**g, "weight": g["weight"].detach()},
         **{
-            f"the products are computed in {precision}": (
-                lambda g, b=bits: {
-                    **g, "input": rounded(g["input"], b), "weight": rounded(g["weight"], b),
-                }
-            )
+            f"the products are computed in {precision}": partial(_low_layer, bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }.items():  # fmt: skip
-        yield words, _layer("linear", lambda func, g, change=change: func(change(g)))
+        yield words, _layer("linear", partial(_before, change))
     for words, result in {
         "the sign of the gradient is turned": lambda y: y.detach() - (y - y.detach()),
         **{
@@ -212,15 +224,15 @@ def of_layers() -> Mistakes:
             for function in (torch.sigmoid, torch.tanh, torch.relu)
         },
         **{
-            f"the output is rounded to {precision}": lambda y, b=bits: rounded(y, b)
+            f"the output is rounded to {precision}": partial(rounded, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
         **{
-            f"the gradient is rounded to {precision}": lambda y, b=bits: with_rounded_gradient(y, b)
+            f"the gradient is rounded to {precision}": partial(with_rounded_gradient, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }.items():
-        yield words, _layer("linear", lambda func, g, result=result: result(func(g)))
+        yield words, _layer("linear", partial(_afterwards, result))
     for norm in ("layer_norm", "rms_norm", "batch_norm"):
         for eps, whose in (
             (1e-6, "Flax's default"),
@@ -229,7 +241,7 @@ def of_layers() -> Mistakes:
         ):
             yield (
                 f"the epsilon is {eps:g}, {whose}",
-                _layer(norm, lambda func, g, eps=eps: func({**g, "eps": eps})),
+                _layer(norm, partial(_before, partial(_with_eps, eps))),
             )
         yield "the scale is missing", _layer(norm, lambda func, g: func({**g, "weight": None}))
         if norm != "rms_norm":
