@@ -69,8 +69,8 @@ def locate(
         return [replace(failing, note=f"{words}; {known}" if known else words)]
     # The update is right: then a function is wrong at the parameters that training has reached.
     reached = (first.step or 1) - 1
-    pair = pair.holding(before[reached], before[reached])
-    return _in_functions(pair, batches[reached], first, ["forward", "gradients"])
+    trained = pair.holding(before[reached], before[reached])
+    return _in_functions(trained, batches[reached], first, ["forward", "gradients"])
 
 
 def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]) -> list[Row]:

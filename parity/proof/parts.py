@@ -10,7 +10,7 @@ from parity.compare import Progress
 from parity.report import Report
 
 Part = Callable[[Progress], Report]
-"""One part: takes a progress callback and returns a report. Another process can run it."""
+"""One part: takes a progress callback and returns a report. Picklable, for other processes."""
 
 
 def silent(what: str) -> None:

@@ -159,9 +159,11 @@ def _stage_errors(given: Mapping[str, Any]) -> Markup:
 
 def _loss_curves(given: Mapping[str, Any]) -> Markup:
     theirs, ours = _floats(given["reference"]), _floats(given["candidate"])
-    lines = Line("PyTorch", theirs), Line("Flax", ours)
+    lines = [Line("PyTorch", theirs), Line("Flax", ours)]
     difference = Line("Flax − PyTorch", [b - a for a, b in zip(theirs, ours, strict=True)])
-    drawn = inline(curves(*lines, given["loss"]), f"{given['loss']} of both sides, step by step")
+    drawn = inline(
+        curves(lines[0], lines[1], given["loss"]), f"{given['loss']} of both sides, step by step"
+    )
     words = "Both trained from one start over the same batches; below, the difference."
     return _figure(given["case"], words, drawn, [*lines, difference])
 

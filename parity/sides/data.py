@@ -24,16 +24,14 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
         return {"x": arrays[0]} if len(arrays) == 1 else {f"x{i}": a for i, a in enumerate(arrays)}
     if not floating(arrays[0]):
         raise ValueError(f"x: expected floating numbers, got {arrays[0].dtype}; cast it first")
-    rest = [("h_0", "c_0") if ours else ()]
-    kinds = {"lengths": [a for a in arrays[1:] if not floating(a)]}
-    states = [a for a in arrays[1:] if floating(a)]
-    if len(kinds["lengths"]) > 1 or len(states) not in (0, len(rest[0])):
+    states = dict(zip(("h_0", "c_0") if ours else (), filter(floating, arrays[1:]), strict=False))
+    lengths = [array for array in arrays[1:] if not floating(array)]
+    if len(states) == 1 or len(lengths) > 1 or 1 + len(states) + len(lengths) != len(arrays):
         raise ValueError(
             f"x: expected x, then {'h_0 and c_0 and ' if ours else ''}lengths (integers) or less, "
             f"got {len(arrays)} arrays of {[str(a.dtype) for a in arrays]}"
         )
-    found = {"x": arrays[0], **dict(zip(rest[0], states, strict=False))}
-    return found | dict(zip(["lengths"], kinds["lengths"], strict=False))
+    return {"x": arrays[0], **states, **dict(zip(["lengths"], lengths, strict=False))}
 
 
 def target_shape(stages: Arrays) -> tuple[int, ...]:

@@ -152,7 +152,7 @@ def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any])
             undo.callback(object.__setattr__, module, "__class__", type(module))
             undo.callback(_HANDLERS.pop, id(module))
             _HANDLERS[id(module)] = handler
-            object.__setattr__(module, "__class__", _watched(type(module)))
+            object.__setattr__(module, "__class__", _watched(type(module)))  # type: ignore[arg-type]
         yield
 
 

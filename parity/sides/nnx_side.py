@@ -167,9 +167,9 @@ class NnxSide(Side):
             with _precision(dtype):
                 slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
                 for row in self._rows:
-                    found = [given.get(name) for name in row.torch_names]
-                    tensors = [tensor for tensor in found if tensor is not None]
-                    if len(tensors) < len(found):
+                    every = [given.get(name) for name in row.torch_names]
+                    tensors = [tensor for tensor in every if tensor is not None]
+                    if len(tensors) < len(every):
                         continue
                     for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
                         slopes[_dotted(path)] = jnp.asarray(leaf, dtype)

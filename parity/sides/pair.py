@@ -15,7 +15,6 @@ from jax import ShapeDtypeStruct
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import fit
-from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
@@ -118,10 +117,10 @@ def of_modules(
         return (
             TorchSide(
                 torch_model, torch_call, loss, names=tensors,
-                stages=stages, lstms=lstms, chosen=chosen, alone=alone,
+                stages=stages, lstms=lstms, alone=alone,
             ),
             NnxSide(
-                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms, chosen=chosen
+                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms
             ),
         )  # fmt: skip
 
@@ -178,9 +177,7 @@ def _rows(
         n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
     }
     listed = list(fit.problems(open_dtypes, arrays))
-    if listed:
-        notes = list(advice(flax_model, found, expected, arrays))
-        fit.refuse(type(flax_model).__name__, listed, notes)
+    fit.refuse(type(flax_model).__name__, listed, fit.suggestions(found, expected, arrays))
     return found
 
 
@@ -231,5 +228,5 @@ def _common(
 def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:
     unknown = [path for path in wanted if path not in known]
     if unknown:
-        there = [path for path in known if path]
-        raise ValueError(f"stages: {name} has no {unknown}; expected any of {there}")
+        expected = [path for path in known if path]
+        raise ValueError(f"stages: {name} has no {unknown}; expected any of {expected}")

@@ -22,10 +22,10 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """The function's result."""
-        if jax.config.read("jax_disable_jit"):
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self.function(*args)
         leaves, structure = jax.tree.flatten(args)
-        precision = jax.config.read("jax_default_matmul_precision")
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         signature = tuple(
             (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves
         )

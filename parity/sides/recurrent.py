@@ -74,7 +74,7 @@ class FlaxLSTM:
             lengths = change(f"{name}.lengths", lengths)
         if state is not None:
             state = _batched(name, ("h_0", "c_0"), state, change)
-        return (x, state, lengths), {}
+        return (x,), {"initial_state": state, "lengths": lengths}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
         """(outputs, (h_n, c_n)) with every array changed."""

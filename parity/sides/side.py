@@ -124,7 +124,7 @@ class Pair:
     loss: str = "loss"
     notes: tuple[str, ...] = ()
 
-    def holding(self, reference: Arrays, candidate: Arrays) -> "Pair":
+    def holding(self, reference: Arrays, candidate: Arrays) -> Self:
         """The same two programs holding other parameters."""
         return replace(
             self,

@@ -34,8 +34,8 @@ def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> An
         parts = [inner(key, part) for key, part in zip(keys, value, strict=True)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if is_dataclass(value) and not isinstance(value, type):
-        attributes = {f.name: inner(f.name, getattr(value, f.name)) for f in fields(value)}
-        return replace(value, **{f.name: attributes[f.name] for f in fields(value) if f.init})
+        changed = {f.name: inner(f.name, getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **{f.name: changed[f.name] for f in fields(value) if f.init})
     if strict and value is not None:
         raise TypeError(
             f"{name}: expected arrays, or tuples, lists, dicts and dataclasses of arrays, got "

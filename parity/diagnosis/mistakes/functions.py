@@ -1,10 +1,11 @@
 """Mistakes of any network, as functions of PyTorch that do something else than they should.
 
-While a mistake is in force, calls of those functions in the reference are changed, whether a
-`torch.nn` layer makes them or the code between.
+While a mistake is in force, calls of those functions in the reference, by `torch.nn` layers or by
+the code between them, are changed.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ def _masked(scores: Tensor, axis: int, later: bool) -> Tensor:
     return scores.masked_fill(mask, -torch.inf).softmax(axis)
 
 
+def _scaled_softmax(
+    factor: Callable[[float], float], state: Calls, scores: Tensor, axis: int
+) -> Tensor:
+    return (scores * factor(state.features)).softmax(axis)
+
+
+def _low_softmax(bits: int, state: Calls, scores: Tensor, axis: int) -> Tensor:
+    return rounded(rounded(scores, bits).softmax(axis), bits)
+
+
 def of_softmax() -> Mistakes:
     """What can be wrong about the weights of an attention."""
     for words, factor in (
@@ -75,7 +86,7 @@ def of_softmax() -> Mistakes:
         ("scores are multiplied by √d", lambda d: d**0.5),
         ("scores are divided by the number of features", lambda d: 1 / d),
     ):
-        yield words, _on_softmax(lambda c, s, axis, f=factor: (s * f(c.features)).softmax(axis))
+        yield words, _on_softmax(partial(_scaled_softmax, factor))
     yield (
         "the softmax runs over the queries, not over the keys",
         _on_softmax(lambda c, s, axis: s.softmax(axis - 1)),
@@ -102,7 +113,7 @@ def of_softmax() -> Mistakes:
     for words, bits in SIGNIFICANT_BITS.items():
         yield (
             f"the softmax is computed in {words}",
-            _on_softmax(lambda c, s, a, b=bits: rounded(rounded(s, b).softmax(a), b)),
+            _on_softmax(partial(_low_softmax, bits)),
         )
 
 
@@ -127,13 +138,21 @@ def of_products(model: torch.nn.Module) -> Mistakes:
         if isinstance(layer, torch.nn.Linear):
             yield (
                 f"{path} is applied to the keys, though the reference does not",
-                changed(False, lambda a, b, layer=layer: (a, _on_keys(layer, b))),
+                changed(False, partial(_with_keys, layer)),
             )
     for words, bits in SIGNIFICANT_BITS.items():
         yield (
             f"the matrix products are computed in {words}",
-            changed(None, lambda a, b, bits=bits: (rounded(a, bits), rounded(b, bits))),
+            changed(None, partial(_low_operands, bits)),
         )
+
+
+def _low_operands(bits: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return rounded(a, bits), rounded(b, bits)
+
+
+def _with_keys(layer: torch.nn.Linear, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return a, _on_keys(layer, b)
 
 
 def _on_keys(layer: torch.nn.Linear, keys: Tensor) -> Tensor:
@@ -165,6 +184,25 @@ def _layer(
     return Calls((name,), call)
 
 
+def _before(change: Callable[[Any], Any], func: Callable[[Any], Any], given: Any) -> Any:
+    return func(change(given))
+
+
+def _afterwards(change: Callable[[Any], Any], func: Callable[[Any], Any], given: Any) -> Any:
+    return change(func(given))
+
+
+def _with_eps(eps: float, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "eps": eps}
+
+
+def _low_layer(bits: int, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, **{name: rounded(given[name], bits) for name in ("input", "weight")}}
+
+
+EPSILONS = {1e-6: "Flax's default", 1e-5: "PyTorch's default", 1e-12: "BERT's"}
+
+
 def of_layers() -> Mistakes:
     """What can be wrong in a layer."""
     for words, change in {
@@ -174,15 +212,11 @@ def of_layers() -> Mistakes:
         "no gradient flows into the input": lambda g: {**g, "input": g["input"].detach()},
         "no gradient flows into the weight": lambda g: {**g, "weight": g["weight"].detach()},
         **{
-            f"the products are computed in {precision}": (
-                lambda g, b=bits: {
-                    **g, "input": rounded(g["input"], b), "weight": rounded(g["weight"], b),
-                }
-            )
+            f"the products are computed in {precision}": partial(_low_layer, bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }.items():  # fmt: skip
-        yield words, _layer("linear", lambda func, g, change=change: func(change(g)))
+        yield words, _layer("linear", partial(_before, change))
     for words, result in {
         "the sign of the gradient is turned": lambda y: y.detach() - (y - y.detach()),
         **{
@@ -190,15 +224,15 @@ def of_layers() -> Mistakes:
             for function in (torch.sigmoid, torch.tanh, torch.relu)
         },
         **{
-            f"the output is rounded to {precision}": lambda y, b=bits: rounded(y, b)
+            f"the output is rounded to {precision}": partial(rounded, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
         **{
-            f"the gradient is rounded to {precision}": lambda y, b=bits: with_rounded_gradient(y, b)
+            f"the gradient is rounded to {precision}": partial(with_rounded_gradient, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }.items():
-        yield words, _layer("linear", lambda func, g, result=result: result(func(g)))
+        yield words, _layer("linear", partial(_afterwards, result))
     for norm in ("layer_norm", "rms_norm", "batch_norm"):
         for eps, whose in (
             (1e-6, "Flax's default"),
@@ -207,7 +241,7 @@ def of_layers() -> Mistakes:
         ):
             yield (
                 f"the epsilon is {eps:g}, {whose}",
-                _layer(norm, lambda func, g, eps=eps: func({**g, "eps": eps})),
+                _layer(norm, partial(_before, partial(_with_eps, eps))),
             )
         yield "the scale is missing", _layer(norm, lambda func, g: func({**g, "weight": None}))
         if norm != "rms_norm":

@@ -26,7 +26,7 @@ class _RoundedGradient(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         return _rounded(cotangent, ctx.bits), None
 
 

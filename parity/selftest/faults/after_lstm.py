@@ -33,7 +33,8 @@ AFTER = (
     Fault("head reads the mean of all steps", "fc.input", "forward", "mean of all steps",
              planting.head(lambda y, everything: everything.mean(axis=1))),
     Fault("head reads the LSTM, not the attention", "fc.input", "forward",
-             "last step of lstm.output", planting.head(lambda y, everything: y[:, -1])),
+             "last step of lstm.output",
+             planting.head(lambda y, everything: y[:, -1])),
     Fault("head's bias missing", "output", "forward", "bias is missing",
              planting.calling(network.BiLSTMWithAttention, lambda call, model, x, **options: (
                  call(x, **options) - model.fc.bias[...][None]))),
