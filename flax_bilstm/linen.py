@@ -61,19 +61,17 @@ class Bridged(nnx.bridge.ToLinen):
         """
         shape = _shape_of(self)
         rate = max([0.0, *(layer.rate for layer in _layers(shape, nnx.Dropout))])
-        if rate > 0 or _layers(shape, nnx.BatchNorm):
-            if deterministic is None:
-                raise ValueError(
-                    f"deterministic: expected True or False of a model with dropout = {rate} or "
-                    "BatchNorm, got None; pass deterministic=not training."
-                )
-        if rate > 0:
-            # Without one, the bridge would draw the same masks at every call.
-            if not self.has_rng("dropout") and (self.is_initializing() or not deterministic):
-                raise ValueError(
-                    "rngs: expected one for `dropout`, got none; pass init({'params': key, "
-                    "'dropout': key}, ...) or apply(..., rngs={'dropout': key})."
-                )
+        if deterministic is None and (rate > 0 or _layers(shape, nnx.BatchNorm)):
+            raise ValueError(
+                f"deterministic: expected True or False of a model with dropout = {rate} or "
+                "BatchNorm, got None; pass deterministic=not training."
+            )
+        drawing = rate > 0 and (self.is_initializing() or not deterministic)
+        if drawing and not self.has_rng("dropout"):  # else the bridge draws the same masks always
+            raise ValueError(
+                "rngs: expected one for `dropout`, got none; pass init({'params': key, "
+                "'dropout': key}, ...) or apply(..., rngs={'dropout': key})."
+            )
         if not self.is_initializing():
             _require(self, shape, self.variables, only="params")
 

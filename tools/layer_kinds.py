@@ -73,8 +73,9 @@ HEAD = """\
 <!-- Made by `python -m tools.layer_kinds` from flax_bilstm/conversion/layers.py. -->
 
 `fb.load_state_dict` and all that is built on it know which tensor of a PyTorch layer is which
-variable of a Flax layer. A subclass is of the same kind. What is in no known layer is paired by name
-as it stands: an `nnx.Param` is the `nn.Parameter`, any other `nnx.Variable` the buffer, of the same name.
+variable of a Flax layer. A subclass is of the same kind. What is in no known layer is paired by
+name as it stands: an `nnx.Param` is the `nn.Parameter`, any other `nnx.Variable` the buffer, of the
+same name.
 `nnx.List`, `nnx.Dict` and `nnx.Sequential` are `nn.ModuleList`, `nn.ModuleDict` and
 `nn.Sequential`; a module that `nnx.vmap` stacked is an `nn.ModuleList`. Random states, caches and
 intermediates are no tensors. A plain array is none either: make it an `nnx.Variable` where torch
