@@ -93,11 +93,13 @@ def _moved_index(
         if at is None or not steps[at].isdigit() or len(row.torch_names) < 2:
             continue
         rest = steps[:at] + steps[at + 1 :]
+        indices = [other.split(".")[at] for other in row.torch_names]
         for place in range(1, len(rest)):
-            moved = ".".join([*rest[:place], steps[at], *rest[place:]])
-            if surplus.get(moved) == missing[name]:
+            moved = [".".join([*rest[:place], index, *rest[place:]]) for index in indices]
+            if all(surplus.get(other) == missing[name] for other in moved):
                 to = ".".join([*rest[:place], "*"])
-                yield dotted(flax[:place]), to, row.torch_names, (moved,)
+                yield dotted(flax[:place]), to, row.torch_names, moved
+                break
 
 
 def _shared(
