@@ -15,6 +15,7 @@ from jax import ShapeDtypeStruct
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import fit
+from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
@@ -177,7 +178,9 @@ def _rows(
         n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
     }
     listed = list(fit.problems(open_dtypes, arrays))
-    fit.refuse(type(flax_model).__name__, listed, fit.suggestions(found, expected, arrays))
+    if listed:
+        help_ = list(advice(flax_model, found, expected, arrays))
+        fit.refuse(type(flax_model).__name__, listed, help_)
     return found
 
 

@@ -205,7 +205,7 @@ EPSILONS = {1e-6: "Flax's default", 1e-5: "PyTorch's default", 1e-12: "BERT's"}
 
 def of_layers() -> Mistakes:
     """What can be wrong in a layer."""
-    for words, change in {
+    changes: dict[str, Callable[[Any], Any]] = {
         "the bias is missing": lambda g: {**g, "bias": None},
         "the bias is added twice": lambda g: {**g, "bias": 2 * g["bias"]},
         "the weight is transposed": lambda g: {**g, "weight": _square(g["weight"]).T},
@@ -215,9 +215,10 @@ def of_layers() -> Mistakes:
             f"the products are computed in {precision}": partial(_low_layer, bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for words, change in changes.items():
         yield words, _layer("linear", partial(_before, change))
-    for words, result in {
+    results: dict[str, Callable[[Any], Any]] = {
         "the sign of the gradient is turned": lambda y: y.detach() - (y - y.detach()),
         **{
             f"{function.__name__} is applied to the output": function
@@ -231,7 +232,8 @@ def of_layers() -> Mistakes:
             f"the gradient is rounded to {precision}": partial(with_rounded_gradient, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
-    }.items():
+    }
+    for words, result in results.items():
         yield words, _layer("linear", partial(_afterwards, result))
     for norm in ("layer_norm", "rms_norm", "batch_norm"):
         for eps, whose in (
