@@ -186,15 +186,20 @@ def _rows(
 
 def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) -> dict[str, str]:
     """torch path → Flax path of the submodules that have the same name on both sides."""
-    found = {}
-    for path in ours:
-        name = path
-        for flax, torch_name in names.items():
-            if path == flax or path.startswith(f"{flax}."):
-                name = torch_name + path.removeprefix(flax)
-        if name and name in theirs and path:
-            found[name] = path
+    found = {_torch_path(path, ours, names): path for path in ours if path}
     return {name: found[name] for name in theirs if name in found}
+
+
+def _torch_path(path: str, ours: Mapping[str, Any], names: Names) -> str:
+    """What torch calls a submodule: `0` for the `layers.0` of an `nnx.Sequential`."""
+    if path in names and isinstance(names[path], str):
+        return names[path]
+    owner, _, own = path.rpartition(".")
+    if not path:
+        return ""
+    if own == "layers" and isinstance(ours.get(owner), nnx.Sequential):
+        return _torch_path(owner, ours, names)
+    return ".".join(filter(None, (_torch_path(owner, ours, names), own)))
 
 
 def _common(
