@@ -73,7 +73,7 @@ def test_wheel_holds_the_three_packages_whole(wheel: zipfile.ZipFile) -> None:
         for name in PACKAGES
         for path in ROOT.glob(f"{name}/**/*.py")
     }
-    data = {"parity/report.css", "parity/report.schema.json"}
+    data = {"parity/render/report.css", "parity/report.schema.json"}
     assert files == sources | data | {f"{name}/py.typed" for name in PACKAGES}
 
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What the command `parity` proves: the published size, digits, a checkpoint."""

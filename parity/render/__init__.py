@@ -1,1 +1,1 @@
-"""TODO"""
+"""A report as text, Markdown and HTML."""

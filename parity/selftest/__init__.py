@@ -1,1 +1,1 @@
-"""TODO"""
+"""`parity selftest`: planted faults must be found, right networks must pass."""

@@ -49,7 +49,7 @@ class ParameterRow(Protocol):
 
     @property
     def default(self) -> np.ndarray | None:
-        """The tensor where there is no variable."""
+        """What the variable would be that the module lacks."""
 
     def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
         """From the module's layout to the reference's."""
@@ -373,7 +373,7 @@ class NnxSide(Side):
             names = ", ".join(row.torch_names)
             missing = [_dotted(path) for path in row.paths if path not in self._variables]
             if missing and row.default is not None:
-                found.update((name, row.default) for name in row.torch_names)
+                found.update(zip(row.torch_names, row.to_torch([row.default]), strict=True))
                 continue
             if missing:
                 raise ValueError(f"rows: the module has no leaf {missing} for {names}")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The stages of an LSTM: layer, direction, time step, gate."""
