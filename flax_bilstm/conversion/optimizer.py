@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.rows import Names, Row, dotted, rows, variables
+from flax_bilstm.conversion.rows import Names, Row, rows, variables
 from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, Settings, read, refuse
-from flax_bilstm.conversion.tree import Path
+from flax_bilstm.conversion.tree import Path, dotted
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 

@@ -242,8 +242,8 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
         )
     found = []
     for index, group in enumerate(groups):
-        keys = group.get("params") if isinstance(group, Mapping) else None
-        names = group.get("param_names") if isinstance(group, Mapping) else None
+        keys: Any = group.get("params") if isinstance(group, Mapping) else None
+        names: Any = group.get("param_names") if isinstance(group, Mapping) else None
         if (
             not _all(keys, (int, str))
             or not (names is None or (_all(names, str) and len(names) == len(keys)))
