@@ -15,6 +15,17 @@ from jaxtyping import Array, Int
 from flax_bilstm.recurrence.equations import Size
 
 
+def _array(name: str, value: Any) -> Array:
+    """`value` as a JAX array; TypeError where it is none."""
+    try:
+        return jnp.asarray(value)
+    except Exception as error:  # of JAX, NumPy or the library whose tensor it is
+        raise TypeError(
+            f"{name}: expected an array of numbers, got {type(value).__name__}; convert it with "
+            "numpy.asarray first."
+        ) from error
+
+
 def sequence(
     name: str, x: ArrayLike, layouts: tuple[str, ...], width: int, time_axis: int
 ) -> Array:
@@ -22,7 +33,7 @@ def sequence(
 
     `time_axis` is that of a batched x. Raises ValueError otherwise.
     """
-    x = jnp.asarray(x)
+    x = _array(name, x)
     expected = " or ".join(layouts)
     if x.ndim not in {len(layout.split(",")) for layout in layouts}:
         raise ValueError(f"{name}: expected {expected}, got shape {x.shape} of rank {x.ndim}.")
@@ -71,7 +82,7 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:
     """`value` as an array of exactly `shape`, floating."""
-    array = jnp.asarray(value)
+    array = _array(name, value)
     if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{name}: expected {layout} = {shape}, floating, got shape {array.shape} and dtype "
@@ -85,6 +96,28 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}.")
     return int(value)
+
+
+MOST_GATES = 2**31 - 1
+"""Rows of a cell's weights: XLA counts an axis in 32 bits, and ends the process beyond."""
+
+
+def hidden_size(name: str, value: int) -> int:
+    """`value` where it is a positive int whose four gates fit an axis; ValueError otherwise."""
+    size = positive(name, value)
+    if 4 * size > MOST_GATES:
+        raise ValueError(f"{name}: expected at most {MOST_GATES // 4}, got {size}.")
+    return size
+
+
+def floating_dtype(name: str, value: DTypeLike | None) -> None:
+    """Raise ValueError where `value` is neither None nor a floating dtype."""
+    try:
+        known = value is None or jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"{name}: expected a floating dtype or None, got {value!r}.")
 
 
 def compute_dtype(dtype: DTypeLike | None, x: Array, parameter: Array) -> jnp.dtype:

@@ -48,7 +48,9 @@ class LSTMCell(nnx.RNNCellBase):
         rngs: nnx.Rngs,
     ):
         self.input_size = arguments.positive("input_size", input_size)
-        self.hidden_size = arguments.positive("hidden_size", hidden_size)
+        self.hidden_size = arguments.hidden_size("hidden_size", hidden_size)
+        arguments.floating_dtype("dtype", dtype)
+        arguments.floating_dtype("param_dtype", param_dtype)
         if isinstance(proj_size, bool) or proj_size not in range(hidden_size):
             raise ValueError(
                 f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "

@@ -72,6 +72,8 @@ class Attention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.hidden_dim = arguments.positive("hidden_dim", hidden_dim)
+        arguments.floating_dtype("dtype", dtype)
+        arguments.floating_dtype("param_dtype", param_dtype)
         if score not in SCORES:
             raise ValueError(f"score: expected one of {SCORES}, got {score!r}.")
         self.score, self.dtype = score, dtype

@@ -1,5 +1,6 @@
 """What every test runs under: strict shapes, strict promotion, exact matmuls, one torch thread."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -21,6 +22,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs on the first
+
+# JAX's traces are many objects that live long: looking through them again and again costs 7 %.
+gc.set_threshold(100_000, 20, 50)
 
 hypothesis.settings.register_profile(
     "project",

@@ -44,7 +44,9 @@ def _read(path: Path) -> dict[Any, Any]:
     tree: dict[Any, Any] = {}
     for name, tensor in described.items():
         size = tensor.state["size"] if isinstance(tensor.state, dict) else None
-        loaded = [(index.get("offset"), _piece(path, stored, files)) for index, stored in pieces[name]]
+        loaded = [
+            (index.get("offset"), _piece(path, stored, files)) for index, stored in pieces[name]
+        ]
         value = loaded[0][1] if size is None else _joined(name, size, loaded)
         *keys, last = places.get(name) or (name,)
         branch = tree

@@ -121,7 +121,7 @@ def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pick
         return StandIn(name, arguments)
 
     first = pickled.load(data, call, note, start, end)
-    if first.value != LEGACY_MAGIC:
+    if not isinstance(first.value, int) or first.value != LEGACY_MAGIC:
         return first
     position = first.end
     for _ in range(2):  # the protocol's number, and the sizes of C's types

@@ -36,6 +36,7 @@ def run_layer(
     `states` and the final ones are (directions, batch, ·); outputs stand side by side, forward
     first.
     """
+    weights, x, states, valid = _varying_alike((tuple(weights), x, states, valid))
     if len(weights) == 2 and jax.sharding.get_abstract_mesh().shape.get(AXIS) == 2:
         split = jax.shard_map(
             partial(_run_own, run),
@@ -43,16 +44,33 @@ def run_layer(
             out_specs=(PartitionSpec(None, None, AXIS), PartitionSpec(AXIS)),
             axis_names={AXIS},
         )
-        return split(tuple(weights), states, x, valid)
+        return split(weights, states, x, valid)
     whole = _WHOLE_LAYERS.get(run)
     if whole is not None and native.is_supported(weights[0], x):
-        return whole(tuple(weights), x, states, valid)
+        return whole(weights, x, states, valid)
     results = [
         run(each, x, State(states.hidden[k], states.cell[k]), valid, k == 1)
         for k, each in enumerate(weights)
     ]
     outputs, finals = zip(*results, strict=True)
     return jnp.concatenate(outputs, axis=-1), jax.tree.map(lambda *each: jnp.stack(each), *finals)
+
+
+def _varying_alike(arrays: Any) -> Any:
+    """Inside of `jax.shard_map`, each array varies over the devices that any of them varies over.
+
+    So a weight that is the same on all devices has JAX sum its gradients over them.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return arrays
+    varying = [jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays)]
+    axes = frozenset().union(*varying)
+
+    def vary(array: Array) -> Array:
+        missing = axes - jax.typeof(array).manual_axis_type.varying
+        return jax.lax.pcast(array, tuple(missing), to="varying") if missing else array
+
+    return jax.tree.map(vary, arrays)
 
 
 def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:

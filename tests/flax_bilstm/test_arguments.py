@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_bilstm as fb
 from flax_bilstm import arguments
 
 LAYOUTS = ("(batch, time, features)", "(time, features)")
@@ -123,3 +125,21 @@ def test_no_length_wraps_under_jit(value, expected):
 def test_a_time_that_a_narrow_dtype_cannot_hold():
     clipped = jax.jit(lambda v: arguments.lengths(v, 1, 1000))(jnp.array([100], jnp.int8))
     np.testing.assert_array_equal(clipped, [100])
+
+
+@pytest.mark.parametrize("name", ["dtype", "param_dtype"])
+@pytest.mark.parametrize("value", ["x", "int32", object()])
+def test_a_constructor_notices_its_dtype(name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected a floating dtype or None"):
+        fb.LSTM(2, 3, **{name: value}, rngs=nnx.Rngs(0))
+
+
+def test_a_size_whose_gates_overflow_is_refused_before_anything_is_allocated():
+    with pytest.raises(ValueError, match="hidden_size: expected at most 536870911, got 536870912"):
+        fb.LSTM(2, 2**29, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("value", ["text", None, object(), {"a": 1}])
+def test_what_is_no_array_is_refused_in_one_sentence(value):
+    with pytest.raises(TypeError, match="x: expected an array of numbers, got"):
+        arguments.sequence("x", value, LAYOUTS, 3, 1)

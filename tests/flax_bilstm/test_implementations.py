@@ -255,6 +255,17 @@ def test_lowers_for_every_platform(implementation):
     assert "custom_call" not in exported.mlir_module()  # nothing that one of them might lack
 
 
+def test_where_nothing_is_padded_native_masks_nothing_on_other_platforms():
+    weights, x, state, _ = case("float32", lengths=False)
+    texts = [
+        jax.export.export(IMPLEMENTATIONS[name], platforms=("tpu",))(
+            weights, x, state, None, reverse=True
+        ).mlir_module()
+        for name in ("fused", "native")
+    ]
+    assert texts[1].count("stablehlo.select") == texts[0].count("stablehlo.select")
+
+
 def test_names():
     assert recurrence.resolve(None) is IMPLEMENTATIONS[recurrence.DEFAULT]
     for name, run in IMPLEMENTATIONS.items():

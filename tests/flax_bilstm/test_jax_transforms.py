@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 
 import flax_bilstm as fb
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
 # Two ways to the same numbers are compared here; how they round is judged elsewhere.
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -104,3 +106,41 @@ def test_forward_mode_needs_scan() -> None:
     model = make_network(implementation="fused")
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(model, (X,), (X,))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_shard_map_sums_the_gradients_of_weights_that_all_devices_share(
+    assert_close: Callable[..., None], implementation: str
+) -> None:
+    lstm = make_lstm(bidirectional=True, implementation=implementation)
+    graph, state = nnx.split(lstm)
+    x = jnp.concatenate([X, X[:1]])  # (4, time, in), for two devices
+    states = jnp.ones((2, 1, HIDDEN))  # shared too
+
+    def loss(state: nnx.State, x: jax.Array) -> jax.Array:
+        h_0 = jnp.broadcast_to(states, (2, len(x), HIDDEN))
+        return jnp.sum(nnx.merge(graph, state)(x, (h_0, h_0))[0] ** 2)
+
+    split = jax.shard_map(
+        lambda x, state: jax.lax.psum(loss(state, x), "batch"),
+        mesh=Mesh(jax.devices("cpu"), ("batch",)),
+        in_specs=(PartitionSpec("batch"), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+    actual = jax.jit(jax.grad(lambda state: split(x, state)))(state)
+    expected = jax.jit(jax.grad(loss))(state, x)
+    named = [
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (actual, expected)
+    ]
+    assert_close(*named, FLOAT32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_without_jit_it_runs_step_by_step(
+    assert_close: Callable[..., None], implementation: str
+) -> None:
+    lstm = make_lstm(bidirectional=True, implementation=implementation)
+    expected = {"y": lstm(X)[0]}
+    with jax.disable_jit():
+        assert_close({"y": lstm(X)[0]}, expected, FLOAT32)

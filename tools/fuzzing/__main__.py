@@ -1,4 +1,4 @@
-"""`python -m tools.fuzzing [CASES]`: read that many damaged files; exit code 1 if one ends badly."""
+"""`python -m tools.fuzzing [CASES]`: read so many damaged files; exit code 1 if one ends badly."""
 
 import collections
 import sys

@@ -12,7 +12,7 @@ import numpy as np
 from flax_bilstm.checkpoints import safetensors_file, torch_writing
 
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\xff" * 8)
-OPCODES = bytes(b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95")
+OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95"
 
 
 def corpus() -> list[bytes]:
@@ -43,7 +43,7 @@ def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
 def damaged(originals: Sequence[bytes], seed: int) -> bytes:
     """One of the files after one to four changes, the same for the same seed."""
     rng = np.random.default_rng(seed)
-    data = originals[rng.integers(len(originals))]
+    data = originals[int(rng.integers(len(originals)))]
 
     def change(data: bytes) -> bytes:
         for _ in range(rng.integers(1, 5)):
@@ -104,7 +104,7 @@ def _double(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -
 
 
 def _splice(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    other = originals[rng.integers(len(originals))]
+    other = originals[int(rng.integers(len(originals)))]
     start = _at(other, rng)
     return _put(data, other[start : start + int(rng.integers(1, 100))], rng)
 

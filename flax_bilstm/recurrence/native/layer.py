@@ -74,15 +74,11 @@ def _forward(
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
     """Outputs, final states and, where `save` asks for them, what the backward pass needs."""
-    return primitives.forward(weights, x, states, _all_lengths(lengths, x), reverse, save)
+    return primitives.forward(weights, x, states, lengths, reverse, save)
 
 
 def _lengths(x: Array, valid: Array | None) -> Int[Array, " batch"] | None:
     return None if valid is None else jnp.sum(valid[..., 0], axis=0, dtype=jnp.int32)
-
-
-def _all_lengths(lengths: Array | None, x: Array) -> Int[Array, " batch"]:
-    return jnp.full(x.shape[1], x.shape[0], jnp.int32) if lengths is None else lengths
 
 
 def _run_and_save(
@@ -112,8 +108,7 @@ def _pull_back(
     weights, x, states, lengths, outputs, saved = residuals
     assert outputs is not None
     assert saved is not None
-    known = _all_lengths(lengths, x)
-    d_initial, dz = primitives.backward(weights, known, saved, *cotangents, reverse)
+    d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, reverse)
     valid = None if lengths is None else validity(lengths, x.shape[0])
     parts = jnp.split(outputs, len(weights), axis=-1)
     gradients = [

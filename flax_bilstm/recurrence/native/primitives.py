@@ -26,7 +26,7 @@ def forward(
     weights: Sequence[Weights],
     x: Float[Array, "time batch in"],
     states: State,
-    lengths: Int[Array, " batch"],
+    lengths: Int[Array, " batch"] | None,
     reverse: bool,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
@@ -34,27 +34,32 @@ def forward(
 
     The second of two directions is the reverse one; a direction alone is if `reverse` says so.
     """
-    operands = [x, states.hidden, lengths, states.cell]
+    operands = [x, states.hidden, _known(lengths, x), states.cell]
     for each in weights:
         operands += [each.kernel_ih, each.kernel_hh, _bias(each)]
-    outputs, h_n, c_n, *saved = forward_p.bind(*operands, reverse=reverse, save=save)
+    ragged = lengths is not None
+    outputs, h_n, c_n, *saved = forward_p.bind(*operands, reverse=reverse, save=save, ragged=ragged)
     return outputs, State(h_n, c_n), _in_groups(saved, SAVED)
 
 
 def backward(
     weights: Sequence[Weights],
-    lengths: Int[Array, " batch"],
+    lengths: Int[Array, " batch"] | None,
     saved: Sequence[Sequence[Array]],
     d_outputs: Float[Array, "time batch out"],
     d_final: State,
     reverse: bool,
 ) -> tuple[State, list[Array]]:
     """The gradient of the initial states, and dz (time, batch, gates) of each direction."""
-    operands = [d_outputs, d_final.hidden, lengths, d_final.cell]
+    operands = [d_outputs, d_final.hidden, _known(lengths, d_outputs), d_final.cell]
     for each, arrays in zip(weights, saved, strict=True):
         operands += [each.kernel_hh, *arrays]
-    d_h_0, d_c_0, *dz = backward_p.bind(*operands, reverse=reverse)
+    d_h_0, d_c_0, *dz = backward_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
     return State(d_h_0, d_c_0), dz
+
+
+def _known(lengths: Array | None, x: Array) -> Int[Array, " batch"]:
+    return jnp.full(x.shape[1], x.shape[0], jnp.int32) if lengths is None else lengths
 
 
 def _bias(weights: Weights) -> Array:
@@ -68,9 +73,16 @@ def _in_groups(arrays: Sequence[Array], size: int) -> tuple[tuple[Array, ...], .
 
 
 def _forward_in_xla(
-    x: Array, h_0: Array, lengths: Array, c_0: Array, *weights: Array, reverse: bool, save: bool
+    x: Array,
+    h_0: Array,
+    lengths: Array,
+    c_0: Array,
+    *weights: Array,
+    reverse: bool,
+    save: bool,
+    ragged: bool,
 ) -> list[Array]:
-    valid = validity(lengths, x.shape[0])
+    valid = validity(lengths, x.shape[0]) if ragged else None
     results = [
         fused.forward_loop(
             Weights(kernel_ih, kernel_hh, bias, None, None),
@@ -89,9 +101,15 @@ def _forward_in_xla(
 
 
 def _backward_in_xla(
-    d_outputs: Array, d_h_n: Array, lengths: Array, d_c_n: Array, *others: Array, reverse: bool
+    d_outputs: Array,
+    d_h_n: Array,
+    lengths: Array,
+    d_c_n: Array,
+    *others: Array,
+    reverse: bool,
+    ragged: bool,
 ) -> list[Array]:
-    valid = validity(lengths, d_outputs.shape[0])
+    valid = validity(lengths, d_outputs.shape[0]) if ragged else None
     parts = jnp.split(d_outputs, len(d_h_n), axis=-1)
     d_initials, dz = [], []
     for k, (kernel_hh, *saved) in enumerate(_in_groups(others, 1 + SAVED)):
@@ -197,7 +215,13 @@ def _primitive(
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("reverse", "save")))
+    compiled = jax.jit(primitive.bind, static_argnames=("reverse", "save", "ragged"))
+
+    def run_alone(*operands: Array, **options: Any) -> Any:
+        with jax.disable_jit(False):  # one call is the smallest step there is
+            return compiled(*operands, **options)
+
+    primitive.def_impl(run_alone)
     batching.primitive_batchers[primitive] = _batch(primitive, group, weights)
     mlir.register_lowering(primitive, mlir.lower_fun(in_xla, multiple_results=True))
     mlir.register_lowering(primitive, _lower_for_cpu(call, in_xla), platform="cpu")
