@@ -33,7 +33,7 @@ def parameter(*shape):
 
 
 NETWORKS = {
-    "transformer": lambda: tnn.TransformerEncoder(tnn.TransformerEncoderLayer(8, 2, 16), 2),
+    "transformer": lambda: tnn.TransformerDecoder(tnn.TransformerDecoderLayer(8, 2, 16), 2),
     "keywords and signs": lambda: having(
         **{"class": tnn.Linear(2, 3), "a-b": tnn.Linear(2, 3), "x y": parameter(2)}
     ),

@@ -285,7 +285,7 @@ def replaced(node: Any, path: tuple[Any, ...], value: Any) -> Any:
     return node
 
 
-@pytest.mark.parametrize("path", paths_in(adam_state()), ids=str)
+@pytest.mark.parametrize("path", [p for p in paths_in(adam_state()) if p], ids=str)
 def test_a_malformed_state_is_one_error_of_ours_or_does_no_harm(path: tuple[Any, ...]) -> None:
     model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     for value in MALFORMED:
