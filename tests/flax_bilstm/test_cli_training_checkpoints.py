@@ -124,7 +124,7 @@ def test_an_optimizer_that_optax_lacks(
     torch.save({"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer}, path)
     assert run("convert", path, tmp_path / "run") == BAD_INPUT
     printed = capsys.readouterr()
-    assert "Adam, AdamW, SGD or RMSprop" in printed.err
+    assert "Adam, AdamW, SGD, RMSprop or Adadelta" in printed.err
     assert "--no-optimizer" in printed.err
     assert list(tmp_path.iterdir()) == [path]
     assert run("convert", path, tmp_path / "run", "--no-optimizer") == GOOD
