@@ -260,7 +260,7 @@ def test_a_network_of_the_users_own_with_its_optimizer(
     printed = capsys.readouterr().out
     assert "left out: criterion.weight" in printed
     assert "no forward pass was compared" in printed
-    tree = orbax_folder.read(target)
+    tree = orbax_folder.read(target).tree
     moment = tree["optimizer"]["opt_state"]["0"]["mu"]["head"]["kernel"]["value"]
     expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
     np.testing.assert_array_equal(moment.T, expected)
@@ -303,7 +303,7 @@ def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
     optimizer.step()
     torch.save({"model": both.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     assert run("convert", tmp_path / "a.pt", tmp_path / "run", "--prefix", "encoder.") == GOOD
-    tree = orbax_folder.read(tmp_path / "run")["optimizer"]["opt_state"]["0"]["mu"]
+    tree = orbax_folder.read(tmp_path / "run").tree["optimizer"]["opt_state"]["0"]["mu"]
     moment = tree["layers"]["0"]["forward"]["kernel_ih"]["value"]
     expected = optimizer.state[both["encoder"].weight_ih_l0]["exp_avg"].numpy()
     np.testing.assert_array_equal(moment.T, expected)
