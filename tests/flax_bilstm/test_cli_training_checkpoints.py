@@ -293,6 +293,74 @@ def test_what_the_user_passes_for_a_network_of_their_own(
     assert not (tmp_path / "run.orbax").exists()
 
 
+TIED_PORT = """
+import jax.numpy as jnp
+from flax import nnx
+import flax_bilstm as fb
+
+class Port(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 3, rngs=rngs)
+        self.lstm = fb.LSTM(3, 3, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(7))
+        self.ids = nnx.Variable(jnp.zeros(2, jnp.int32))
+
+def make():
+    return Port(nnx.Rngs(0))
+"""
+
+
+def tied() -> Any:
+    """A language model: tied weights, a raw parameter, a buffer."""
+    model = torch.nn.ModuleDict(
+        {
+            "encoder": torch.nn.Embedding(7, 3),
+            "lstm": torch.nn.LSTM(3, 3, batch_first=True),
+            "decoder": torch.nn.Linear(3, 7, bias=False),
+        }
+    )
+    model["decoder"].weight = model["encoder"].weight
+    model.bias = torch.nn.Parameter(torch.ones(7))
+    model.register_buffer("ids", torch.tensor([3, 4]))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_groups_ties_raw_parameters_and_buffers(
+    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a dtype, `jnp.zeros` has what JAX gives it where 64 bits are not asked for."""
+    torch.manual_seed(0)
+    model = tied().to(dtype)
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [(n, p) for n, p in named if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [(n, p) for n, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    hidden = model["lstm"](model["encoder"](torch.arange(7)[None]))[0]
+    ((model["decoder"](hidden) + model.bias) ** 2).sum().backward()
+    optimizer.step()
+    content = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save(content, tmp_path / "run.ckpt")
+    port = TIED_PORT
+    if dtype is torch.float64:
+        port = port.replace("rngs=rngs", "rngs=rngs, param_dtype=jnp.float64").replace(
+            "int32", "int64"
+        )
+    (tmp_path / "tied_port.py").write_text(port)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tied_port", raising=False)
+    options = ("--into", "tied_port:make", "--names", "embed=encoder", "--names", "embed=decoder")
+    assert run("convert", tmp_path / "run.ckpt", tmp_path / "run.orbax", *options) == GOOD
+    tree = orbax_folder.read(tmp_path / "run.orbax").tree
+    for path, expected in {"embed.embedding": model["encoder"].weight, "bias": model.bias}.items():
+        np.testing.assert_array_equal(tree["model"][path], expected.detach().numpy(), strict=True)
+    moments = tree["optimizer"]["opt_state"]["inner_states"]["group 1"]["inner_state"]["0"]
+    expected = optimizer.state[model.bias]["exp_avg"].numpy()
+    np.testing.assert_array_equal(moments["mu"]["bias"]["value"], expected, strict=True)
+
+
 def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
     """Encoder and decoder of one shape: `--prefix` takes the encoder's, by name."""
     torch.manual_seed(0)
