@@ -106,7 +106,10 @@ def _written(
 ) -> list[str]:
     """Convert, write, read back and compare; the report's lines."""
     with checkpoints.naming(job.source), np.errstate(over="ignore"):
-        converted = _converted(job, read)
+        module = None if job.into is None else _built(job.into)
+        if module is not None:
+            read = checkpoints.fitting(read, module, job.names, job.ignore)
+        converted = _converted(job, read, module)
     lines = [f"{job.source}: {converted.words}", *(f"  {note}" for note in read.notes)]
     lines += [f"  left out: {name}" for name in converted.skipped]
 
@@ -128,12 +131,11 @@ def _written(
     return [*lines, *_compared(job, read, converted, temporary)]
 
 
-def _converted(job: Conversion, read: Checkpoint) -> _Converted:
-    """The module that the tensors make, if any, and its tensors."""
+def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> _Converted:
+    """The user's module or the one that the tensors make, if any, and its tensors."""
     dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
     size = f"{len(read.tensors)} tensors, {dtypes}"
-    if job.into is not None:
-        module = _built(job.into)
+    if module is not None:
         tensors = _cast_tensors(read.tensors, job.dtype)
         skipped = load_state_dict(module, tensors, names=job.names, ignore=job.ignore)
         written = state_dict(module, names=job.names, ignore=job.ignore)
