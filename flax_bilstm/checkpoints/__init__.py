@@ -146,7 +146,7 @@ def read(
         whole = folded(checkpoint)
     except ValueError:  # a parametrization that is not known, so not ours
         return checkpoint
-    return whole if is_ours(whole.tensors.keys()) else checkpoint
+    return whole if is_ours(whole.tensors) else checkpoint
 
 
 def fitting(

@@ -141,7 +141,7 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
         written = state_dict(module, names=job.names, ignore=job.ignore)
         left = (*skipped.tensors, *skipped.variables)
         return _Converted(module, written, f"{type(module).__name__}, {size}", left)
-    if not is_ours(read.tensors.keys()):
+    if not is_ours(read.tensors):
         return _Converted(None, _cast_tensors(read.tensors, job.dtype), size)
     kind, sizes = read_sizes(read.tensors)
     options: dict[str, Any] = {} if "input_size" in sizes else {"score": job.score}
@@ -210,7 +210,7 @@ def _compared(
         back = state_dict(again, names=job.names, ignore=job.ignore)
     else:
         back = checkpoints.read(temporary).tensors
-    if is_ours(read.tensors.keys()) and job.into is None:
+    if is_ours(read.tensors) and job.into is None:
         return _report(verification.verify(read.tensors, converted.tensors, back, job.score))
     if changed := verification.differing(converted.tensors, back):
         raise DifferenceError(
