@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("flax_bilstm", "torch_ref", "parity")
+PACKAGES = ("flax_bilstm", "torch_ref", "parity", "parity_entry")
 
 
 def run_python(script: str, cwd: Path) -> None:
@@ -39,7 +39,8 @@ def test_import_starts_no_backend(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["torch", "rich"])
 def test_the_proof_says_what_it_needs(missing: str, tmp_path: Path) -> None:
-    script = f"import sys; sys.modules[{missing!r}] = None; import parity.__main__ as m; m.run()"
+    module = "parity_entry.command"
+    script = f"import sys; sys.modules[{missing!r}] = None; import {module} as m; m.run()"
     if missing != "torch":
         pytest.importorskip("torch")
     done = subprocess.run(
@@ -66,7 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield opened
 
 
-def test_wheel_holds_the_three_packages_whole(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_its_packages_whole(wheel: zipfile.ZipFile) -> None:
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     sources = {
         path.relative_to(ROOT).as_posix()

@@ -1,0 +1,24 @@
+"""The command `parity`: `parity.cli`, where what it needs is installed."""
+
+import sys
+
+NEEDED = {"matplotlib", "optax", "rich", "sklearn", "torch"}
+
+
+def run() -> None:
+    """Run the command line; what is not installed is bad input, and one message on stderr."""
+    try:
+        from parity.cli import main
+
+        code = main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in NEEDED:
+            raise
+        print(
+            f"parity: the proof needs {package}, which is not installed; run pip install "
+            "'flax-bilstm[parity]'.",
+            file=sys.stderr,
+        )
+        code = 2
+    sys.exit(code)
