@@ -4,6 +4,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "weight_gradients.h"
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
@@ -14,7 +15,9 @@ constexpr Kernel<typename Pass::Pass, T> kernel() {
 
 template <typename T>
 constexpr Kernels<T> kernels() {
-  return {kernel<ForwardPass<T>, T>(), kernel<BackwardPass<T>, T>()};
+  return {kernel<ForwardPass<T>, T>(),
+          kernel<BackwardPass<T>, T>(),
+          {WeightGradientsOfBlocks<T>::blocks, WeightGradientsOfBlocks<T>::run}};
 }
 
 template <typename T, Vector<T> (*function)(Vector<T>)>

@@ -47,6 +47,20 @@ struct Backward {
   T *d_h_0, *d_c_0;          // (batch, hidden)
 };
 
+template <typename T>
+struct WeightGradients {
+  Size time, batch, input, hidden, output_stride;
+  bool reverse;
+  const std::int32_t* lengths;
+  const T* x;
+  const T* h_0;
+  const T* outputs;          // (time, batch, output_stride)
+  const T* dz;               // (time, batch, 4 hidden)
+  T* d_kernel_ih;            // (input, 4 hidden)
+  T* d_kernel_hh;            // (hidden, 4 hidden)
+  T* d_bias;                 // (4 hidden,)
+};
+
 // A pass in parts: `pack` makes panel after panel of the packed weights, then `run` takes the rows
 // from `begin` to `end` of the batch through all of time. A row's numbers do not depend on the part
 // that it is in. Counts are of elements; `panels` is 0 where weights are not packed.
@@ -59,10 +73,18 @@ struct Kernel {
   void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
 };
 
+// The gradients of the weights, in blocks of columns that depend on nothing of each other.
+template <typename T>
+struct WeightGradientsKernel {
+  Size (*blocks)(const WeightGradients<T>&);
+  void (*run)(const WeightGradients<T>&, Size begin, Size end);
+};
+
 template <typename T>
 struct Kernels {
   Kernel<Forward<T>, T> forward;
   Kernel<Backward<T>, T> backward;
+  WeightGradientsKernel<T> weight_gradients;
 };
 
 // Two vector functions alone, for the tests of their accuracy.

@@ -1,4 +1,4 @@
-"""`native`: the two passes in C++, the gradients of weights and inputs as products in XLA."""
+"""`native`: both passes and the weights' gradients in C++; that of the input is XLA's product."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -109,21 +109,10 @@ def _pull_back(
     assert outputs is not None
     assert saved is not None
     d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, reverse)
-    valid = None if lengths is None else validity(lengths, x.shape[0])
-    parts = jnp.split(outputs, len(weights), axis=-1)
-    gradients = [
-        fused.product_gradients(
-            each,
-            x,
-            states.hidden[k],
-            valid,
-            parts[k],
-            fused.GateGradients(dz[k], None, None),
-            reverse or k == 1,
-        )
-        for k, each in enumerate(weights)
-    ]
-    d_weights, d_x = zip(*gradients, strict=True)
+    d_weights = primitives.weight_gradients(
+        weights, x, states.hidden, lengths, outputs, dz, reverse
+    )
+    d_x = [fused.input_gradient(each, dz[k]) for k, each in enumerate(weights)]
     return d_weights, sum(d_x[1:], d_x[0]), d_initial
 
 

@@ -6,6 +6,10 @@
 #include <string>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "dispatch.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -15,6 +19,17 @@ namespace flax_bilstm {
 namespace {
 
 namespace ffi = xla::ffi;
+
+// Asks for large pages where an array of `bytes` begins: a training step writes tens of megabytes
+// that glibc has just taken from the system, and the page faults would take longer than the writing.
+void prefer_large_pages(void* data, std::size_t bytes) {
+#if defined(__linux__)
+  constexpr std::uintptr_t page = std::uintptr_t{1} << 21;
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t first = (address + page - 1) & ~(page - 1), end = (address + bytes) & ~(page - 1);
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
 
 // Memory for vectors, not set to anything.
 template <typename T>
@@ -33,6 +48,12 @@ class Workspace {
   std::unique_ptr<T, Delete> data_;
 };
 
+// How many of a direction's `pieces` one of the threads takes that no other direction has; not 0.
+Size share(Size pieces, const ffi::ThreadPool& pool, Size directions) {
+  const Size threads = std::max<Size>(1, (pool.num_threads() + directions - 1) / directions);
+  return std::max<Size>(1, (pieces + threads - 1) / threads);
+}
+
 // Runs every direction, its batch split among the threads that no other direction has.
 template <typename Pass, typename T>
 void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel,
@@ -46,10 +67,7 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
     kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
   });
 
-  const Size threads = std::max<Size>(1, pool.num_threads());
-  const Size tiles = (batch + tile_rows - 1) / tile_rows;
-  const Size wanted = std::min((threads + directions - 1) / directions, tiles);
-  const Size rows = wanted ? (tiles + wanted - 1) / wanted * tile_rows : 1;
+  const Size rows = share((batch + tile_rows - 1) / tile_rows, pool, directions) * tile_rows;
   const Size parts = (batch + rows - 1) / rows;
   const Size scratch_size = kernel.scratch_size(first, rows);
   const Workspace<T> scratch(directions * parts * scratch_size);
@@ -81,7 +99,9 @@ class Results {
   explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
   std::size_t left() const { return buffers_.size() - index_; }
   T* next() {
-    return static_cast<T*>((*buffers_.get<ffi::AnyBuffer>(index_++))->untyped_data());
+    auto buffer = *buffers_.get<ffi::AnyBuffer>(index_++);
+    prefer_large_pages(buffer->untyped_data(), buffer->size_bytes());
+    return static_cast<T*>(buffer->untyped_data());
   }
 
  private:
@@ -171,6 +191,47 @@ void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_
   run(pool, passes, kernels.backward, tile_rows);
 }
 
+// x, h_0, lengths, outputs, and dz of each direction
+//   -> d W_ih, d W_hh and d bias of each direction.
+template <typename T>
+void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
+                      ffi::RemainingArgs others, ffi::RemainingRets results,
+                      const Kernels<T>& kernels, bool reverse) {
+  WeightGradients<T> layer{};
+  layer.time = x.dimensions()[0];
+  layer.batch = x.dimensions()[1];
+  layer.input = x.dimensions()[2];
+  const Size directions = h_0.dimensions()[0];
+  layer.hidden = h_0.dimensions()[2];
+  layer.output_stride = directions * layer.hidden;
+  layer.x = static_cast<const T*>(x.untyped_data());
+  layer.h_0 = static_cast<const T*>(h_0.untyped_data());
+  Arguments<T> arguments(others);
+  Results<T> arrays(results);
+  layer.lengths = arguments.template next<std::int32_t>();
+  layer.outputs = arguments.next();
+
+  std::vector<WeightGradients<T>> passes;
+  for (Size direction = 0; direction < directions; ++direction) {
+    WeightGradients<T> pass = layer;
+    pass.reverse = reverse || direction == 1;
+    pass.h_0 += direction * layer.batch * layer.hidden;
+    pass.outputs += direction * layer.hidden;
+    pass.dz = arguments.next();
+    pass.d_kernel_ih = arrays.next();
+    pass.d_kernel_hh = arrays.next();
+    pass.d_bias = arrays.next();
+    passes.push_back(pass);
+  }
+  const Size blocks = kernels.weight_gradients.blocks(layer);
+  const Size each = share(blocks, pool, directions);
+  const Size parts = (blocks + each - 1) / each;
+  parallel(pool, directions * parts, [&](Size task) {
+    const Size begin = task / directions * each;
+    kernels.weight_gradients.run(passes[task % directions], begin, std::min(begin + each, blocks));
+  });
+}
+
 // Calls f with the kernels of the dtype of `buffer`.
 template <typename F>
 ffi::Error with_kernels(const ffi::AnyBuffer& buffer, const F& f) {
@@ -205,6 +266,14 @@ ffi::Error backward_call(ffi::ThreadPool pool, ffi::AnyBuffer d_outputs, ffi::An
   });
 }
 
+ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
+                                 ffi::RemainingArgs others, ffi::RemainingRets results,
+                                 bool reverse) {
+  return with_kernels(x, [&](const auto& kernels, Size) {
+    weight_gradients(pool, x, h_0, others, results, kernels, reverse);
+  });
+}
+
 }  // namespace
 }  // namespace flax_bilstm
 
@@ -223,6 +292,9 @@ extern "C" {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_forward, flax_bilstm::forward_call, FLAX_BILSTM_CALL);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_backward, flax_bilstm::backward_call, FLAX_BILSTM_CALL);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_weight_gradients, flax_bilstm::weight_gradients_call,
+                              FLAX_BILSTM_CALL);
 
 const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instruction_set(); }
 

@@ -1,4 +1,4 @@
-"""The two passes of a layer as JAX primitives: what they return, how they are batched and lowered.
+"""The passes of a layer as JAX primitives: what they return, how they are batched and lowered.
 
 Lowered for one CPU they are a call of the library. For other platforms, for several devices (XLA
 would gather a split batch before a call that it does not know) and for `jax.export` they are the
@@ -6,6 +6,7 @@ loops of `fused`, which return the same. Whoever traces a program need not know 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,6 +57,30 @@ def backward(
         operands += [each.kernel_hh, *arrays]
     d_h_0, d_c_0, *dz = backward_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
     return State(d_h_0, d_c_0), dz
+
+
+def weight_gradients(
+    weights: Sequence[Weights],
+    x: Float[Array, "time batch in"],
+    initial_hidden: Float[Array, "directions batch hidden"],
+    lengths: Int[Array, " batch"] | None,
+    outputs: Float[Array, "time batch out"],
+    dz: Sequence[Float[Array, "time batch gates"]],
+    reverse: bool,
+) -> tuple[Weights, ...]:
+    """The gradient of each direction's weights, dz being that of its gates."""
+    operands = [x, initial_hidden, _known(lengths, x), outputs, *dz]
+    results = weight_gradients_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
+    return tuple(
+        Weights(
+            kernel_ih,
+            kernel_hh,
+            None if each.bias_ih is None else bias,
+            None if each.bias_hh is None else bias,
+            None,
+        )
+        for each, (kernel_ih, kernel_hh, bias) in zip(weights, _in_groups(results, 3), strict=True)
+    )
 
 
 def _known(lengths: Array | None, x: Array) -> Int[Array, " batch"]:
@@ -123,6 +148,29 @@ def _backward_in_xla(
     return [*jax.tree.map(lambda *each: jnp.stack(each), *d_initials), *dz]
 
 
+def _weight_gradients_in_xla(
+    x: Array,
+    h_0: Array,
+    lengths: Array,
+    outputs: Array,
+    *dz: Array,
+    reverse: bool,
+    ragged: bool,
+) -> list[Array]:
+    valid = validity(lengths, x.shape[0]) if ragged else None
+    parts = jnp.split(outputs, len(dz), axis=-1)
+    like = jnp.zeros((), x.dtype)
+    weights = Weights(like, like, like, None, None)
+    results: list[Array] = []
+    for k, d_gates in enumerate(dz):
+        gates = fused.GateGradients(d_gates, None, None)
+        d_weights = fused.weight_gradients(
+            weights, x, h_0[k], valid, parts[k], gates, reverse or k == 1
+        )
+        results += [array for array in d_weights if array is not None]
+    return results
+
+
 def _forward_avals(
     x: ShapedArray, h_0: ShapedArray, *others: ShapedArray, save: bool, **_: Any
 ) -> list[ShapedArray]:
@@ -144,6 +192,14 @@ def _backward_avals(
     return [_plain(d_h_n), _plain(d_h_n), *[dz] * directions]
 
 
+def _weight_gradients_avals(
+    x: ShapedArray, h_0: ShapedArray, *others: ShapedArray, **_: Any
+) -> list[ShapedArray]:
+    gates = 4 * h_0.shape[2]
+    shapes = [(x.shape[2], gates), (h_0.shape[2], gates), (gates,)]
+    return [ShapedArray(shape, x.dtype) for shape in shapes] * h_0.shape[0]
+
+
 def _plain(aval: ShapedArray) -> ShapedArray:
     return ShapedArray(aval.shape, aval.dtype)
 
@@ -159,7 +215,20 @@ def _lower_for_cpu(call: str, in_xla: Any) -> Any:
     return lower
 
 
-def _batch(primitive: Primitive, weights_every: int, weights: int) -> Any:
+def _in_xla_batched(in_xla: Any) -> Any:
+    """Where every example has a gradient of its own: as XLA's batched products."""
+
+    def of(_: Primitive) -> Any:
+        def rule(operands: Sequence[Array], axes: Sequence[Any], **options: Any) -> Any:
+            results = jax.vmap(partial(in_xla, **options), tuple(axes))(*operands)
+            return results, [0] * len(results)
+
+        return rule
+
+    return of
+
+
+def _merged(weights_every: int, weights: int) -> Any:
     """Merge a new axis into the batch; where the weights have it too, one call after the other.
 
     After the four operands that a pass starts with, each direction has `weights_every` of which
@@ -169,7 +238,9 @@ def _batch(primitive: Primitive, weights_every: int, weights: int) -> Any:
     def is_weight(k: int) -> bool:
         return k >= 4 and (k - 4) % weights_every < weights
 
-    def rule(operands: Sequence[Array], axes: Sequence[Any], **options: Any) -> Any:
+    def rule(
+        primitive: Primitive, operands: Sequence[Array], axes: Sequence[Any], **options: Any
+    ) -> Any:
         size = next(
             operand.shape[axis]
             for operand, axis in zip(operands, axes, strict=True)
@@ -206,12 +277,10 @@ def _batch(primitive: Primitive, weights_every: int, weights: int) -> Any:
         split = [r.reshape(r.shape[0], size, -1, *r.shape[2:]) for r in results]
         return split, [1] * len(split)
 
-    return rule
+    return lambda primitive: partial(rule, primitive)
 
 
-def _primitive(
-    name: str, call: str, avals: Any, in_xla: Any, group: int, weights: int
-) -> Primitive:
+def _primitive(name: str, call: str, avals: Any, in_xla: Any, batch: Any) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
@@ -222,13 +291,26 @@ def _primitive(
             return compiled(*operands, **options)
 
     primitive.def_impl(run_alone)
-    batching.primitive_batchers[primitive] = _batch(primitive, group, weights)
+    batching.primitive_batchers[primitive] = batch(primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(in_xla, multiple_results=True))
     mlir.register_lowering(primitive, _lower_for_cpu(call, in_xla), platform="cpu")
     return primitive
 
 
-forward_p = _primitive("lstm_forward", "flax_bilstm_forward", _forward_avals, _forward_in_xla, 3, 3)
+forward_p = _primitive(
+    "lstm_forward", "flax_bilstm_forward", _forward_avals, _forward_in_xla, _merged(3, 3)
+)
 backward_p = _primitive(
-    "lstm_backward", "flax_bilstm_backward", _backward_avals, _backward_in_xla, 1 + SAVED, 1
+    "lstm_backward",
+    "flax_bilstm_backward",
+    _backward_avals,
+    _backward_in_xla,
+    _merged(1 + SAVED, 1),
+)
+weight_gradients_p = _primitive(
+    "lstm_weight_gradients",
+    "flax_bilstm_weight_gradients",
+    _weight_gradients_avals,
+    _weight_gradients_in_xla,
+    _in_xla_batched(_weight_gradients_in_xla),
 )
