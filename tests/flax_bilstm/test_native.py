@@ -264,6 +264,21 @@ def test_it_is_the_default_where_one_cpu_runs():
     assert "while" not in text
 
 
+def test_gradients_twice_from_one_forward_pass(assert_close):
+    """The backward pass writes over what the forward pass kept: not while it is needed again."""
+    weights, x, states, valid = case((4, 6, 3, 8), jnp.float32)
+
+    def twice(x):
+        outputs, pull = jax.vjp(lambda x: run_layer(weights, x, states, valid)[0], x)
+        return pull(outputs)[0], pull(outputs)[0]
+
+    assert "output_operand_alias" in jax.jit(twice).lower(x).as_text()
+    once = jax.grad(lambda x: jnp.sum(run_layer(weights, x, states, valid)[0] ** 2) / 2)(x)
+    for function in (twice, jax.jit(twice)):
+        for each in function(x):
+            assert_close({"d x": each}, {"d x": once}, 1e-6)
+
+
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_batch_split_over_devices_stays_split(declared):
     """Whether x says so itself, or only the compiled function's `in_shardings`."""

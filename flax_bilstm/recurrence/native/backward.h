@@ -86,11 +86,12 @@ class BackwardPass {
   inline void differentiate(Size t, Size row, Size unit) {
     const Size count = pass_.hidden - unit, state = row * width_ + unit;
     const Size step = t * pass_.batch + begin_ + row;
-    Vector<T> saved[kSaved];
-    for (int k = 0; k < kSaved; ++k) {
-      saved[k] = load(pass_.saved[k] + step * pass_.hidden + unit, count);
+    Vector<T> gates[kGates];
+    for (Size gate = 0; gate < kGates; ++gate) {
+      gates[gate] = load(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, count);
     }
-    const auto& [i, f, g, o, previous] = saved;
+    const auto& [i, f, g, o] = gates;
+    const Vector<T> previous = load(pass_.cells + step * pass_.hidden + unit, count);
     const Vector<T> tanh_cell = tanh<T>(fma(f, previous, i * g));
     const Vector<T> d_hidden =
         load(pass_.d_outputs + step * pass_.output_stride + unit, count) + load(d_hidden_ + state);

@@ -203,7 +203,7 @@ class ForwardPass {
     store(cell_ + state, cell);
     store(next_ + state, hidden);
     store(output(t, row) + unit, hidden, count);
-    save(t, row, unit, {i, f, g, o, previous});
+    save(t, row, unit, {i, f, g, o}, previous);
   }
 
   // A step in the padding: the state stays.
@@ -212,13 +212,17 @@ class ForwardPass {
     const Vector<T> none{};
     store(next_ + state, load(hidden_ + state));
     store(output(t, row) + unit, none, count);
-    save(t, row, unit, {none, none, none, none, load(cell_ + state)});
+    save(t, row, unit, {none, none, none, none}, load(cell_ + state));
   }
 
-  inline void save(Size t, Size row, Size unit, const Vector<T> (&values)[kSaved]) {
-    if (!pass_.saved[0]) return;
-    const Size at = (t * pass_.batch + begin_ + row) * pass_.hidden + unit;
-    for (int k = 0; k < kSaved; ++k) store(pass_.saved[k] + at, values[k], pass_.hidden - unit);
+  inline void save(Size t, Size row, Size unit, const Vector<T> (&gates)[kGates],
+                   Vector<T> cell) {
+    if (!pass_.gates) return;
+    const Size step = t * pass_.batch + begin_ + row, count = pass_.hidden - unit;
+    for (Size gate = 0; gate < kGates; ++gate) {
+      store(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, gates[gate], count);
+    }
+    store(pass_.cells + step * pass_.hidden + unit, cell, count);
   }
 
   T* output(Size t, Size row) const {

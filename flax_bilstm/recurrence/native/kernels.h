@@ -13,10 +13,6 @@ using Size = std::ptrdiff_t;
 // Up to this batch size the weights are read where they lie: copying them would cost more.
 constexpr Size kLargestUnpackedBatch = 4;
 
-// What a training call keeps for its backward pass, each (time, batch, hidden): the activated
-// gates i, f, g, o, and the cell that the step started from.
-constexpr int kSaved = 5;
-
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
 // have room for all directions, and the pointers are to this direction's columns.
 template <typename T>
@@ -31,7 +27,9 @@ struct Forward {
   const T *h_0, *c_0;        // (batch, hidden)
   T* outputs;                // (time, batch, output_stride), 0 in the padding
   T *h_n, *c_n;              // (batch, hidden)
-  T* saved[kSaved];          // null where nothing is kept
+  // What a training call keeps for its backward pass; null where nothing is kept.
+  T* gates;                  // (time, batch, 4 hidden), activated
+  T* cells;                  // (time, batch, hidden), that the step started from
 };
 
 template <typename T>
@@ -40,10 +38,11 @@ struct Backward {
   bool reverse;
   const std::int32_t* lengths;
   const T* kernel_hh;
-  const T* saved[kSaved];
+  const T* gates;            // as the forward pass kept them
+  const T* cells;
   const T* d_outputs;        // (time, batch, output_stride)
   const T *d_h_n, *d_c_n;    // (batch, hidden)
-  T* dz;                     // (time, batch, 4 hidden), 0 in the padding
+  T* dz;                     // (time, batch, 4 hidden), 0 in the padding; may be `gates`
   T *d_h_0, *d_c_0;          // (batch, hidden)
 };
 

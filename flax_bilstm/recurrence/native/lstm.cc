@@ -112,7 +112,7 @@ class Results {
 // With two directions the second one is the reverse one; a direction alone may be either.
 
 // x, h_0, lengths, c_0, and W_ih, W_hh and the summed bias of each direction
-//   -> outputs, h_n, c_n, and, where they are asked for, the kSaved arrays of each direction.
+//   -> outputs, h_n, c_n, and, where they are asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
              ffi::RemainingRets results, const Kernels<T>& kernels, Size tile_rows, bool reverse) {
@@ -146,13 +146,16 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
     pass.h_n += states;
     pass.c_n += states;
     pass.outputs += direction * layer.hidden;
-    for (int k = 0; k < kSaved && arrays.left(); ++k) pass.saved[k] = arrays.next();
+    if (arrays.left()) {
+      pass.gates = arrays.next();
+      pass.cells = arrays.next();
+    }
     passes.push_back(pass);
   }
   run(pool, passes, kernels.forward, tile_rows);
 }
 
-// d outputs, d h_n, lengths, d c_n, and W_hh and the kSaved arrays of each direction
+// d outputs, d h_n, lengths, d c_n, and W_hh, the gates and the cells of each direction
 //   -> d h_0, d c_0, and dz of each direction.
 template <typename T>
 void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
@@ -179,7 +182,8 @@ void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_
     const Size states = direction * layer.batch * layer.hidden;
     pass.reverse = reverse || direction == 1;
     pass.kernel_hh = arguments.next();
-    for (const T*& saved : pass.saved) saved = arguments.next();
+    pass.gates = arguments.next();
+    pass.cells = arguments.next();
     pass.d_outputs += direction * layer.hidden;
     pass.d_h_n += states;
     pass.d_c_n += states;

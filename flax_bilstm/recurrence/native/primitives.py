@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from flax_bilstm.recurrence import fused
 from flax_bilstm.recurrence.equations import State, Weights, validity
 
-SAVED = 5
-"""Arrays that a training call keeps for each direction: i, f, g, o and a step's first cell."""
+SAVED = 2
+"""Arrays that a training call keeps for each direction: the gates, and a step's first cell."""
 
 
 def forward(
@@ -31,7 +31,7 @@ def forward(
     reverse: bool,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    """Outputs, final states, and with `save` the five arrays of each direction, else nothing.
+    """Outputs, final states, and with `save` the two arrays of each direction, else nothing.
 
     The second of two directions is the reverse one; a direction alone is if `reverse` says so.
     """
@@ -121,7 +121,10 @@ def _forward_in_xla(
     ]
     outputs, finals, saved = zip(*results, strict=True)
     final = jax.tree.map(lambda *each: jnp.stack(each), *finals)
-    arrays = [array for each in saved for array in each] if save else []
+    arrays = []
+    if save:
+        for *gates, cells in saved:
+            arrays += [jnp.concatenate(gates, axis=-1), cells]
     return [jnp.concatenate(outputs, axis=-1), *final, *arrays]
 
 
@@ -137,8 +140,9 @@ def _backward_in_xla(
     valid = validity(lengths, d_outputs.shape[0]) if ragged else None
     parts = jnp.split(d_outputs, len(d_h_n), axis=-1)
     d_initials, dz = [], []
-    for k, (kernel_hh, *saved) in enumerate(_in_groups(others, 1 + SAVED)):
+    for k, (kernel_hh, gates, cells) in enumerate(_in_groups(others, 1 + SAVED)):
         weights = Weights(kernel_hh, kernel_hh, None, None, None)  # W_ih is not used
+        saved = *jnp.split(gates, 4, axis=-1), cells
         d_final = State(d_h_n[k], d_c_n[k])
         d_initial, (d_gates, _, _) = fused.backward_loop(
             weights, valid, saved, parts[k], d_final, reverse or k == 1
@@ -175,7 +179,8 @@ def _forward_avals(
     x: ShapedArray, h_0: ShapedArray, *others: ShapedArray, save: bool, **_: Any
 ) -> list[ShapedArray]:
     (time, batch, _), (directions, _, hidden), dtype = x.shape, h_0.shape, x.dtype
-    saved = [ShapedArray((time, batch, hidden), dtype)] * (SAVED * directions if save else 0)
+    sizes = [4 * hidden, hidden] * (directions if save else 0)
+    saved = [ShapedArray((time, batch, size), dtype) for size in sizes]
     return [
         ShapedArray((time, batch, directions * hidden), dtype),
         _plain(h_0),
@@ -209,10 +214,17 @@ def _lower_for_cpu(call: str, in_xla: Any) -> Any:
         module = ctx.module_context
         one_device = getattr(module.axis_context, "num_devices", None) == 1
         if one_device and not module.lowering_parameters.for_export:
-            return jax.ffi.ffi_lowering(call)(ctx, *operands, reverse=options["reverse"])
+            in_place = _gates_become_dz(len(operands)) if in_xla is _backward_in_xla else {}
+            lowering = jax.ffi.ffi_lowering(call, operand_output_aliases=in_place)
+            return lowering(ctx, *operands, reverse=options["reverse"])
         return mlir.lower_fun(in_xla, multiple_results=True)(ctx, *operands, **options)
 
     return lower
+
+
+def _gates_become_dz(operands: int) -> dict[int, int]:
+    """The operands of a backward pass that its results are written over: half the memory."""
+    return {operand: 2 + k for k, operand in enumerate(range(5, operands, 1 + SAVED))}
 
 
 def _in_xla_batched(in_xla: Any) -> Any:
