@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.typing import DTypeLike
 
+from flax_bilstm import arguments
 from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.reading import read_sizes
@@ -93,6 +94,7 @@ def load_state_dict(
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
             error lists all of it and suggests `names`, and the module is left as it was.
     """
+    arguments.strings("ignore", ignore)
     all_arrays = to_numpy(state_dict)
     arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
     found = variables(_module(module))
@@ -140,6 +142,7 @@ def load_variables(
     Raises:
         ValueError: anything is missing, unexpected, or of another shape or dtype.
     """
+    arguments.strings("ignore", ignore)
     found = variables(_module(module))
     taken = {name: a for name, a in arrays.items() if not matches(name, ignore)}
     first: dict[int, str] = {}
@@ -206,6 +209,9 @@ def from_state_dict(
         ValueError: the names are neither's, or a tensor is missing, unexpected, misshapen, not
             finite or of another dtype than the rest. The error lists all of it.
     """
+    arguments.floating_dtype("param_dtype", param_dtype)
+    if rngs is not None:
+        arguments.rngs("rngs", rngs)
     arrays = to_numpy(state_dict)
     kind, sizes = read_sizes(arrays)
     if param_dtype is None:
