@@ -99,18 +99,9 @@ def load_state_dict(
     arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
     found = variables(_module(module))
     chosen = rows(module, names, ignore)
-    expected = fit.expected_tensors(chosen, found)
-    listed = list(fit.problems(expected, arrays))
-    checked = (
-        name
-        for row in chosen
-        if fit.must_be_finite(found.get(row.paths[0]))
-        for name in row.torch_names
-    )
-    listed += fit.not_finite(checked, arrays)
-    if listed:
-        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
+    _require_fit(module, chosen, arrays)
 
+    listed: list[str] = []
     loaded: list[tuple[Path, np.ndarray]] = []
     for row in chosen:
         tensors = [arrays[name] for name in row.torch_names]
@@ -130,6 +121,24 @@ def load_state_dict(
         tuple(name for name in all_arrays if name not in arrays),
         tuple(dotted(path) for path, leaf in found.items() if id(leaf) not in left),
     )
+
+
+def _require_fit(
+    module: nnx.Module, chosen: Sequence[Row], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Raise one ValueError that lists what is missing, unexpected, misshapen or not finite."""
+    found = variables(module)
+    expected = fit.expected_tensors(chosen, found)
+    listed = list(fit.problems(expected, arrays))
+    checked = (
+        name
+        for row in chosen
+        if fit.must_be_finite(found.get(row.paths[0]))
+        for name in row.torch_names
+    )
+    listed += fit.not_finite(checked, arrays)
+    if listed:
+        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
 
 
 def load_variables(
@@ -209,10 +218,27 @@ def from_state_dict(
         ValueError: the names are neither's, or a tensor is missing, unexpected, misshapen, not
             finite or of another dtype than the rest. The error lists all of it.
     """
+    module, arrays = _described(to_numpy(state_dict), param_dtype, rngs, options)
+    load_state_dict(module, arrays)
+    return module
+
+
+def check_state_dict(state_dict: Mapping[str, Any]) -> None:
+    """Raise what `from_state_dict` would, without the memory of a module."""
+    module, arrays = _described(to_numpy(state_dict), None, None, {})
+    _require_fit(module, rows(module), arrays)
+
+
+def _described(
+    arrays: dict[str, np.ndarray],
+    param_dtype: DTypeLike | None,
+    rngs: nnx.Rngs | None,
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The module that the arrays describe, without numbers, and the arrays as it takes them."""
     arguments.floating_dtype("param_dtype", param_dtype)
     if rngs is not None:
         arguments.rngs("rngs", rngs)
-    arrays = to_numpy(state_dict)
     kind, sizes = read_sizes(arrays)
     if param_dtype is None:
         # What most tensors have; the rest must have it too.
@@ -235,5 +261,4 @@ def from_state_dict(
     )
     if isinstance(module, LSTM) and isinstance(module.dropout, nnx.Dropout):
         module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))
-    load_state_dict(module, arrays)
-    return module
+    return module, arrays
