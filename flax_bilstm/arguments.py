@@ -4,26 +4,66 @@ Shapes and dtypes are always known, so they are checked under `jax.jit` too. Val
 are checked whenever they are known, that is, outside of a trace.
 """
 
+import math
+import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int
 
 from flax_bilstm.recurrence.equations import Size
 
+LARGEST_AXIS = 2**31 - 1
+"""XLA counts an axis in 32 bits, and ends the process beyond."""
 
-def _array(name: str, value: Any) -> Array:
+
+def quoted(value: Any) -> str:
+    """`value` for a message: numbers, names and dtypes as they are, anything else by its class."""
+    if isinstance(value, type):
+        return value.__name__
+    plain = value is None or isinstance(value, (float, complex, np.dtype))
+    short = isinstance(value, (str, bytes)) and len(value) <= 100
+    small = isinstance(value, int) and value.bit_length() <= 64
+    return repr(value) if plain or short or small else type(value).__name__
+
+
+def array(name: str, value: Any) -> Array:
     """`value` as a JAX array; TypeError where it is none."""
+    if type(value).__name__ == "PackedSequence":
+        raise TypeError(
+            f"{name}: expected a padded array, got PackedSequence; unpack it with "
+            "torch.nn.utils.rnn.pad_packed_sequence, and pass its lengths as lengths=."
+        )
     try:
-        return jnp.asarray(value)
+        converted = jnp.asarray(value)
     except Exception as error:  # of JAX, NumPy or the library whose tensor it is
         raise TypeError(
-            f"{name}: expected an array of numbers, got {type(value).__name__}; convert it with "
+            f"{name}: expected an array of numbers, got {quoted(value)}; convert it with "
             "numpy.asarray first."
         ) from error
+    if not isinstance(converted, jax.core.Tracer) and converted.is_deleted():
+        raise ValueError(
+            f"{name}: expected an array, got one that was deleted; it was donated to an earlier "
+            "call (donate_argnums)."
+        )
+    return converted
+
+
+def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
+    """`value` where it is a tuple or list of two arrays, such as the `parts` "(h_0, c_0)"."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name}: expected the pair {parts}, got {quoted(value)}.")
+    if any(part is None for part in value):
+        raise ValueError(
+            f"{name}: expected the pair {parts} of arrays, got None for one of them; pass zeros "
+            "for the one that you do not have."
+        )
+    return value[0], value[1]
 
 
 def sequence(
@@ -33,7 +73,7 @@ def sequence(
 
     `time_axis` is that of a batched x. Raises ValueError otherwise.
     """
-    x = _array(name, x)
+    x = array(name, x)
     expected = " or ".join(layouts)
     if x.ndim not in {len(layout.split(",")) for layout in layouts}:
         raise ValueError(f"{name}: expected {expected}, got shape {x.shape} of rank {x.ndim}.")
@@ -60,7 +100,18 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
     below 1 as an empty sequence: outputs 0, final state = initial state, attention weights 0.
     """
     unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
-    given: Any = value if unknown else np.asarray(value)
+    try:
+        given: Any = value if unknown else np.asarray(value)
+    except Exception as error:  # of NumPy, JAX or PyTorch
+        raise TypeError(
+            f"lengths: expected {batch} integers, got {quoted(value)}, which is no array of them."
+        ) from error
+    if given.ndim == 2 and given.shape[0] == batch:
+        raise ValueError(
+            f"lengths: expected shape ({batch},), got shape {given.shape}, that of a mask; pass "
+            "mask.sum(axis=1) where the padding is at the end, and move padding at the beginning "
+            "to the end first."
+        )
     if given.shape != (batch,) or not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(
             f"lengths: expected {batch} integers, one for each sequence of the batch, shape "
@@ -74,50 +125,119 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
                 f"lengths[{wrong[0]}] = {given[wrong[0]]} ({wrong.size} of {batch} are out of "
                 "range); drop empty sequences and check the padding."
             )
-    array = jnp.asarray(value)
-    if jnp.iinfo(array.dtype).bits < 32:
-        array = array.astype(jnp.int32)  # a longer time does not fit into a narrower dtype
-    return jnp.clip(array, 0, jnp.asarray(time, array.dtype)).astype(jnp.int32)
+    steps = jnp.asarray(value)
+    if jnp.iinfo(steps.dtype).bits < 32:
+        steps = steps.astype(jnp.int32)  # a longer time does not fit into a narrower dtype
+    return jnp.clip(steps, 0, jnp.asarray(time, steps.dtype)).astype(jnp.int32)
 
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:
     """`value` as an array of exactly `shape`, floating."""
-    array = _array(name, value)
-    if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
+    found = array(name, value)
+    if found.shape != shape or not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(
-            f"{name}: expected {layout} = {shape}, floating, got shape {array.shape} and dtype "
-            f"{array.dtype}."
+            f"{name}: expected {layout} = {shape}, floating, got shape {found.shape} and dtype "
+            f"{found.dtype}."
         )
-    return array
+    return found
 
 
-def positive(name: str, value: int) -> int:
-    """`value` where it is an int of at least 1; ValueError otherwise."""
+def positive(name: str, value: int, most: int = LARGEST_AXIS) -> int:
+    """`value` where it is an int from 1 to `most`; ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}.")
+        raise ValueError(f"{name}: expected an integer of at least 1, got {quoted(value)}.")
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {quoted(value)}.")
     return int(value)
-
-
-MOST_GATES = 2**31 - 1
-"""Rows of a cell's weights: XLA counts an axis in 32 bits, and ends the process beyond."""
 
 
 def hidden_size(name: str, value: int) -> int:
     """`value` where it is a positive int whose four gates fit an axis; ValueError otherwise."""
-    size = positive(name, value)
-    if 4 * size > MOST_GATES:
-        raise ValueError(f"{name}: expected at most {MOST_GATES // 4}, got {size}.")
-    return size
+    return positive(name, value, LARGEST_AXIS // 4)
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` where it is True or False (or 1 or 0); ValueError otherwise."""
+    if not isinstance(value, (bool, int, np.bool_)) or value not in (0, 1):
+        raise ValueError(f"{name}: expected True or False, got {quoted(value)}.")
+    return bool(value)
+
+
+def probability(name: str, value: Any) -> float:
+    """`value` where it is a number from 0 to 1; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise ValueError(f"{name}: expected a probability from 0 to 1, got {quoted(value)}.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a probability from 0 to 1, got {quoted(value)}.")
+    return float(value)
+
+
+def one_of(name: str, value: Any, options: Sequence[str]) -> str:
+    """`value` where it is one of the strings; ValueError otherwise."""
+    if not isinstance(value, str) or value not in options:
+        known = ", ".join(f'"{each}"' for each in options)
+        raise ValueError(f"{name}: expected one of {known}, got {quoted(value)}.")
+    return value
+
+
+def strings(name: str, value: Any) -> Collection[str]:
+    """`value` where it is a collection of strings, and not one string; TypeError otherwise."""
+    if isinstance(value, str):
+        raise TypeError(
+            f"{name}: expected a list of strings, got {quoted(value)}; pass [{quoted(value)}]."
+        )
+    listed = isinstance(value, (list, tuple, set, frozenset))
+    if not listed or not all(isinstance(each, str) for each in value):
+        raise TypeError(f"{name}: expected a list of strings, got {quoted(value)}.")
+    return value
+
+
+def string_or_none(name: str, value: Any) -> str | None:
+    """`value` where it is a string or None; TypeError otherwise."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string or None, got {quoted(value)}.")
+    return value
+
+
+def path(name: str, value: Any) -> str | os.PathLike[str]:
+    """`value` where it is the path of a file or folder; TypeError or ValueError otherwise."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected the path of a file or folder, got {quoted(value)}.")
+    if not os.fspath(value):
+        raise ValueError(f"{name}: expected the path of a file or folder, got an empty one.")
+    return value
+
+
+def rngs(name: str, value: Any) -> nnx.Rngs:
+    """`value` where it is an `nnx.Rngs`; TypeError otherwise."""
+    if not isinstance(value, nnx.Rngs):
+        raise TypeError(f"{name}: expected nnx.Rngs, such as nnx.Rngs(0), got {quoted(value)}.")
+    return value
+
+
+def learning_rate(name: str, value: Any) -> None:
+    """Raise ValueError where `value` is no finite number of at least 0, and no schedule."""
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if isinstance(value, jax.Array):
+        real = value.shape == () and jnp.issubdtype(value.dtype, np.number)
+    if not callable(value) and not (real and 0 <= value < math.inf):
+        raise ValueError(
+            f"{name}: expected a finite number of at least 0 or an optax schedule, got "
+            f"{quoted(value)}."
+        )
 
 
 def floating_dtype(name: str, value: DTypeLike | None) -> None:
     """Raise ValueError where `value` is neither None nor a floating dtype."""
     try:
-        known = value is None or jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        known = value is None or (
+            isinstance(value, (str, type, np.dtype))
+            and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        )
     except TypeError:
         known = False
     if not known:
-        raise ValueError(f"{name}: expected a floating dtype or None, got {value!r}.")
+        raise ValueError(f"{name}: expected a floating dtype or None, got {quoted(value)}.")
 
 
 def compute_dtype(dtype: DTypeLike | None, x: Array, parameter: Array) -> jnp.dtype:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
@@ -51,12 +52,15 @@ class LSTMCell(nnx.RNNCellBase):
         self.hidden_size = arguments.hidden_size("hidden_size", hidden_size)
         arguments.floating_dtype("dtype", dtype)
         arguments.floating_dtype("param_dtype", param_dtype)
-        if isinstance(proj_size, bool) or proj_size not in range(hidden_size):
+        arguments.flag("bias", bias)
+        arguments.rngs("rngs", rngs)
+        known = isinstance(proj_size, (int, np.integer)) and not isinstance(proj_size, bool)
+        if not known or not 0 <= proj_size < hidden_size:
             raise ValueError(
                 f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "
-                f"got {proj_size}."
+                f"got {arguments.quoted(proj_size)}."
             )
-        self.proj_size = proj_size
+        self.proj_size = int(proj_size)
         self.dtype, self.param_dtype = dtype, param_dtype
         initialize = symmetric_uniform(hidden_size)
 
@@ -96,9 +100,10 @@ class LSTMCell(nnx.RNNCellBase):
         """One step: carry (c, h) and inputs (..., input_size) → new carry and h (..., out).
 
         Raises:
+            TypeError: something is no array of numbers.
             ValueError: a shape or dtype does not fit.
         """
-        inputs = jnp.asarray(inputs)
+        inputs = arguments.array("inputs", inputs)
         floating = jnp.issubdtype(inputs.dtype, jnp.floating)
         if inputs.ndim == 0 or inputs.shape[-1] != self.input_size or not floating:
             raise ValueError(
@@ -106,8 +111,9 @@ class LSTMCell(nnx.RNNCellBase):
                 f"{inputs.shape} and dtype {inputs.dtype}."
             )
         batch = inputs.shape[:-1]
-        cell = arguments.state("carry c", carry[0], (*batch, self.hidden_size), "(..., hidden)")
-        hidden = arguments.state("carry h", carry[1], (*batch, self.output_size), "(..., out)")
+        c, h = arguments.pair("carry", carry, "(c, h)")
+        cell = arguments.state("carry c", c, (*batch, self.hidden_size), "(..., hidden)")
+        hidden = arguments.state("carry h", h, (*batch, self.output_size), "(..., out)")
         dtype = arguments.compute_dtype(self.dtype, inputs, self.kernel_ih[...])
         before = State(hidden.astype(dtype), cell.astype(accumulation_dtype(dtype)))
         after = cell_step(self.weights(dtype), before, inputs.astype(dtype))
@@ -123,10 +129,22 @@ class LSTMCell(nnx.RNNCellBase):
 
         input_shape is that of one step, (..., input_size).
         """
+        if not isinstance(input_shape, (tuple, list)) or not input_shape:
+            raise ValueError(
+                f"input_shape: expected (..., input_size={self.input_size}), got "
+                f"{arguments.quoted(input_shape)}."
+            )
         initialize: Any = nnx.initializers.zeros_init() if carry_init is None else carry_init
         dtype = jnp.dtype(self.param_dtype if self.dtype is None else self.dtype)
-        if carry_init is not None and rngs is None:
-            raise ValueError("rngs: expected nnx.Rngs to draw carry_init from, got None.")
+        if carry_init is not None and not callable(carry_init):
+            raise TypeError(
+                "carry_init: expected an initializer, such as nnx.initializers.normal(), got "
+                f"{arguments.quoted(carry_init)}."
+            )
+        if carry_init is not None and not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
+            raise ValueError(
+                f"rngs: expected nnx.Rngs to draw carry_init from, got {arguments.quoted(rngs)}."
+            )
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
 
         def draw(features: int, dtype: jnp.dtype) -> Array:

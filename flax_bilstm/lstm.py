@@ -49,6 +49,7 @@ class LSTM(nnx.Module):
         rngs: draws the parameters (stream `params`) and the dropout masks (stream `dropout`).
 
     Raises:
+        TypeError: rngs is no `nnx.Rngs`.
         ValueError: an argument is out of its range.
     """
 
@@ -69,8 +70,9 @@ class LSTM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         arguments.positive("num_layers", num_layers)
-        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: expected a probability from 0 to 1, got {dropout!r}.")
+        arguments.probability("dropout", dropout)
+        arguments.flag("bidirectional", bidirectional)
+        arguments.flag("time_major", time_major)
         recurrence.resolve(implementation)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.bidirectional, self.proj_size = bias, bidirectional, proj_size
@@ -193,10 +195,7 @@ class LSTM(nnx.Module):
                 )
 
             return State(zeros("h_0"), zeros("c_0"))
-        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != 2:
-            raise ValueError(
-                f"initial_state: expected the pair (h_0, c_0), got {type(initial_state).__name__}."
-            )
+        h_0, c_0 = arguments.pair("initial_state", initial_state, "(h_0, c_0)")
 
         def given(name: str, value: ArrayLike) -> Array:
             batch = (x.shape[1],) if batched else ()
@@ -205,4 +204,4 @@ class LSTM(nnx.Module):
             array = arguments.state(f"initial_state {name}", value, shape, layout)
             return (array if batched else array[:, None]).astype(dtypes[name])
 
-        return State(given("h_0", initial_state[0]), given("c_0", initial_state[1]))
+        return State(given("h_0", h_0), given("c_0", c_0))

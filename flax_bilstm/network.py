@@ -15,6 +15,7 @@ from flax_bilstm.lstm import LSTM
 from flax_bilstm.recurrence.equations import accumulation_dtype
 
 SCORES = ("dot", "general")
+QUERIES = ("all", "last")
 
 
 class Unused(nnx.Variable[Any]):
@@ -74,8 +75,8 @@ class Attention(nnx.Module):
         self.hidden_dim = arguments.positive("hidden_dim", hidden_dim)
         arguments.floating_dtype("dtype", dtype)
         arguments.floating_dtype("param_dtype", param_dtype)
-        if score not in SCORES:
-            raise ValueError(f"score: expected one of {SCORES}, got {score!r}.")
+        arguments.one_of("score", score, SCORES)
+        arguments.rngs("rngs", rngs)
         self.score, self.dtype = score, dtype
         attn: Any = _linear(hidden_dim, hidden_dim, param_dtype=param_dtype, rngs=rngs)
         attn.bias = Unused(attn.bias[...])
@@ -109,8 +110,8 @@ class Attention(nnx.Module):
         Raises:
             ValueError: a shape, dtype, known length or `queries` does not fit.
         """
-        if queries not in ("all", "last"):
-            raise ValueError(f'queries: expected "all" or "last", got {queries!r}.')
+        arguments.one_of("queries", queries, QUERIES)
+        arguments.flag("return_weights", return_weights)
         y = arguments.sequence("y", y, ("(batch, time, features)",), self.hidden_dim, 1)
         dtype = arguments.compute_dtype(self.dtype, y, self.attn.kernel[...])
         if lengths is not None:
@@ -196,6 +197,7 @@ class BiLSTMWithAttention(nnx.Module):
             ValueError: a shape, dtype or known length does not fit. Under `jax.jit` a length above
                 time counts as time; one below 1 is an empty sequence and gives the head's bias.
         """
+        arguments.flag("return_attention", return_attention)
         x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)
         y, _ = self.lstm(x, lengths=lengths)  # (batch, time, 2·hidden_dim)
         context, weights = self.attention(y, queries="last", lengths=lengths, return_weights=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from flax import nnx
 
+from flax_bilstm import arguments
 from flax_bilstm.checkpoints import orbax_folder
 from flax_bilstm.checkpoints.formats import (
     FORMATS,
@@ -86,12 +87,16 @@ def load(
         FileNotFoundError: there is no such file.
     """
     if into is None:
+        if names is not None or ignore:
+            raise TypeError("names, ignore: expected only beside into=, the module to load into.")
         checkpoint = read(path, prefix, key)
         with naming(path):
             return from_state_dict(folded(checkpoint).tensors, **options)
+    if not isinstance(into, nnx.Module):
+        raise TypeError(f"into: expected an nnx.Module, got {arguments.quoted(into)}.")
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on a module that is there.")
-    form = detect(Path(path))
+    form = detect(Path(arguments.path("path", path)))
     checkpoint = _read(path, form, prefix, key)
     with naming(path):
         if form is ORBAX:
@@ -120,7 +125,7 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
         FileNotFoundError: the folder that `path` is to be in does not exist.
         OSError: it cannot be written, on a full disk for example; nothing was.
     """
-    writer = format_of(Path(path)).write
+    writer = format_of(Path(arguments.path("path", path))).write
     arrays = state_dict(module, names=names)
     with replacing(path) as temporary:
         if writer is None:
@@ -138,7 +143,7 @@ def read(
     Weights in parts, weight_norm's for instance, are put together in our own modules only.
     See `load` for the arguments and the errors.
     """
-    form = detect(Path(path))
+    form = detect(Path(arguments.path("path", path)))
     checkpoint = _read(path, form, prefix, key)
     if form is ORBAX:
         return checkpoint._replace(tensors=orbax_folder.to_torch(checkpoint.tensors))
@@ -160,6 +165,8 @@ def fitting(
 def _read(
     path: str | os.PathLike[str], form: Format, prefix: str | None, key: str | None
 ) -> Checkpoint:
+    arguments.string_or_none("prefix", prefix)
+    arguments.string_or_none("key", key)
     with naming(path):
         content = form.read(Path(path))
         checkpoint = unwrap(content.tree, prefix, key)

@@ -276,7 +276,9 @@ def _report(found: verification.Verification) -> list[str]:
             f"{found.from_torch}, expected at most {found.tolerance:.3g}."
         )
     from_torch = "PyTorch is not installed"
-    if found.from_torch is not None:
+    if found.overflows:
+        from_torch = "not compared, sums of these weights overflow"
+    elif found.from_torch is not None:
         from_torch = f"{found.from_torch:.3g}  (float64)"
     return [
         f"forward pass that ran on both sides: {found.forward_pass}",

@@ -1,6 +1,7 @@
 """`flax-bilstm inspect`: what a checkpoint holds, and what keeps it from being loaded."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order
-from flax_bilstm.conversion.reading import Module, is_ours, read_sizes
+from flax_bilstm.conversion.reading import is_ours, read_sizes
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.conversion.rows import rows, variables
-from flax_bilstm.conversion.weights import from_state_dict
+from flax_bilstm.conversion.weights import check_state_dict, from_state_dict
 from flax_bilstm.network import Unused
+
+PIECE = 2**18
+"""Numbers whose norm is taken at once."""
 
 MOST_SHOWN = 100
 """Tensors and layers that people are shown; `--json` has all of them."""
@@ -29,8 +33,8 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     file, format, notes (what was unwrapped, stripped, left out), model (class and sizes of one of
     our own, else null), layers (name, one_of: torch's classes that it can be, sizes), numbers (how
     many, in all tensors), bytes, tensors (name, shape, dtype, norm: the Euclidean one in float64,
-    null if not finite; not_finite: how many values are; unused: whether no forward pass reads it),
-    optimizer (its equal in optax, or why its state cannot be carried over; null if the file holds
+    null where it is not finite or overflows; not_finite: how many values are not; unused: whether
+    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried over; null if the file holds
     none), problems (what would not load and why), loads (whether it would, by itself; null for
     another network, which loads into a module of the user's).
 
@@ -40,7 +44,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
-    loaded, problems = _load(arrays) if is_ours(arrays) else (None, [])
+    problems = _problems(arrays) if is_ours(arrays) else []
     return {
         "file": str(path),
         "format": checkpoints.detect(path).title,
@@ -63,7 +67,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
             }
             for name, array in arrays.items()
         ],
-        "optimizer": _optimizer(read, loaded),
+        "optimizer": _optimizer(read, is_ours(arrays) and not problems),
         "problems": problems,
         "loads": not problems if is_ours(arrays) else None,
     }
@@ -94,7 +98,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def _row(tensor: dict[str, Any]) -> tuple[str, ...]:
-    norm = f"{tensor['not_finite']} not finite"
+    norm = f"{tensor['not_finite']} not finite" if tensor["not_finite"] else "overflows"
     if tensor["norm"] is not None:
         norm = f"{tensor['norm']:.6g}"
     shape = " × ".join(map(str, tensor["shape"])) or "scalar"
@@ -143,31 +147,40 @@ def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[st
 
 
 def _norm(array: np.ndarray) -> dict[str, Any]:
-    """Of any dtype's values, as float64."""
-    values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
-    not_finite = int(np.count_nonzero(~np.isfinite(values)))
-    return {
-        "norm": None if not_finite else float(np.linalg.norm(values.ravel())),
-        "not_finite": not_finite,
-    }
+    """Of any dtype's values, as float64: piece by piece, so that no copy is as large as the array.
+
+    A square that overflows is none: the values are scaled, by powers of 2, which is exact.
+    """
+    flat, not_finite, norm = array.reshape(-1), 0, 0.0
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
+        values = np.abs(piece.astype(np.complex128 if piece.dtype.kind == "c" else np.float64))
+        not_finite += int(np.count_nonzero(~np.isfinite(values)))
+        exponent = int(np.frexp(values.max())[1])
+        scaled = np.linalg.norm(np.ldexp(values, -exponent))
+        with np.errstate(over="ignore"):
+            norm = math.hypot(norm, np.ldexp(scaled, exponent))
+    return {"norm": norm if math.isfinite(norm) else None, "not_finite": not_finite}
 
 
-def _load(arrays: dict[str, np.ndarray]) -> tuple[Module | None, list[str]]:
-    """The model, or all that keeps it from being loaded."""
+def _problems(arrays: dict[str, np.ndarray]) -> list[str]:
+    """All that keeps the tensors from being loaded into the model that they describe."""
     try:
         with jax.enable_x64(True):
-            return from_state_dict(arrays), []
+            check_state_dict(arrays)
     except ValueError as error:
         first, *each = str(error).splitlines()
-        return None, [line.strip() for line in each] or [first]
+        return [line.strip() for line in each] or [first]
+    return []
 
 
-def _optimizer(read: Checkpoint, model: Module | None) -> str | None:
+def _optimizer(read: Checkpoint, loads: bool) -> str | None:
     if read.optimizer is None:
         return None
     try:
-        if model is not None:
+        if loads:
             with jax.enable_x64(True):
+                model = from_state_dict(read.tensors)
                 state = in_the_models_names(read.optimizer, read.renamed)
                 order = parameter_order(model, state, read.renamed)
                 optimizer_state.optimizer_from_torch(model, state, order)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flax_bilstm import arguments
 from flax_bilstm.conversion.rows import Names, Row, rows, variables
 from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, Settings, read, refuse
 from flax_bilstm.conversion.tree import Path, dotted
@@ -68,6 +69,12 @@ def optimizer_from_torch(
         ValueError: the optimizer is another or optax has no equal to it, or its state does not fit
             the model. The error lists all of it.
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model: expected an nnx.Module, got {arguments.quoted(model)}.")
+    if learning_rate is not None:
+        arguments.learning_rate("learning_rate", learning_rate)
+    if parameters is not None:
+        arguments.strings("parameters", _without_none(parameters))
     state = read(optimizer_state_dict)
     trained = _trained(model, names, ignore)
     named = _named(state, parameters, model, trained)
@@ -87,6 +94,11 @@ def optimizer_from_torch(
         _fill(inside, state, named, part)
     nnx.update(optimizer, nnx.from_flat_state(flat))
     return optimizer
+
+
+def _without_none(parameters: Any) -> Any:
+    known = isinstance(parameters, (list, tuple))
+    return [name for name in parameters if name is not None] if known else parameters
 
 
 def describe(optimizer_state_dict: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from flax_bilstm import arguments
 from flax_bilstm.conversion import flax_cells, transforms
 from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.layers import Entry, entry, kind_of
@@ -79,9 +80,11 @@ def rows(
         ignore: patterns (`fnmatch`) of torch names or Flax paths without a counterpart.
 
     Raises:
+        TypeError: names is no such mapping, or ignore no list of strings.
         ValueError: a path in names is not in the module, or two variables have one torch name.
     """
-    walk = _Walk(dict(names or {}))
+    walk = _Walk(_checked(names))
+    arguments.strings("ignore", ignore)
     found = [each for each in walk.node(module, (), ("",)) if not _ignored(each.row, ignore)]
     if unknown := walk.names.keys() - walk.used:
         path = min(unknown)
@@ -101,6 +104,20 @@ def rows(
                 )
             owners[name] = row
     return kept
+
+
+def _checked(names: Any) -> dict[str, Any]:
+    """`names` where it maps Flax paths to torch paths; TypeError otherwise."""
+    names = {} if names is None else names
+    for flax, torch in names.items() if isinstance(names, Mapping) else [(None, names)]:
+        several = isinstance(torch, tuple) and all(isinstance(each, str) for each in torch)
+        known = several or isinstance(torch, (str, SummedBiases))
+        if not isinstance(flax, str) or not known:
+            raise TypeError(
+                "names: expected a mapping from Flax paths to torch paths, each a string, a tuple "
+                f"of strings or SummedBiases, got {arguments.quoted(torch)}."
+            )
+    return dict(names)
 
 
 def variables(module: nnx.Module) -> dict[Path, nnx.Variable[Any]]:

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.typing import DTypeLike
 
+from flax_bilstm import arguments
 from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.reading import read_sizes
@@ -93,22 +94,14 @@ def load_state_dict(
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
             error lists all of it and suggests `names`, and the module is left as it was.
     """
+    arguments.strings("ignore", ignore)
     all_arrays = to_numpy(state_dict)
     arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
     found = variables(_module(module))
     chosen = rows(module, names, ignore)
-    expected = fit.expected_tensors(chosen, found)
-    listed = list(fit.problems(expected, arrays))
-    checked = (
-        name
-        for row in chosen
-        if fit.must_be_finite(found.get(row.paths[0]))
-        for name in row.torch_names
-    )
-    listed += fit.not_finite(checked, arrays)
-    if listed:
-        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
+    _require_fit(module, chosen, arrays)
 
+    listed: list[str] = []
     loaded: list[tuple[Path, np.ndarray]] = []
     for row in chosen:
         tensors = [arrays[name] for name in row.torch_names]
@@ -130,6 +123,24 @@ def load_state_dict(
     )
 
 
+def _require_fit(
+    module: nnx.Module, chosen: Sequence[Row], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Raise one ValueError that lists what is missing, unexpected, misshapen or not finite."""
+    found = variables(module)
+    expected = fit.expected_tensors(chosen, found)
+    listed = list(fit.problems(expected, arrays))
+    checked = (
+        name
+        for row in chosen
+        if fit.must_be_finite(found.get(row.paths[0]))
+        for name in row.torch_names
+    )
+    listed += fit.not_finite(checked, arrays)
+    if listed:
+        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
+
+
 def load_variables(
     module: nnx.Module, arrays: Mapping[str, np.ndarray], *, ignore: Sequence[str] = ()
 ) -> Skipped:
@@ -140,6 +151,7 @@ def load_variables(
     Raises:
         ValueError: anything is missing, unexpected, or of another shape or dtype.
     """
+    arguments.strings("ignore", ignore)
     found = variables(_module(module))
     taken = {name: a for name, a in arrays.items() if not matches(name, ignore)}
     first: dict[int, str] = {}
@@ -210,7 +222,27 @@ def from_state_dict(
         ValueError: the names are neither's, or a tensor is missing, unexpected, misshapen, not
             finite or of another dtype than the rest. The error lists all of it.
     """
-    arrays = to_numpy(state_dict)
+    module, arrays = _described(to_numpy(state_dict), param_dtype, rngs, options)
+    load_state_dict(module, arrays)
+    return module
+
+
+def check_state_dict(state_dict: Mapping[str, Any]) -> None:
+    """Raise what `from_state_dict` would, without the memory of a module."""
+    module, arrays = _described(to_numpy(state_dict), None, None, {})
+    _require_fit(module, rows(module), arrays)
+
+
+def _described(
+    arrays: dict[str, np.ndarray],
+    param_dtype: DTypeLike | None,
+    rngs: nnx.Rngs | None,
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The module that the arrays describe, without numbers, and the arrays as it takes them."""
+    arguments.floating_dtype("param_dtype", param_dtype)
+    if rngs is not None:
+        arguments.rngs("rngs", rngs)
     kind, sizes = read_sizes(arrays)
     if param_dtype is None:
         # What most tensors have; the rest must have it too.
@@ -233,5 +265,4 @@ def from_state_dict(
     )
     if isinstance(module, LSTM) and isinstance(module.dropout, nnx.Dropout):
         module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))
-    load_state_dict(module, arrays)
-    return module
+    return module, arrays

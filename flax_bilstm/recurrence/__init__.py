@@ -59,8 +59,9 @@ def resolve(name: str | Implementation | None) -> Implementation:
     if callable(name):
         return name
     chosen = DEFAULT if name is None else name
-    if chosen not in IMPLEMENTATIONS:
+    if not isinstance(chosen, str) or chosen not in IMPLEMENTATIONS:
+        got = repr(name) if isinstance(name, str) else type(name).__name__
         raise ValueError(
-            f"implementation: expected None or one of {sorted(IMPLEMENTATIONS)}, got {name!r}."
+            f"implementation: expected None or one of {sorted(IMPLEMENTATIONS)}, got {got}."
         )
     return IMPLEMENTATIONS[chosen]

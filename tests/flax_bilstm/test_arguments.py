@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import flax_bilstm as fb
@@ -143,3 +144,107 @@ def test_a_size_whose_gates_overflow_is_refused_before_anything_is_allocated():
 def test_what_is_no_array_is_refused_in_one_sentence(value):
     with pytest.raises(TypeError, match="x: expected an array of numbers, got"):
         arguments.sequence("x", value, LAYOUTS, 3, 1)
+
+
+def deleted():
+    """An array whose memory was donated."""
+    array = jnp.ones((3, 5, 2))
+    array.delete()
+    return array
+
+
+def test_what_is_deleted_is_refused():
+    with pytest.raises(ValueError, match="x: expected an array, got one that was deleted"):
+        arguments.sequence("x", deleted(), ("(batch, time, features)",), 2, 1)
+
+
+def test_a_packed_sequence_is_refused_with_the_way_to_pass_it():
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(3, 5, 2), [3, 2, 1, 1, 1])
+    with pytest.raises(TypeError, match="x: expected a padded array, got PackedSequence; unpack"):
+        fb.LSTM(2, 3, rngs=nnx.Rngs(0))(packed)
+
+
+@pytest.mark.parametrize("mask", [np.ones((3, 5), bool), np.ones((3, 5), np.int32)])
+def test_a_mask_is_no_lengths(mask):
+    with pytest.raises(ValueError, match=r"lengths: .* that of a mask; pass mask.sum\(axis=1\)"):
+        fb.LSTM(2, 3, rngs=nnx.Rngs(0))(np.ones((3, 5, 2), "f4"), lengths=mask)
+
+
+ODD = {
+    "text": "x", "object": object(), "huge": 2**63, "complex": 1j, "dict": {1: 2},
+    "list": [[1, [2]]],
+    "array": np.ones((3, 5, 7), "f4"), "meta": torch.ones(3, 5, 2, device="meta"),
+    "deleted": deleted(), "key": jax.random.key(0), "class": nnx.Linear,
+    "shape": jax.ShapeDtypeStruct((3, 5, 2), jnp.float32),
+}  # fmt: skip
+"""Values that fit no argument; `pytest.raises` below sees which of them does."""
+
+LSTM, NET = fb.LSTM(2, 3, rngs=nnx.Rngs(0)), fb.BiLSTMWithAttention(2, 3, 1, rngs=nnx.Rngs(0))
+ATTENTION, CELL = fb.Attention(2, rngs=nnx.Rngs(0)), fb.LSTMCell(2, 3, rngs=nnx.Rngs(0))
+SEQUENCE, CARRY = np.ones((3, 5, 2), "f4"), (np.ones((3, 3), "f4"), np.ones((3, 3), "f4"))
+SIZES = {"num_layers": 1, "dropout": 0.0, "bidirectional": False, "time_major": False}
+OPTIONS = {"dtype": None, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+CELLS = {"input_size": 2, "hidden_size": 3, "bias": True, "proj_size": 0, **OPTIONS}
+OPTIMIZER = torch.optim.Adam(torch.nn.LSTM(2, 3).parameters()).state_dict()
+DOORS = {
+    "LSTM": (fb.LSTM, {**CELLS, **SIZES}),
+    "LSTMCell": (fb.LSTMCell, CELLS),
+    "Attention": (fb.Attention, {"hidden_dim": 2, "score": "dot", **OPTIONS}),
+    "network": (
+        fb.BiLSTMWithAttention, {"input_dim": 2, "hidden_dim": 3, "output_dim": 1, **OPTIONS}
+    ),
+    "LSTM()": (LSTM, {"x": SEQUENCE, "initial_state": None, "lengths": None}),
+    "LSTMCell()": (CELL, {"carry": CARRY, "inputs": np.ones((3, 2), "f4")}),
+    "Attention()": (
+        ATTENTION, {"y": SEQUENCE, "queries": "all", "lengths": None, "return_weights": False}
+    ),
+    "network()": (NET, {"x": SEQUENCE, "lengths": None, "return_attention": False}),
+    "state_dict": (fb.state_dict, {"module": LSTM, "names": None, "ignore": ()}),
+    "load_state_dict": (
+        fb.load_state_dict,
+        {"module": LSTM, "state_dict": fb.state_dict(LSTM), "names": None, "ignore": ()},
+    ),
+    "from_state_dict": (
+        fb.from_state_dict, {"state_dict": fb.state_dict(LSTM), "param_dtype": None, "rngs": None}
+    ),
+    "optimizer_from_torch": (
+        fb.optimizer_from_torch,
+        {"model": LSTM, "optimizer_state_dict": OPTIMIZER, "parameters": None,
+         "learning_rate": 0.1, "names": None, "ignore": ()},
+    ),
+}  # fmt: skip
+EXPECTED = {"carry": "carry", "optimizer_state_dict": "optimizer"}
+"""How the error calls an argument that it does not call by its name."""
+
+FITS = {
+    "LSTM": {("dtype", "class"): 0},
+    "optimizer_from_torch": {("learning_rate", "huge"): 0, ("learning_rate", "class"): 0},
+}
+"""Values that do fit an argument: a class is callable, as a schedule is."""
+
+
+@pytest.mark.parametrize(("door", "argument"), [(d, a) for d in DOORS for a in DOORS[d][1]])
+@pytest.mark.filterwarnings("ignore")
+def test_bad_calls_end_in_one_sentence_that_names_the_argument(door, argument):
+    function, arguments = DOORS[door]
+    for kind, value in ODD.items():
+        if (argument, kind) in FITS.get(door, ()):
+            continue
+        with pytest.raises((TypeError, ValueError)) as caught:
+            function(**{**arguments, argument: value})
+        message = str(caught.value)
+        name = EXPECTED.get(argument, argument)
+        assert message.startswith(name) or argument == "inputs", (kind, message)
+        assert "expected" in message, (kind, message)
+        assert len(message) < 700, (kind, message)
+
+
+def test_ignore_is_a_list_and_no_string_whose_letters_would_be_patterns():
+    with pytest.raises(TypeError, match=r"ignore: expected a list .*; pass \['fc\.\*'\]"):
+        fb.state_dict(NET, ignore="fc.*")
+
+
+@pytest.mark.parametrize("state", [(np.zeros((1, 3, 3), "f4"), None), (None, None), (1,), "ab"])
+def test_a_state_is_a_pair_of_arrays(state):
+    with pytest.raises((TypeError, ValueError), match="initial_state"):
+        LSTM(SEQUENCE, state)

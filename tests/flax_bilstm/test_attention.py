@@ -150,7 +150,7 @@ def test_half_precision_weights_sum_in_float32():
         ({"y": np.zeros((2, 3, 5), "f4")}, r"y: expected 4 features.*\(2, 3, 5\)"),
         ({"y": np.zeros((2, 3, 4), "i4")}, "y: expected a floating dtype, got int32"),
         ({"y": np.zeros((2, 0, 4), "f4")}, "y: expected at least 1 time step"),
-        ({"queries": "first"}, 'queries: expected "all" or "last", got \'first\''),
+        ({"queries": "first"}, 'queries: expected one of "all", "last", got \'first\''),
         ({"lengths": np.array([1, 2])}, r"lengths: expected 3 integers.*\(2,\)"),
         (
             {"lengths": np.array([1, 2, 6])},

@@ -1,6 +1,7 @@
 """`flax-bilstm inspect`: what a checkpoint holds, and what keeps it from being loaded."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,33 @@ def test_what_cannot_be_read(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("flax-bilstm: ")
+
+
+@pytest.mark.parametrize("scale", [1e200, 1.7e308, 5e-310])
+def test_weights_whose_squares_or_sums_overflow(
+    scale: float,
+    arrays: dict[str, np.ndarray],
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    signs = {name: np.sign(array.astype(np.float64)) for name, array in arrays.items()}
+    write({name: sign * scale for name, sign in signs.items()}, path)
+    code, found = inspect(path, capsys)
+    assert (code, found["loads"]) == (GOOD, True)
+    norms = {tensor["name"]: tensor["norm"] for tensor in found["tensors"]}
+    norm = scale * 48**0.5  # of 48 values, ±scale each
+    wanted = pytest.approx(norm, rel=1e-9) if np.isfinite(norm) else None
+    assert norms["lstm.weight_ih_l0"] == wanted
+    assert main(["convert", str(path), str(path.with_suffix(".pt"))]) == GOOD
+
+
+def test_memory_is_that_of_no_whole_tensor(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"table": np.ones((2**11, 2**11), np.float32)}, path)  # 16 MiB, mapped
+    tracemalloc.start()
+    try:
+        code, found = inspect(path, capsys)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (code, found["tensors"][0]["norm"]) == (GOOD, 2.0**11)
+    assert peak < 8 * 2**20
