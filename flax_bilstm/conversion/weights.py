@@ -92,6 +92,7 @@ def load_state_dict(
     Raises:
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
             error lists all of it and suggests `names`, and the module is left as it was.
+        TypeError: names has what is no torch path, or ignore is one string.
     """
     all_arrays = to_numpy(state_dict)
     arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
@@ -107,7 +108,9 @@ def load_state_dict(
     )
     listed += fit.not_finite(checked, arrays)
     if listed:
-        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
+        idle = [pattern for pattern in ignore if not _hits(pattern, all_arrays, found)]
+        advised = [*advice(module, chosen, expected, arrays), *map(_IDLE.format, idle)]
+        fit.refuse(type(module).__name__, listed, advised)
 
     loaded: list[tuple[Path, np.ndarray]] = []
     for row in chosen:
@@ -115,7 +118,8 @@ def load_state_dict(
         try:
             leaves = row.from_torch(tensors)
         except ValueError as error:
-            listed.append(f"tied: {', '.join(row.torch_names)}: {error}")
+            what = "tied" if row.tied else "transform"
+            listed.append(f"{what}: {', '.join(row.torch_names)}: {error}")
             continue
         listed += filter(None, [fit.not_exact(row, tensors, leaves)])
         loaded += zip(row.paths, leaves, strict=True)
@@ -128,6 +132,14 @@ def load_state_dict(
         tuple(name for name in all_arrays if name not in arrays),
         tuple(dotted(path) for path, leaf in found.items() if id(leaf) not in left),
     )
+
+
+_IDLE = "note: ignore={!r} matches nothing"
+
+
+def _hits(pattern: str, arrays: Mapping[str, Any], found: Mapping[Path, Any]) -> bool:
+    """Whether a pattern is of a tensor or a variable."""
+    return any(matches(name, (pattern,)) for name in (*arrays, *map(dotted, found)))
 
 
 def load_variables(

@@ -12,6 +12,7 @@ from flax import nnx
 import flax_bilstm as fb
 from flax_bilstm import conversion
 from flax_bilstm.conversion import layers
+from flax_bilstm.conversion import rows as conversion_rows
 
 
 class Tagger(nnx.Module):
@@ -130,6 +131,15 @@ def test_tied_tensors_must_be_equal_to_the_bit():
     assert_untouched(model, before)
 
 
+def test_a_wrong_name_of_a_tie_is_corrected():
+    state_dict = fb.state_dict(Tied(nnx.Rngs(0)), names=TIED)
+    with pytest.raises(ValueError, match=r"missing: decodr\.weight") as caught:
+        fb.load_state_dict(Tied(nnx.Rngs(1)), state_dict, names={"embed": ("encoder", "decodr")})
+    likely = {"embed.embedding": ("encoder.weight", "decoder.weight")}
+    assert f"likely: names={likely}".replace("'", '"') in str(caught.value)
+    fb.load_state_dict(Tied(nnx.Rngs(1)), state_dict, names=likely)
+
+
 def test_negative_zero_is_not_zero_of_a_tied_tensor():
     state_dict = {
         "encoder.weight": np.zeros((4, 3), "f4"),
@@ -221,6 +231,28 @@ def test_summed_biases_of_another_layer_are_refused():
         fb.state_dict(tagger(), names={"head": fb.SummedBiases("head")})
 
 
+def test_one_string_as_ignore_is_refused():
+    """Each of its letters was a pattern, and `*` ignored everything without an error."""
+    model, before = tagger(), snapshot(tagger())
+    state_dict = {name: array + 1 for name, array in fb.state_dict(model).items()}
+    with pytest.raises(TypeError, match=r"pass ignore=\('criterion\.\*',\)"):
+        fb.load_state_dict(model, state_dict, ignore="criterion.*")
+    assert_untouched(model, before)
+
+
+def test_a_pattern_that_matches_nothing_is_named_where_something_is_wrong():
+    state_dict = fb.state_dict(tagger()) | {"criterion.weight": np.ones(5, "f4")}
+    with pytest.raises(ValueError, match=r"note: ignore='loss\.\*' matches nothing"):
+        fb.load_state_dict(tagger(), state_dict, ignore=("loss.*",))
+
+
+@pytest.mark.parametrize("to", [None, 3, (), ("head", None)])
+def test_what_is_no_torch_path_in_names(to):
+    """Of the private function: the tests' type checker is before the public one."""
+    with pytest.raises(TypeError, match="names: expected for 'head' a torch path"):
+        conversion_rows._check_names({"head": to})
+
+
 class Scaled(nnx.Module):
     """A layer kind of the user's own."""
 
@@ -245,6 +277,23 @@ def test_a_layer_kind_of_the_users_own():
     model = Outer()
     fb.load_state_dict(model, {"gain.gain": np.arange(6, dtype="f4").reshape(3, 2)})
     assert model.gain.log_gain[1, 0] == 1
+
+
+@pytest.mark.parametrize(
+    "row", [("gain", "log_gain"), ("gain", "log_gain", np.transpose), ("gain", "log_gain", None), 1]
+)
+def test_a_row_of_another_form_is_refused(row):
+    """Of the private function: the tests' type checker is before the public one."""
+    with pytest.raises(TypeError, match="rows: expected"):
+        layers._entries([row])
+
+
+@pytest.mark.usefixtures("own_kind")
+def test_a_transform_that_raises_is_named():
+    fails = conversion.each(lambda leaf: leaf.T, lambda tensor: tensor.reshape(5, 5))
+    fb.register_layer(Scaled, [("gain", "log_gain", fails)])
+    with pytest.raises(ValueError, match="transform: gain: cannot reshape"):
+        fb.load_state_dict(Scaled(), {"gain": np.ones((3, 2), "f4")})
 
 
 @pytest.mark.usefixtures("own_kind")
