@@ -172,9 +172,13 @@ def _ties(expected: Expected, surplus: Shapes, owners: Mapping[str, Row], arrays
 
 def _module(name: str, row: Row) -> str:
     """The Flax path of the module that a torch name's last part lies in."""
-    path = dotted(row.paths[0])
-    depth = name.count(".")
-    return ".".join(path.split(".")[:depth]) if depth else path
+    path = dotted(row.paths[0]).split(".")
+    owner = name.split(".")[:-1]
+    depth = 0
+    for part in owner:  # an nnx.Sequential's own `layers` is no part of torch's names
+        merged = path[depth : depth + 2] == ["layers", part] and len(row.torch_names) == 1
+        depth += 2 if merged else 1
+    return ".".join(path[:depth] if owner else path)
 
 
 def _by_module(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, Shapes]:

@@ -60,6 +60,16 @@ def test_the_error_suggests_the_names():
     fb.load_state_dict(model, state_dict, names={"head": "classifier.2"})
 
 
+def test_the_names_of_a_moved_part_of_a_sequential_are_suggested():
+    """nnx.Sequential has a Dropout where torch's has none, so the indices differ."""
+    linears = [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(0))]
+    theirs = nnx.Dict(net=nnx.Sequential(*linears))
+    ours = nnx.Dict(net=nnx.Sequential(linears[0], nnx.Dropout(0.1), linears[1]))
+    with pytest.raises(ValueError, match=re.escape('likely: names={"net.layers.2": "net.1"}')):
+        fb.load_state_dict(ours, fb.state_dict(theirs))
+    fb.load_state_dict(ours, fb.state_dict(theirs), names={"net.layers.2": "net.1"})
+
+
 def test_of_two_modules_of_one_shape_the_one_with_the_like_name_is_suggested():
     model = tagger()
     state_dict = renamed(fb.state_dict(model), "head.", "old_head.")
