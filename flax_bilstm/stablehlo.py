@@ -55,7 +55,8 @@ def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.expo
     shapes = [_shape(each, scope) for each in inputs]
 
     def call(*arrays: Any) -> Any:
-        return frozen(arrays[0], lengths=arrays[1]) if lengths else frozen(*arrays)
+        module = nnx.clone(frozen)  # of this trace, for nnx.scan and its like in a model
+        return module(arrays[0], lengths=arrays[1]) if lengths else module(*arrays)
 
     with _without_source_locations():
         return jax.export.export(jax.jit(call), platforms=PLATFORMS)(*shapes)

@@ -25,7 +25,7 @@ def check(
     x: Inputs,
     *,
     keywords: Mapping[str, np.ndarray] | None = None,
-    names: Mapping[str, str] | None = None,
+    names: pair.Names | None = None,
     ignore: Sequence[str] = (),
     stages: Mapping[str, str] | None = None,
     loss: Loss = MEAN_SQUARED_ERROR,
@@ -49,7 +49,8 @@ def check(
             position. An LSTM takes (x, lengths), (x, h_0, c_0) and (x, h_0, c_0, lengths), the
             network of this package (x, lengths).
         keywords: inputs that both take by keyword.
-        names: Flax path → torch path of modules and parameters that are named otherwise.
+        names: Flax path → torch path of modules and parameters that are named otherwise, several in
+            a tuple where weights are tied.
         ignore: patterns of torch names that have no counterpart.
         stages: torch path → Flax path of the submodules to look into; None: all that both have.
         loss: what gradients and training descend.

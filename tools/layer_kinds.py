@@ -51,7 +51,9 @@ SETTINGS: dict[type, str] = {
         "`momentum=0.9` is torch's 0.1: Flax says what is kept. In training torch's running "
         "variance is the unbiased one, Flax's the biased: statistics that are trained on drift "
         "apart by n / (n − 1). Flax has no count of batches: loading adds it as an `fb.Unused`, "
-        "which comes back as it was and does not count on."
+        "which comes back as it was and does not count on. Statistics are float32 whatever "
+        "`param_dtype=` says; for others, before loading, "
+        "`norm.mean.set_value(norm.mean[...].astype(dtype))`, and `norm.var` alike."
     ),
     nnx.Conv: "`padding=` as in torch: Flax's default is \"SAME\", torch's none. Channels last.",
     nnx.ConvTranspose: '`padding="VALID"` is torch\'s `padding=0`. Channels last.',

@@ -96,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="leave the optimizer's state out of an Orbax directory",
     )
+    convert.add_argument(
+        "--parameters",
+        metavar="FILE",
+        type=Path,
+        help="the torch names of the optimizer's parameters, one a line, in its order, where its "
+        "state has none: of several groups, or beside buffers",
+    )
+    convert.add_argument(
+        "--learning-rate",
+        metavar="RATE",
+        help="the optimizer's, where a scheduler has set it: a number or package.module:schedule",
+    )
     convert.add_argument("--dry-run", action="store_true", help="do all of it but keep nothing")
     _writing(convert)
     convert.set_defaults(command=_convert)

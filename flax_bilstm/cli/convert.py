@@ -18,7 +18,7 @@ from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import verify as verification
 from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
-from flax_bilstm.conversion.order import in_the_models_names, parameter_order
+from flax_bilstm.conversion.order import in_the_models_names, parameter_order, with_names
 from flax_bilstm.conversion.reading import is_ours, read_sizes
 from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 
@@ -39,6 +39,8 @@ class Conversion(NamedTuple):
         score: the forward pass of the reference network's attention; names do not tell it.
         into: "package.module:function" that makes the module to load into, for another network.
         names, ignore: for `into`, as for `load_state_dict`.
+        parameters: a text file with the optimizer's parameters, a torch name a line.
+        learning_rate: a number, or "package.module:schedule", in place of the optimizer's.
         dry_run, overwrite, optimizer: whether nothing is kept, a file is replaced, and the
             optimizer's state is carried.
     """
@@ -52,6 +54,8 @@ class Conversion(NamedTuple):
     into: str | None = None
     names: Mapping[str, str | tuple[str, ...]] = {}
     ignore: tuple[str, ...] = ()
+    parameters: Path | None = None
+    learning_rate: str | None = None
     dry_run: bool = False
     overwrite: bool = False
     optimizer: bool = True
@@ -152,10 +156,8 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
 
 def _built(spec: str) -> nnx.Module:
     """The module that a function makes, named as package.module:function."""
-    module_name, _, function = spec.partition(":")
     try:
-        make = getattr(importlib.import_module(module_name), function)
-        made = make()
+        made = _named(spec)()
     except Exception as error:  # the user's code can raise anything
         raise ValueError(
             f"--into: {spec} expected a function without arguments that makes an nnx.Module; it "
@@ -166,6 +168,33 @@ def _built(spec: str) -> nnx.Module:
             f"--into: expected {spec} to make an nnx.Module, got {type(made).__name__}"
         )
     return made
+
+
+def _named(spec: str) -> Any:
+    """What is called package.module:name."""
+    module_name, _, name = spec.partition(":")
+    return getattr(importlib.import_module(module_name), name)
+
+
+class _Rate(NamedTuple):
+    """A learning rate, and how it was written."""
+
+    value: Any
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _rate(text: str) -> _Rate:
+    """A number as it stands, or a schedule named as package.module:schedule."""
+    try:
+        return _Rate(_named(text) if ":" in text else float(text), text)
+    except Exception as error:  # the user's code can raise anything
+        raise ValueError(
+            f"--learning-rate: expected a number or package.module:schedule, got {text}, which "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
@@ -197,7 +226,8 @@ def _write_orbax(
     state = _cast(_optimizer(job, module, read), job.dtype)
     orbax_folder.write(module, temporary, state)
     _check_optimizer(state, temporary)
-    return [f"  optimizer: {optimizer_state.describe(read.optimizer)}"]
+    rate = job.learning_rate and _rate(job.learning_rate)
+    return [f"  optimizer: {optimizer_state.describe(read.optimizer, rate or None)}"]
 
 
 def _compared(
@@ -237,11 +267,15 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:
     """The state of the optimizer that the checkpoint's is turned into."""
-    state = in_the_models_names(read.optimizer or {}, read.renamed)
     options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
+    rate = _rate(job.learning_rate).value if job.learning_rate else None
     try:
+        state = read.optimizer or {}
+        if job.parameters is not None:
+            state = with_names(state, job.parameters.read_text().split())
+        state = in_the_models_names(state, read.renamed)
         order = parameter_order(module, state, read.renamed, **options)
-        optimizer = optimizer_from_torch(module, state, order, **options)
+        optimizer = optimizer_from_torch(module, state, order, learning_rate=rate, **options)
     except ValueError as error:
         raise ValueError(f"{error}\n  Or leave it out: --no-optimizer.") from error
     return nnx.state(optimizer)

@@ -102,8 +102,14 @@ def _row(tensor: dict[str, Any]) -> tuple[str, ...]:
     if tensor["norm"] is not None:
         norm = f"{tensor['norm']:.6g}"
     shape = " × ".join(map(str, tensor["shape"])) or "scalar"
-    unused = "unused by the forward pass" if tensor["unused"] else ""
-    return (tensor["name"], shape, tensor["dtype"], norm, unused)
+    of = "unused by the forward pass" if tensor["unused"] else "buffer" if _buffer(tensor) else ""
+    return (tensor["name"], shape, tensor["dtype"], norm, of)
+
+
+def _buffer(tensor: dict[str, Any]) -> bool:
+    """Whether it is surely no parameter: statistics, whole numbers, truth values."""
+    running = tensor["name"].rpartition(".")[2] in ("running_mean", "running_var")
+    return running or tensor["dtype"].startswith(("int", "uint", "bool"))
 
 
 def _words(layer: dict[str, Any]) -> str:

@@ -52,7 +52,13 @@ def likely_names(rows: Sequence[Row], expected: Expected, arrays: Arrays) -> Lik
     inside = _inside(missing, surplus) if len(missing) == len(expected) else None
     if inside is not None:
         return {"": inside}
-    found: Likely = {}
+    found = _ties(expected, surplus, {n: r for n, r in owners.items() if r.tied}, arrays)
+    for path in found:  # tied as it is, but one of the names is another
+        row = next(row for row in owners.values() if dotted(row.paths[0]) == path)
+        for name in row.torch_names:
+            missing.pop(name, None)
+        for name in found[path]:
+            surplus.pop(name, None)
     for propose in (_moved_index, _shared, _like_modules, _like_tensors):
         for path, to, names, taken in propose(missing, surplus, owners, arrays):
             found[path] = to
@@ -159,15 +165,20 @@ def _ties(expected: Expected, surplus: Shapes, owners: Mapping[str, Row], arrays
     for name in surplus:
         twin = by_bits.get((arrays[name].shape, arrays[name].tobytes()[:1024]))
         if twin and len(owners[twin].paths) == 1 and identical(arrays[name], arrays[twin]):
-            found[dotted(owners[twin].paths[0])] = (*owners[twin].torch_names, name)
+            there = [other for other in owners[twin].torch_names if other in arrays]
+            found[dotted(owners[twin].paths[0])] = (*there, name)
     return found
 
 
 def _module(name: str, row: Row) -> str:
     """The Flax path of the module that a torch name's last part lies in."""
-    path = dotted(row.paths[0])
-    depth = name.count(".")
-    return ".".join(path.split(".")[:depth]) if depth else path
+    path = dotted(row.paths[0]).split(".")
+    owner = name.split(".")[:-1]
+    depth = 0
+    for part in owner:  # an nnx.Sequential's own `layers` is no part of torch's names
+        merged = path[depth : depth + 2] == ["layers", part] and len(row.torch_names) == 1
+        depth += 2 if merged else 1
+    return ".".join(path[:depth] if owner else path)
 
 
 def _by_module(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, Shapes]:

@@ -260,9 +260,25 @@ def register_layer(
             takes modules as they are, never as stacked ones.
 
     Raises:
-        TypeError: layer is no class of modules.
+        TypeError: layer is no class of modules, or a row is another than that.
     """
     if not (isinstance(layer, type) and issubclass(layer, nnx.Module)):
         raise TypeError(f"layer: expected a class of nnx modules, got {layer!r}.")
-    entries = tuple(entry(*row) for row in rows)
+    entries = _entries(rows)
     KINDS[layer] = Kind(torch, lambda module: entries, lambda module: -1 if rank is None else rank)
+
+
+def _entries(rows: Sequence[Any]) -> tuple[Entry, ...]:
+    """The entries of a user's rows.
+
+    Raises:
+        TypeError: one is another than a torch name, a Flax path and a transform.
+    """
+    for row in rows:
+        kinds = tuple(map(type, row)) if isinstance(row, (tuple, list)) else ()
+        if kinds != (str, str, Transform):
+            raise TypeError(
+                "rows: expected (torch name, Flax path, transform) for each tensor, the transform "
+                f"from flax_bilstm.conversion, got {row!r}."
+            )
+    return tuple(entry(*row) for row in rows)

@@ -101,15 +101,16 @@ def _without_none(parameters: Any) -> Any:
     return [name for name in parameters if name is not None] if known else parameters
 
 
-def describe(optimizer_state_dict: Mapping[str, Any]) -> str:
-    """The optax code that steps as this optimizer."""
+def describe(optimizer_state_dict: Mapping[str, Any], learning_rate: Any = None) -> str:
+    """The optax code that steps as this optimizer, with `learning_rate` in place of its own."""
     state = read(optimizer_state_dict)
     different = list({_key(group.settings): group.settings for group in state.groups}.values())
-    code = [_code(state.algorithm.calls(s, s["lr"])) for s in different]
-    if len(code) == 1:
-        return code[0]
+    rates = [s["lr"] if learning_rate is None else learning_rate for s in different]
+    code = [_code(state.algorithm.calls(s, r)) for s, r in zip(different, rates, strict=True)]
     inner = ", ".join(f'"{_label(i)}": {each}' for i, each in enumerate(code))
-    return f"optax.partition({{{inner}}}, ...)"
+    whole = code[0] if len(code) == 1 else f"optax.partition({{{inner}}}, ...)"
+    scheduled = learning_rate is None and any(_scheduled(state))
+    return f"{whole}; a scheduler set the learning rate last" if scheduled else whole
 
 
 def _code(calls: list[Call]) -> str:
@@ -147,7 +148,7 @@ def _named(
         raise ValueError(
             "parameters: expected the torch name of each parameter, since this state has no names; "
             "pass [name for name, _ in torch_model.named_parameters()], or, of several parameter "
-            "groups, the names in the order of the groups."
+            "groups, the names in the order of the groups (flax-bilstm --parameters, a file)."
         )
     if len(keys) != len(order):
         raise ValueError(
@@ -169,7 +170,7 @@ def _scheduled(state: OptimizerState) -> Iterator[str]:
             yield (
                 f"lr of group {index} was set by a scheduler ({group.settings['lr']:g} of "
                 f"{group.settings['initial_lr']:g} at first): pass learning_rate=, a number or an "
-                "optax schedule, to say how it goes on"
+                "optax schedule, to say how it goes on (flax-bilstm --learning-rate)"
             )
 
 

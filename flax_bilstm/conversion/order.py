@@ -6,12 +6,13 @@ larger model only some of it may be wanted.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flax_bilstm.conversion.rows import Row, rows, variables
+from flax_bilstm.conversion.torch_optimizers import read
 from flax_bilstm.network import Unused
 
 MOST_CHOICES = 10_000
@@ -20,18 +21,52 @@ MOST_CHOICES = 10_000
 def in_the_models_names(
     optimizer_state_dict: Mapping[str, Any], renamed: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The optimizer's state dict with its `param_names`, if any, as the model has them."""
+    """The optimizer's state dict with its `param_names`, if any, as the model has them.
 
-    def group(one: Any) -> Any:
-        names = one.get("param_names") if isinstance(one, Mapping) else None
-        if not isinstance(names, (list, tuple)):
-            return one
-        return {**one, "param_names": [renamed.get(name) or f"(other) {name}" for name in names]}
+    They are the file's, or, where the optimizer was given a submodule's, those without its prefix.
+    """
+
+    def names_of(group: Any) -> Any:
+        names = group.get("param_names") if isinstance(group, Mapping) else None
+        return names if isinstance(names, (list, tuple)) else ()
 
     groups = optimizer_state_dict.get("param_groups")
     if not isinstance(groups, (list, tuple)):
         return dict(optimizer_state_dict)
+    prefix = _prefix([name for one in groups for name in names_of(one)], renamed)
+
+    def group(one: Any) -> Any:
+        named = [renamed.get(f"{prefix}{n}") or f"(other) {n}" for n in names_of(one)]
+        return {**one, "param_names": named} if named else one
+
     return {**optimizer_state_dict, "param_groups": [group(one) for one in groups]}
+
+
+def _prefix(names: Sequence[str], file: Collection[str]) -> str:
+    """What all `names` lack of names in the file, if they do and one prefix alone fits."""
+    if not names or not file or any(name in file for name in names):
+        return ""
+    found = {name.removesuffix(names[0]) for name in file if name.endswith(f".{names[0]}")}
+    fitting = [prefix for prefix in found if all(f"{prefix}{name}" in file for name in names)]
+    return fitting[0] if len(fitting) == 1 else ""
+
+
+def with_names(optimizer_state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The optimizer's state dict with `names`, in the order of its groups, as its `param_names`.
+
+    Raises:
+        ValueError: there are not as many as the optimizer has parameters, or it is no such state.
+    """
+    count = sum(len(group.keys) for group in read(optimizer_state_dict).groups)
+    groups = optimizer_state_dict["param_groups"]
+    if count != len(names):
+        raise ValueError(
+            f"parameters: expected the name of each of the optimizer's {count} parameters, got "
+            f"{len(names)}."
+        )
+    rest = iter(names)
+    named = [{**g, "param_names": list(itertools.islice(rest, len(g["params"])))} for g in groups]
+    return {**optimizer_state_dict, "param_groups": named}
 
 
 def parameter_order(
@@ -88,7 +123,7 @@ def _unclear(tensors: int, parameters: int) -> str:
     return (
         f"optimizer: its state counts {parameters} parameters and the file has {tensors} tensors; "
         "which of them are buffers cannot be told. Save the optimizer with named_parameters(), or "
-        "call fb.optimizer_from_torch with parameters=."
+        "pass parameters= (flax-bilstm --parameters)."
     )
 
 

@@ -82,6 +82,7 @@ def rows(
     Raises:
         TypeError: names is no such mapping, or ignore no list of strings.
         ValueError: a path in names is not in the module, or two variables have one torch name.
+        TypeError: names has what is no torch path, or ignore is one string.
     """
     walk = _Walk(_checked(names))
     arguments.strings("ignore", ignore)
@@ -126,7 +127,15 @@ def variables(module: nnx.Module) -> dict[Path, nnx.Variable[Any]]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name matches one of the patterns."""
+    """Whether a name matches one of the patterns.
+
+    Raises:
+        TypeError: `patterns` is one string, each letter of which would be a pattern.
+    """
+    if isinstance(patterns, str):
+        raise TypeError(
+            f"ignore: expected several patterns, got a str; pass ignore=({patterns!r},)."
+        )
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -141,6 +150,7 @@ class _Walk:
     """One walk over a module. `seen` are the Flax paths, `used` those that `names` renamed."""
 
     def __init__(self, names: dict[str, Any]):
+        _check_names(names)
         self.names, self.seen, self.used = names, set[str](), set[str]()
 
     def node(
@@ -210,6 +220,16 @@ class _Walk:
         self.used.add(name)
         to = self.names[name]
         return (to,) if isinstance(to, str) else to
+
+
+def _check_names(names: Mapping[str, Any]) -> None:
+    for path, to in names.items():
+        several = isinstance(to, (tuple, list)) and all(isinstance(each, str) for each in to)
+        if not (isinstance(to, (str, SummedBiases)) or (several and to)):
+            raise TypeError(
+                f"names: expected for {path!r} a torch path, a tuple of torch paths or "
+                f"fb.SummedBiases, got {to!r}."
+            )
 
 
 def _of_variable(variable: nnx.Variable[Any]) -> Transform:

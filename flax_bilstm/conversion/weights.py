@@ -5,7 +5,7 @@ that is wrong. Which tensor is which variable, and what is transposed: `layers`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,13 +93,15 @@ def load_state_dict(
     Raises:
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
             error lists all of it and suggests `names`, and the module is left as it was.
+        TypeError: names has what is no torch path, or ignore is one string.
     """
     arguments.strings("ignore", ignore)
     all_arrays = to_numpy(state_dict)
     arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
     found = variables(_module(module))
     chosen = rows(module, names, ignore)
-    _require_fit(module, chosen, arrays)
+    idle = [pattern for pattern in ignore if not _hits(pattern, all_arrays, found)]
+    _require_fit(module, chosen, arrays, map(_IDLE.format, idle))
 
     listed: list[str] = []
     loaded: list[tuple[Path, np.ndarray]] = []
@@ -108,7 +110,8 @@ def load_state_dict(
         try:
             leaves = row.from_torch(tensors)
         except ValueError as error:
-            listed.append(f"tied: {', '.join(row.torch_names)}: {error}")
+            what = "tied" if row.tied else "transform"
+            listed.append(f"{what}: {', '.join(row.torch_names)}: {error}")
             continue
         listed += filter(None, [fit.not_exact(row, tensors, leaves)])
         loaded += zip(row.paths, leaves, strict=True)
@@ -124,7 +127,10 @@ def load_state_dict(
 
 
 def _require_fit(
-    module: nnx.Module, chosen: Sequence[Row], arrays: Mapping[str, np.ndarray]
+    module: nnx.Module,
+    chosen: Sequence[Row],
+    arrays: Mapping[str, np.ndarray],
+    notes: Iterable[str] = (),
 ) -> None:
     """Raise one ValueError that lists what is missing, unexpected, misshapen or not finite."""
     found = variables(module)
@@ -138,7 +144,16 @@ def _require_fit(
     )
     listed += fit.not_finite(checked, arrays)
     if listed:
-        fit.refuse(type(module).__name__, listed, list(advice(module, chosen, expected, arrays)))
+        advised = [*advice(module, chosen, expected, arrays), *notes]
+        fit.refuse(type(module).__name__, listed, advised)
+
+
+_IDLE = "note: ignore={!r} matches nothing"
+
+
+def _hits(pattern: str, arrays: Mapping[str, Any], found: Mapping[Path, Any]) -> bool:
+    """Whether a pattern is of a tensor or a variable."""
+    return any(matches(name, (pattern,)) for name in (*arrays, *map(dotted, found)))
 
 
 def load_variables(

@@ -257,7 +257,7 @@ class TorchSide(Side):
         optimizer: Optimizer,
     ) -> Step:
         moments: dict[str, np.ndarray | None] = {}
-        for n, parameter in model.named_parameters():
+        for n, parameter in model.named_parameters(remove_duplicate=False):  # tied: by each name
             kept = updates.state.get(parameter, {})
             for moment in optimizer.moments if n in self.parameters else ():
                 tensor = kept.get(moment)

@@ -12,6 +12,7 @@ from flax import nnx
 import flax_bilstm as fb
 from flax_bilstm import conversion
 from flax_bilstm.conversion import layers
+from flax_bilstm.conversion import rows as conversion_rows
 
 
 class Tagger(nnx.Module):
@@ -57,6 +58,16 @@ def test_the_error_suggests_the_names():
     assert 'likely: names={"head": "classifier.2"}' in str(caught.value)
     assert_untouched(model, before)
     fb.load_state_dict(model, state_dict, names={"head": "classifier.2"})
+
+
+def test_the_names_of_a_moved_part_of_a_sequential_are_suggested():
+    """nnx.Sequential has a Dropout where torch's has none, so the indices differ."""
+    linears = [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(0))]
+    theirs = nnx.Dict(net=nnx.Sequential(*linears))
+    ours = nnx.Dict(net=nnx.Sequential(linears[0], nnx.Dropout(0.1), linears[1]))
+    with pytest.raises(ValueError, match=re.escape('likely: names={"net.layers.2": "net.1"}')):
+        fb.load_state_dict(ours, fb.state_dict(theirs))
+    fb.load_state_dict(ours, fb.state_dict(theirs), names={"net.layers.2": "net.1"})
 
 
 def test_of_two_modules_of_one_shape_the_one_with_the_like_name_is_suggested():
@@ -128,6 +139,15 @@ def test_tied_tensors_must_be_equal_to_the_bit():
     with pytest.raises(ValueError, match=re.escape("tied: encoder.weight, decoder.weight")):
         fb.load_state_dict(model, state_dict, names=TIED)
     assert_untouched(model, before)
+
+
+def test_a_wrong_name_of_a_tie_is_corrected():
+    state_dict = fb.state_dict(Tied(nnx.Rngs(0)), names=TIED)
+    with pytest.raises(ValueError, match=r"missing: decodr\.weight") as caught:
+        fb.load_state_dict(Tied(nnx.Rngs(1)), state_dict, names={"embed": ("encoder", "decodr")})
+    likely = {"embed.embedding": ("encoder.weight", "decoder.weight")}
+    assert f"likely: names={likely}".replace("'", '"') in str(caught.value)
+    fb.load_state_dict(Tied(nnx.Rngs(1)), state_dict, names=likely)
 
 
 def test_negative_zero_is_not_zero_of_a_tied_tensor():
@@ -221,6 +241,28 @@ def test_summed_biases_of_another_layer_are_refused():
         fb.state_dict(tagger(), names={"head": fb.SummedBiases("head")})
 
 
+def test_one_string_as_ignore_is_refused():
+    """Each of its letters was a pattern, and `*` ignored everything without an error."""
+    model, before = tagger(), snapshot(tagger())
+    state_dict = {name: array + 1 for name, array in fb.state_dict(model).items()}
+    with pytest.raises(TypeError, match=r"pass ignore=\('criterion\.\*',\)"):
+        fb.load_state_dict(model, state_dict, ignore="criterion.*")
+    assert_untouched(model, before)
+
+
+def test_a_pattern_that_matches_nothing_is_named_where_something_is_wrong():
+    state_dict = fb.state_dict(tagger()) | {"criterion.weight": np.ones(5, "f4")}
+    with pytest.raises(ValueError, match=r"note: ignore='loss\.\*' matches nothing"):
+        fb.load_state_dict(tagger(), state_dict, ignore=("loss.*",))
+
+
+@pytest.mark.parametrize("to", [None, 3, (), ("head", None)])
+def test_what_is_no_torch_path_in_names(to):
+    """Of the private function: the tests' type checker is before the public one."""
+    with pytest.raises(TypeError, match="names: expected for 'head' a torch path"):
+        conversion_rows._check_names({"head": to})
+
+
 class Scaled(nnx.Module):
     """A layer kind of the user's own."""
 
@@ -245,6 +287,23 @@ def test_a_layer_kind_of_the_users_own():
     model = Outer()
     fb.load_state_dict(model, {"gain.gain": np.arange(6, dtype="f4").reshape(3, 2)})
     assert model.gain.log_gain[1, 0] == 1
+
+
+@pytest.mark.parametrize(
+    "row", [("gain", "log_gain"), ("gain", "log_gain", np.transpose), ("gain", "log_gain", None), 1]
+)
+def test_a_row_of_another_form_is_refused(row):
+    """Of the private function: the tests' type checker is before the public one."""
+    with pytest.raises(TypeError, match="rows: expected"):
+        layers._entries([row])
+
+
+@pytest.mark.usefixtures("own_kind")
+def test_a_transform_that_raises_is_named():
+    fails = conversion.each(lambda leaf: leaf.T, lambda tensor: tensor.reshape(5, 5))
+    fb.register_layer(Scaled, [("gain", "log_gain", fails)])
+    with pytest.raises(ValueError, match="transform: gain: cannot reshape"):
+        fb.load_state_dict(Scaled(), {"gain": np.ones((3, 2), "f4")})
 
 
 @pytest.mark.usefixtures("own_kind")

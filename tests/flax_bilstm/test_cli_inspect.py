@@ -181,3 +181,12 @@ def test_memory_is_that_of_no_whole_tensor(path: Path, capsys: pytest.CaptureFix
         tracemalloc.stop()
     assert (code, found["tensors"][0]["norm"]) == (GOOD, 2.0**11)
     assert peak < 8 * 2**20
+
+
+def test_what_is_surely_a_buffer(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    norm = {f"bn.{name}": np.ones(3, np.float32) for name in ("weight", "running_mean", "bias")}
+    write(norm | {"bn.running_var": np.ones(3, np.float32), "ids": np.arange(3)}, path)
+    assert main(["inspect", str(path)]) == GOOD
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split()[0] for line in lines if line.endswith("buffer")}
+    assert found == {"bn.running_mean", "bn.running_var", "ids"}

@@ -427,6 +427,50 @@ def test_any_state_dict_keeps_every_bit(ending: str, tmp_path: Path) -> None:
         assert back[name].tobytes() == array.tobytes()
 
 
+@pytest.mark.parametrize("rate", ["0.5", "port_schedule:schedule"])
+def test_what_the_state_does_not_tell_is_passed(
+    rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups without names, and a scheduler; the optimizer was given a submodule's parameters."""
+    torch.manual_seed(0)
+    model = Larger()
+    run_of = torch.nn.ModuleDict({"net": model})
+    named = [(n, p) for n, p in model.named_parameters() if "criterion" not in n]
+    named = [pair for pair in named if pair[1].ndim > 1] + [x for x in named if x[1].ndim <= 1]
+    matrices = sum(p.ndim > 1 for _, p in named)
+    parameters = [p for _, p in named]
+    groups = [
+        {"params": parameters[:matrices], "weight_decay": 0.1},
+        {"params": parameters[matrices:], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    model(torch.randn(2, 5, 3)).square().mean().backward()
+    optimizer.step()
+    scheduler.step()
+    content = {"state_dict": run_of.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save(content, tmp_path / "run.ckpt")
+    (tmp_path / "users_port.py").write_text(PORT)
+    (tmp_path / "port_schedule.py").write_text("schedule = lambda step: 0.5\n")
+    (tmp_path / "names.txt").write_text("\n".join(name for name, _ in named))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_port", raising=False)
+    into = ("--into", "users_port:make", "--prefix", "net.", "--names", "head=classifier")
+    command = ("convert", tmp_path / "run.ckpt", tmp_path / "a.orbax", *into)
+    command = (*command, "--ignore", "criterion.*")
+    assert run(*command) == BAD_INPUT
+    assert "--parameters" in capsys.readouterr().err
+    command = (*command, "--parameters", tmp_path / "names.txt")
+    assert run(*command) == BAD_INPUT
+    assert "--learning-rate" in capsys.readouterr().err
+    assert run(*command, "--learning-rate", rate) == GOOD
+    assert f"learning_rate={rate}" in capsys.readouterr().out
+    states = orbax_folder.read(tmp_path / "a.orbax").tree["optimizer"]["opt_state"]["inner_states"]
+    moment = states["group 0"]["inner_state"]["0"]["mu"]["head"]["kernel"]["value"]
+    expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
+    np.testing.assert_array_equal(moment.T, expected)
+
+
 class Additive(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -98,6 +98,27 @@ def test_by_hand_with_lengths_and_sizes_yet_unknown(implementation: str, x64: No
         np.testing.assert_allclose(loaded.call(x, lengths), run(x, lengths), rtol=0, atol=1e-14)
 
 
+class Scanned(nnx.Module):
+    """Layers that nnx.vmap stacked and nnx.scan runs over."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        split = nnx.split_rngs(splits=2)
+        self.layers = split(nnx.vmap(lambda rngs: fb.LSTM(3, 3, rngs=rngs)))(rngs)
+
+    def __call__(self, x: Any) -> Any:
+        carried: Any = nnx.scan(
+            lambda x, layer: layer(x)[0], in_axes=(nnx.Carry, 0), out_axes=nnx.Carry
+        )
+        return carried(x, self.layers)
+
+
+def test_a_module_that_scans_over_its_layers() -> None:
+    model = Scanned(nnx.Rngs(0))
+    exported = fb.export(model, ("batch, time, 3", "float32"))
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    np.testing.assert_allclose(exported.call(x), model(x), rtol=0, atol=5e-7)
+
+
 def test_another_module_is_refused() -> None:
     cell: Any = fb.LSTMCell(2, 3, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="LSTMCell"):

@@ -1,11 +1,15 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+
+import flax_bilstm as fb
 
 torch = pytest.importorskip("torch")
 
 import parity
 from parity.checking import check_pair
-from parity.sides.optimizers import SGD
+from parity.sides.optimizers import MOMENTUM, SGD
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,36 @@ def _parameters():
 
 def test_the_report_survives_json(report):
     assert parity.Report.from_json(report.to_json()) == report
+
+
+class TiedReference(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Embedding(7, 3)
+        self.decoder = torch.nn.Linear(3, 7, bias=False)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, tokens):
+        return self.decoder(torch.tanh(self.encoder(tokens)))
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 3, rngs=rngs)
+
+    def __call__(self, tokens):
+        return self.embed.attend(jnp.tanh(self.embed(tokens)))
+
+
+def test_tied_weights_pass_with_their_moments():
+    reference, candidate = TiedReference(), Tied(nnx.Rngs(0))
+    names = {"embed": ("encoder", "decoder")}
+    fb.load_state_dict(candidate, reference.state_dict(), names=names)
+    optimizers, tokens = [MOMENTUM], np.arange(6).reshape(2, 3)
+    parity.check(
+        reference, candidate, tokens, names=names, training_steps=2, dtypes=("float64",),
+        optimizers=optimizers,
+    ).assert_passed()  # fmt: skip
 
 
 def test_a_candidate_with_another_parameter_fails(network):
