@@ -9,7 +9,6 @@ import numpy as np
 from parity.report import Row
 from parity.tolerances import (
     ONE_ELEMENT,
-    RECHECKED,
     TOLERANCES,
     bound,
     determined,
@@ -77,10 +76,10 @@ def judge(
     return row
 
 
-def doubtful(rows: Sequence[Row]) -> bool:
-    """Whether rows fail, but none so clearly that more nudged runs could not acquit it."""
+def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
+    """Whether rows fail, and none by more than that many times its bound."""
     failing = [row for row in rows if not row.passed]
-    return bool(failing) and all(row.tightness < RECHECKED for row in failing)
+    return bool(failing) and all(row.tightness <= rechecked for row in failing)
 
 
 def _wrong_elements(

@@ -245,7 +245,7 @@ class NnxSide(Side):
         rest = _device(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
         given = self._given_to(leaves, inputs, values, dtype)
-        weights = {n: jnp.zeros_like(v) for n, v in given.items()}
+        weights = {n: jnp.asarray(np.zeros(v.shape, v.dtype)) for n, v in given.items()}
         weights.update({n: v for n, v in _device(cotangents, dtype).items() if n in weights})
         return self._slopes(
             {n: leaf for n, leaf in leaves.items() if n in trained},
@@ -324,7 +324,7 @@ class NnxSide(Side):
                 self._run_values, leaves, _device(read, dtype), {}, jnp.zeros((), bool)
             )
         if not values:
-            return {n: jnp.zeros(s.shape, s.dtype) for n, s in cache[key].items()}
+            return {n: jnp.asarray(np.zeros(s.shape, s.dtype)) for n, s in cache[key].items()}
         return {
             n: jnp.asarray(values[n], s.dtype)
             for n, s in cache[key].items()
@@ -342,7 +342,8 @@ class NnxSide(Side):
                 if path in self._variables
             )
         return {
-            _dotted(path): jnp.asarray(value, dtype if _is_floating(value) else None)
+            # Cast by NumPy: JAX compiles a program for every shape.
+            _dotted(path): jnp.asarray(np.asarray(value, dtype if _is_floating(value) else None))
             for path, value in values.items()
         }
 
