@@ -52,7 +52,7 @@ class Round(NamedTuple):
 def rounds(side: Side, dtype: str) -> list[Round]:
     """A few with data alone moved, which are quick; some with functions moved too; many."""
     nudges = TOLERANCES[dtype].nudges
-    quick = [Nudged(side, seed, functions=False) for seed in range(DATA_NUDGES)]
+    quick: list[Side] = [Nudged(side, i, functions=False) for i in range(DATA_NUDGES)]
     return [
         Round(quick, float("inf")),
         Round(nudged_sides(side, range(nudges)), RECHECKED),
