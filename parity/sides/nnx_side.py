@@ -314,8 +314,6 @@ class NnxSide(Side):
 
     def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         """What stands in for every stage: the given values, or zeros; nothing of other shapes."""
-        if not self.stages:
-            return {}
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))
         cache = self.__dict__.setdefault("_shapes", {})
@@ -342,8 +340,8 @@ class NnxSide(Side):
                 if path in self._variables
             )
         return {
-            # Cast by NumPy: JAX compiles a program for every shape.
-            _dotted(path): jnp.asarray(np.asarray(value, dtype if _is_floating(value) else None))
+            # Cast by NumPy: JAX would compile a program for every shape.
+            _dotted(path): jnp.asarray(np.asarray(value, dtype) if _is_floating(value) else value)
             for path, value in values.items()
         }
 
