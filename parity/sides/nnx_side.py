@@ -154,8 +154,9 @@ class NnxSide(Side):
         for batch in batches:
             # Not around the yield: what runs between two steps has its own precision.
             with _precision(dtype):
-                value, slopes, _ = self._differentiate(next(taken), batch, {}, {}, dtype)
-                left = taken.send((value, slopes[0]))
+                value, (slopes, _), _ = self._differentiate(next(taken), batch, {}, {}, dtype)
+                left = taken.send((value, slopes))
+                del slopes  # not kept while other sides make their step
             yield left
 
     def update(
@@ -198,6 +199,7 @@ class NnxSide(Side):
             leaves = {_dotted(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
             value, slopes = yield leaves
             state = run(state, slopes)
+            del leaves, slopes
             updates, model = nnx.merge(graphdef, state)
             yield self._left_behind(value, model, updates, optimizer)
 
