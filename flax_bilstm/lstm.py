@@ -1,7 +1,5 @@
 """`torch.nn.LSTM` as a Flax NNX module: layers of cells, run by one of the implementations."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,11 +19,10 @@ class Layer(nnx.Module):
         self.forward = forward
         self.reverse = nnx.data(reverse)
 
-    def directions(self) -> Iterator[LSTMCell]:
+    @property
+    def cells(self) -> tuple[LSTMCell, ...]:
         """Each direction's cell, in PyTorch's order."""
-        yield self.forward
-        if self.reverse is not None:
-            yield self.reverse
+        return (self.forward,) if self.reverse is None else (self.forward, self.reverse)
 
 
 class LSTM(nnx.Module):
@@ -167,7 +164,7 @@ class LSTM(nnx.Module):
         count = self.num_directions
         finals: list[State] = []
         for k, layer in enumerate(self.layers):
-            weights = [cell.weights(x.dtype) for cell in layer.directions()]
+            weights = [cell.weights(x.dtype) for cell in layer.cells]
             own = State(*(array[k * count : (k + 1) * count] for array in states))
             x, final = run_layer(run, weights, x, own, valid)
             finals.append(final)

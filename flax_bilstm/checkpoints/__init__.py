@@ -26,8 +26,9 @@ from flax_bilstm.checkpoints.formats import (
     format_of,
 )
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.checkpoints.unwrap import Checkpoint, unwrap
-from flax_bilstm.conversion.rows import Names
+from flax_bilstm.checkpoints.unwrap import Checkpoint, folded, unwrap
+from flax_bilstm.conversion.reading import is_ours
+from flax_bilstm.conversion.rows import Names, matches, rows
 from flax_bilstm.conversion.weights import (
     from_state_dict,
     load_state_dict,
@@ -42,6 +43,7 @@ __all__ = [
     "TORCH",
     "Format",
     "detect",
+    "fitting",
     "format_of",
     "load",
     "naming",
@@ -84,9 +86,9 @@ def load(
         FileNotFoundError: there is no such file.
     """
     if into is None:
-        tensors = read(path, prefix, key).tensors
+        checkpoint = read(path, prefix, key)
         with naming(path):
-            return from_state_dict(tensors, **options)
+            return from_state_dict(folded(checkpoint).tensors, **options)
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on a module that is there.")
     form = detect(Path(path))
@@ -95,7 +97,8 @@ def load(
         if form is ORBAX:
             skipped = load_variables(into, checkpoint.tensors, ignore=ignore)
         else:
-            skipped = load_state_dict(into, checkpoint.tensors, names=names, ignore=ignore)
+            tensors = fitting(checkpoint, into, names, ignore).tensors
+            skipped = load_state_dict(into, tensors, names=names, ignore=ignore)
     for what, left in (("tensors", skipped.tensors), ("variables", skipped.variables)):
         if left:
             _LOG.warning("%s: left out %d %s: %s", path, len(left), what, ", ".join(left[:8]))
@@ -132,13 +135,26 @@ def read(
     """What the checkpoint `path` holds for one model, as NumPy arrays under torch's names.
 
     Of an Orbax directory only our own modules' variables have torch names; others keep their paths.
+    Weights in parts, weight_norm's for instance, are put together in our own modules only.
     See `load` for the arguments and the errors.
     """
     form = detect(Path(path))
     checkpoint = _read(path, form, prefix, key)
     if form is ORBAX:
         return checkpoint._replace(tensors=orbax_folder.to_torch(checkpoint.tensors))
-    return checkpoint
+    try:
+        whole = folded(checkpoint)
+    except ValueError:  # a parametrization that is not known, so not ours
+        return checkpoint
+    return whole if is_ours(whole.tensors) else checkpoint
+
+
+def fitting(
+    checkpoint: Checkpoint, into: nnx.Module, names: Names | None, ignore: Sequence[str]
+) -> Checkpoint:
+    """The checkpoint with those weights in parts put together that `into` has whole."""
+    own = {name for row in rows(into, names, ignore) for name in row.torch_names}
+    return folded(checkpoint, own | {n for n in checkpoint.tensors if matches(n, ignore)})
 
 
 def _read(

@@ -1,7 +1,7 @@
 """Weights that are stored in parts (normalized, pruned, dropped), put together as PyTorch does."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +45,12 @@ FOLDS = (
 )  # fmt: skip
 
 
-def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def fold(
+    tensors: Mapping[str, np.ndarray], kept: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The tensors with those in parts put together, and what was, a line for each kind.
+
+    Parts whose names are in `kept` stay as they are.
 
     Raises:
         ValueError: a parametrization is one that the tensors alone do not tell.
@@ -58,7 +62,7 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
         folded = []
         for match in [m for name in found if (m := first.fullmatch(name))]:
             names = [match["owner"] + pattern.format(match["name"]) for pattern in patterns]
-            if any(name not in found for name in names):
+            if any(name not in found or name in kept for name in names):
                 continue
             whole = together([found[name] for name in names])
             if whole is None:
@@ -70,7 +74,7 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
         if folded:
             more = ", ..." if len(folded) > 3 else ""
             notes.append(f"folded: {title} of {', '.join(folded[:3])}{more} ({len(folded)})")
-    left = [name for name in found if "parametrizations." in name]
+    left = [name for name in found if "parametrizations." in name and name not in kept]
     if left:
         raise ValueError(
             f"expected weights or weight_norm's parts, got {left[0]} ({len(left)} such), a "

@@ -72,10 +72,11 @@ def detect(path: Path) -> Format:
         raise error(f"{path}: expected a checkpoint's file or folder, found {kind_of(path)}.")
     with path.open("rb") as file:
         head, size = file.read(32), path.stat().st_size
-    if head.startswith((b"PK\3\4", b"\x80")):
-        return TORCH
+    # Before torch's: a header of 896 bytes begins as a pickle does, with 0x80 and 3.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
         return SAFETENSORS
+    if head.startswith((b"PK\3\4", b"\x80")):
+        return TORCH
     if path.name.endswith(huggingface_folder.INDEX):
         return HUGGING_FACE
     foreign = next((what for start, what in FOREIGN.items() if head.startswith(start)), None)

@@ -1,8 +1,8 @@
 """What people's checkpoint files really hold, taken out of its wrappings, and each one named.
 
 A training checkpoint wraps the state dict (`locating`); DataParallel, torch.compile, FSDP and
-Lightning put names of their own into its names; weights may lie in parts (`folding`); in a larger
-network it is a submodule.
+Lightning put names of their own into its names; in a larger network it is a submodule. Weights may
+lie in parts, which are put together (`folded`) for a module that has no such parts itself.
 """
 
 from collections.abc import Collection, Mapping
@@ -76,12 +76,23 @@ def unwrap(
             f"{', '.join(f'{name} ({_kind(held[name])})' for name in others[:8])}; save the "
             "mapping that holds the tensors by itself."
         )
-    tensors, folded = fold(to_numpy({names[name]: held[name] for name in names}))
-    if folded and optimizer is not None:
-        notes.append("left out: the optimizer's state, which is of the parts that were folded")
-        optimizer = None
+    tensors = to_numpy({names[name]: held[name] for name in names})
     renamed = {name: names.get(name) for name in held}
-    return Checkpoint(tensors, optimizer, renamed, (*notes, *folded))
+    return Checkpoint(tensors, optimizer, renamed, tuple(notes))
+
+
+def folded(checkpoint: Checkpoint, kept: Collection[str] = ()) -> Checkpoint:
+    """The checkpoint with weights that are stored in parts put together; `kept` parts are left.
+
+    Raises:
+        ValueError: a parametrization is one that the tensors alone do not tell.
+    """
+    tensors, notes = fold(checkpoint.tensors, kept)
+    optimizer = checkpoint.optimizer
+    if notes and optimizer is not None:
+        notes = ("left out: the optimizer's state, which is of the parts that were folded", *notes)
+        optimizer = None
+    return Checkpoint(tensors, optimizer, checkpoint.renamed, (*checkpoint.notes, *notes))
 
 
 def _is_extra(name: Any, notes: list[str]) -> bool:

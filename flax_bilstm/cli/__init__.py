@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FLAX=TORCH",
         action="append",
         default=[],
-        help="for --into: what PyTorch calls otherwise; may be repeated",
+        help="for --into: what PyTorch calls otherwise; may be repeated, for tied weights too",
     )
     convert.add_argument(
         "--ignore",
@@ -156,7 +156,9 @@ def _convert(names: list[str], ignore: list[str], **options: Any) -> int:
     pairs = [pair.partition("=") for pair in names]
     if wrong := [flax for flax, equals, torch in pairs if not (flax and equals and torch)]:
         raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}.")
-    renamed = {flax: torch for flax, _, torch in pairs}
+    renamed: dict[str, str | tuple[str, ...]] = {}
+    for flax, _, torch in pairs:
+        renamed[flax] = (*renamed[flax], torch) if flax in renamed else (torch,)
     job = Conversion(**options, names=renamed, ignore=tuple(ignore))
     report = conversion.convert(job, _say)
     printing.write(report)  # DST is written, whether or not anyone hears of it

@@ -96,11 +96,11 @@ def _index(name: str) -> bool:
 
 
 def _raw(arrays: Mapping[str, np.ndarray], path: str, tensor: str) -> str:
-    """A tensor that is no layer's: a parameter, or a buffer where it is not of floating numbers."""
+    """A tensor that is no layer's: a parameter, or a buffer where its numbers can be none's."""
     array = arrays[f"{path}.{tensor}".lstrip(".")]
-    if jnp.issubdtype(array.dtype, jnp.floating):
+    if jnp.issubdtype(array.dtype, jnp.floating) and np.isfinite(array).all():
         return f"nnx.Param(jnp.zeros({array.shape}, jnp.{array.dtype.name}))"
-    return f"nnx.Variable(np.zeros({array.shape}, np.{array.dtype.name}))"
+    return f"nnx.Variable(np.zeros({array.shape}, jnp.{array.dtype.name}))"
 
 
 def _has_equal(found: Recognized, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -40,7 +40,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
     model, unused = _model(arrays)
-    loaded, problems = _load(arrays) if is_ours(arrays.keys()) else (None, [])
+    loaded, problems = _load(arrays) if is_ours(arrays) else (None, [])
     return {
         "file": str(path),
         "format": checkpoints.detect(path).title,
@@ -65,7 +65,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
         ],
         "optimizer": _optimizer(read, loaded),
         "problems": problems,
-        "loads": not problems if is_ours(arrays.keys()) else None,
+        "loads": not problems if is_ours(arrays) else None,
     }
 
 

@@ -65,7 +65,8 @@ def parameter_order(
         return None
     shapes = _shapes(module, **options)
     buffers = _buffers(module, **options)
-    order = [name for name in renamed.values() if name not in buffers]
+    named = (name if name in shapes else None for name in renamed.values())  # None: ignored, too
+    order = [name for name in named if name not in buffers]
     surplus = len(order) - len(keys)
     outside = [i for i, name in enumerate(order) if name is None]
     if surplus <= 0 or surplus > len(outside):

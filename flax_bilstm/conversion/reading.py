@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,40 @@ Module = LSTM | BiLSTMWithAttention
 _NAME = re.compile(r"(lstm\.)?(weight|bias)_(ih|hh|hr)_l(?P<k>\d+)(_reverse)?")
 
 
-def is_ours(names: Collection[str]) -> bool:
-    """Whether a state dict of these names means to be of one of our own modules."""
-    inside = {name.partition(".")[0] for name in names if "." in name}
-    bare = [name for name in names if "." not in name]
-    if any(_NAME.fullmatch(name) for name in bare):
-        return not inside
-    lstm = any(_NAME.fullmatch(name) for name in names)
-    return lstm and {"attention", "fc"} <= inside <= {"lstm", "attention", "fc"}
+_PART = re.compile(
+    r"(lstm\.(weight|bias)_(ih|hh)_l0(_reverse)?|(attention\.attn|fc)\.(weight|bias)|[^.]*)"
+)
+
+
+def is_ours(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict is of one of our own modules, be it a damaged one.
+
+    Many networks have an lstm, an attention and an fc, and an nn.GRU's names are an nn.LSTM's: a
+    tensor more in one of the parts, or matrices of the sizes that another network has, make it
+    another's.
+    """
+    shapes = {name: array.shape for name, array in arrays.items()}
+    inside = {name.partition(".")[0] for name in shapes if "." in name}
+    if any(_NAME.fullmatch(name) for name in shapes if "." not in name):
+        gates = _ratio(shapes.get("weight_hh_l0", ()))
+        return not inside and (gates not in (1, 3) or "weight_hr_l0" in shapes)
+    width = shapes.get("attention.attn.weight", ())[-1:]
+    columns = shapes.get("fc.weight", ())[1:]
+    several = (
+        bool(width and columns) and columns != width and columns[0] % (width[0] // 2 or 1) == 0
+    )
+    return (
+        inside == {"lstm", "attention", "fc"}
+        and all(map(_PART.fullmatch, shapes))
+        and any(name.endswith("_reverse") for name in shapes)
+        and _ratio(shapes.get("attention.attn.weight", ())) in (None, 1)
+        and not several  # vectors beside one another, or one direction's
+    )
+
+
+def _ratio(shape: tuple[int, ...]) -> float | None:
+    """A matrix' rows by its columns."""
+    return shape[0] / shape[1] if len(shape) == 2 and shape[1] else None
 
 
 def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:

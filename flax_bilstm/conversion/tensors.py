@@ -6,12 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+NOT_NUMPYS = {
+    name: np.dtype(getattr(jnp, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+}
+"""PyTorch's dtypes that NumPy has from ml_dtypes only."""
+
 
 def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every value as a NumPy array of its own dtype (bfloat16 as ml_dtypes'); no copy if avoidable.
 
     Raises:
-        ValueError: a value is not an array or a dense tensor.
+        ValueError: a value is no array or dense tensor of numbers.
     """
     if not isinstance(state_dict, Mapping):
         raise ValueError(
@@ -22,15 +27,32 @@ def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def array_of(name: str, value: Any) -> np.ndarray:
-    """One value; `name` is for the error."""
-    if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
-        import torch  # the value is torch's, so torch is there
+    """One value; `name` is for the error.
 
-        value = value.detach().cpu()
-        if value.dtype == torch.bfloat16:  # NumPy has no bfloat16 of its own
-            return value.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
-        return value.numpy()
-    array = np.asarray(value)
-    if array.dtype == object:
+    Raises:
+        ValueError: the value is no array or dense tensor of numbers whose memory can be read.
+    """
+    try:
+        if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
+            return _from_torch(value)
+        array = np.asarray(value)
+    except Exception as error:  # of PyTorch, NumPy or JAX, of many classes
+        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+        raise ValueError(
+            f"{name}: expected a dense tensor or array of numbers, got {type(value).__name__}: "
+            f"{reason[:200]}."
+        ) from error
+    if array.dtype == object or isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected a tensor or array, got {type(value).__name__}.")
     return array
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    import torch  # the tensor is torch's, so torch is there
+
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    for name, dtype in NOT_NUMPYS.items():
+        if tensor.dtype == getattr(torch, name, None):
+            bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
+            return tensor.contiguous().view(bits).numpy().view(dtype)
+    return tensor.numpy()

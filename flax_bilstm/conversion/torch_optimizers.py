@@ -314,7 +314,7 @@ def _numbers(value: Any) -> np.ndarray | None:
     """A dense array of real numbers; None of anything else."""
     try:
         array = array_of("", value)
-    except (TypeError, ValueError, RuntimeError, AttributeError):  # PyTorch's and NumPy's
+    except ValueError:
         return None
     return array if jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu" else None
 

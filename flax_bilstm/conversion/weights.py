@@ -151,10 +151,14 @@ def load_variables(
         name: jax.ShapeDtypeStruct(by_name[name].shape, by_name[name].dtype)
         for name in first.values()
     }
+    paths = {dotted(path): path for path in found}
+    for row in rows(module):  # what loading from torch adds, such as BatchNorm's count
+        if row.default is not None and (name := dotted(row.paths[0])) in taken.keys() - by_name:
+            expected[name] = jax.ShapeDtypeStruct(row.default.shape, row.default.dtype)
+            paths[name] = row.paths[0]
     aliases = by_name.keys() - expected.keys()
     listed = fit.problems(expected, {n: a for n, a in taken.items() if n not in aliases})
     fit.refuse(type(module).__name__, list(listed))
-    paths = {dotted(path): path for path in found}
     for name in expected:
         _set(module, found, paths[name], taken[name])
     return Skipped(

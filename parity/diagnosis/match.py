@@ -31,14 +31,21 @@ def of_lstm_stage(found: Alone) -> tuple[str, str]:
     return _closest(_mistakes(found))
 
 
-def of_arrays(judged: Judged) -> str:
-    """How the wrong arrays of a stage are related to the right ones; "" if they are not."""
+def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
+    """How the wrong arrays of a stage are related to the right ones; "" if they are not.
+
+    By a parameter, too, where parameters are given.
+    """
     for row in judged.rows:
         if row.passed or not np.isfinite(row.distance):
             continue
         truth, given = judged.truth[row.name], judged.candidate[row.name]
-        if truth is not None and given is not None and (words := _related(truth, given, row)):
-            return words
+        if truth is not None and given is not None:
+            words = _related(truth, given, row) or _by_parameter(
+                truth, given, row, parameters or {}
+            )
+            if words:
+                return words
     return ""
 
 
@@ -55,6 +62,7 @@ def of_module_stage(
         values: the reference's stages.
         model: the reference.
     """
+    parameters = pair.reference.parameters
     failing = [r for r in judged.rows if not r.passed and np.isfinite(r.distance)]
     if row.name not in {r.name for r in failing}:
         return ""
@@ -63,7 +71,7 @@ def of_module_stage(
     given = {name: judged.candidate[name] for name in alike}
 
     def matches() -> Iterator[Match]:
-        for words, calls in functions.of_stage(model):
+        for words, calls in functions.of_stage(model, _longest(values)):
             try:
                 with calls:
                     made = run(pair.reference, TRUTH)
@@ -73,7 +81,12 @@ def of_module_stage(
             yield _distance(mistaken, given, row.dtype, spreads), words, ""
 
     words, _ = _closest(matches())
-    return words or _another(row, given[row.name], values) or of_arrays(judged)
+    return words or _another(row, given[row.name], values) or of_arrays(judged, parameters)
+
+
+def _longest(values: Arrays) -> int:
+    """The most time steps that any stage has."""
+    return max((a.shape[1] for a in values.values() if a.ndim == 3), default=0)
 
 
 def _another(row: Row, given: Value, values: Arrays) -> str:
@@ -138,7 +151,17 @@ def of_update(
 def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
     """Whether the reference's numbers, computed some other way, are the candidate's."""
     spreads = {row.name: row.spread for row in judged.rows}
-    return bool(np.isfinite(_distance(made, judged.candidate, dtype, spreads)))
+    claimed = dict(judged.candidate)
+    made = dict(made)
+    for name, array in made.items():  # what is not finite must be so in the same places
+        given = claimed.get(name)
+        if given is None or given.shape != array.shape:
+            return False
+        finite = np.isfinite(array)
+        if not np.array_equal(finite, np.isfinite(given)):
+            return False
+        made[name], claimed[name] = np.where(finite, array, 0), np.where(finite, given, 0)
+    return bool(np.isfinite(_distance(made, claimed, dtype, spreads)))
 
 
 def _mistakes(found: Alone) -> Iterator[Match]:
@@ -194,6 +217,19 @@ def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
             continue
         if array.shape == given.shape and np.max(np.abs(array - given)) <= row.bound:
             return words
+    return ""
+
+
+def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Arrays) -> str:
+    """Whether a parameter has been added, or left out, where it is added to the last axes."""
+    if given.shape != truth.shape or row.check.endswith("gradients"):
+        return ""
+    for name, array in parameters.items():
+        if not array.ndim or array.shape != truth.shape[truth.ndim - array.ndim :]:
+            continue
+        for words, sign in (("{} is missing", -1), ("{} is added once more", 1)):
+            if np.max(np.abs(truth + sign * array.astype(np.float64) - given)) <= row.bound:
+                return words.format(name)
     return ""
 
 

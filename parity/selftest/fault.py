@@ -35,7 +35,7 @@ class Fault:
         says: what its diagnosis must contain; "" where no known mistake explains the fault.
         plant: puts the fault into the code.
         hold: puts the fault into the candidate's parameters.
-        case: the inputs, a key of `parity.selftest.CASES`.
+        case: the network and its inputs, a key of `parity.selftest.networks.NETWORKS`.
         optimizer: what to train with: the reference right, the candidate with the fault.
         loss: what to descend, likewise.
     """

@@ -7,28 +7,22 @@ networks of many sizes and seeds are checked beside them (`parity.selftest.false
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 import torch
 
-import flax_bilstm as fb
-import torch_ref
 from parity.compare import Progress, compare_sides
 from parity.report import Report, Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
-from parity.sides import pair
-from parity.sides.side import TARGET
+from parity.selftest.networks import NETWORKS
+from parity.selftest.networks.network import SEED
 
-# Where two sizes are equal a transposed matrix fits: the most treacherous sizes.
-INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 4, 4, 8
-BATCH, TIME = 3, 20
 STEPS = 3
-SEED = 0
-CASES = ("plain", "padded", "large")
 
 
 @dataclass(frozen=True)
@@ -59,54 +53,35 @@ class Outcome:
         return self.caught and self.placed and self.named
 
 
-def reference() -> torch_ref.BiLSTMWithAttention:
-    """The network in PyTorch as it is initialised, but for the LSTM's weights, doubled."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        model = torch_ref.BiLSTMWithAttention(INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM)
-    with torch.no_grad():
-        for parameter in model.lstm.parameters():
-            parameter.mul_(2)
-    return model
-
-
-def batch(rng: np.random.Generator, case: str) -> dict[str, np.ndarray]:
-    """Inputs of a case: "plain", "padded" (with rubbish in the padding) or "large" (saturated)."""
-    x = rng.standard_normal((BATCH, TIME, INPUT_DIM), dtype=np.float32)
-    target = rng.standard_normal((BATCH, OUTPUT_DIM), dtype=np.float32)
-    if case == "large":
-        x *= 1000
-    if case != "padded":
-        return {"x": x, TARGET: target}
-    lengths = np.array([TIME, 7, 13])
-    x[np.arange(TIME)[None] >= lengths[:, None]] = 30
-    return {"x": x, TARGET: target, "lengths": lengths}
-
-
 def plant(fault: Fault) -> Report:
     """The report of the whole check with the fault in force.
 
     Operations are compiled one by one and shared by all faults; whole programs would each have to
     be compiled anew, which would take most of the time.
     """
-    model = reference()
+    network = NETWORKS[fault.case]
+    model = network.reference()
     held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     rng = np.random.default_rng(SEED)
-    inputs = batch(rng, fault.case)
+    first = network.draw(rng)
     optimizers = [fault.optimizer] if fault.optimizer else []
-    batches = [batch(rng, fault.case) for _ in range(STEPS)] if optimizers else []
-    with jax.disable_jit(), fault.plant():
-        candidate = fb.from_state_dict(model.state_dict())
-        sides = pair.of_modules(
-            model, candidate, {n: a for n, a in inputs.items() if n != TARGET}, loss=fault.loss
-        )
+    batches = [network.draw(rng) for _ in range(STEPS)] if optimizers else []
+    with jax.disable_jit(), as_users_write_it(), fault.plant():
+        sides = network.pair(model, first, fault.loss)
         return compare_sides(
             sides.holding(held, fault.hold(held)),
-            inputs,
+            first,
             optimizers=optimizers,
             batches=batches,
             case=fault.case,
         )
+
+
+@contextmanager
+def as_users_write_it() -> Iterator[None]:
+    """JAX's own rules for adding a bias to a batch, and integers to floats, wherever this runs."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def outcome(number: int) -> Outcome:

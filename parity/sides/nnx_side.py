@@ -24,7 +24,7 @@ from parity.sides.intercept import (
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer, moments
 from parity.sides.programs import Program
-from parity.sides.recurrent import FlaxLSTM
+from parity.sides.recurrent import flax_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable, floating
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
@@ -70,7 +70,7 @@ class NnxSide(Side):
         call: how it is called; it is traced.
         loss: what gradients and training descend.
         stages: the reference's paths of the submodules to look into → their paths here.
-        lstms: those of them that are LSTMs on both sides.
+        recurrent: those of them that are LSTMs, or their cells, on both sides.
         chosen: the stages to look at; None for all of these submodules, () for none.
         output: what the output is called.
         name: what reports call this side.
@@ -89,7 +89,7 @@ class NnxSide(Side):
         loss: Loss = MEAN_SQUARED_ERROR,
         *,
         stages: Mapping[str, str] | None = None,
-        lstms: Iterable[str] = (),
+        recurrent: Iterable[str] = (),
         chosen: frozenset[str] | None = None,
         output: str = "output",
         name: str = "flax",
@@ -101,7 +101,8 @@ class NnxSide(Side):
         self._variables = {tuple(path): leaf for path, leaf in nnx.to_flat_state(self._template)}
         self._rows = tuple(rows)
         self.call, self.loss, self.output = call, loss, output
-        self.stages, self.lstms, self.chosen = dict(stages or {}), tuple(lstms), chosen
+        self.stages, self.recurrent = dict(stages or {}), tuple(recurrent)
+        self.chosen = chosen
         self.hidden: set[str] = set()
         self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
         self._steps: dict[Any, Program] = {}
@@ -309,7 +310,7 @@ class NnxSide(Side):
         return {**taps.own, **outputs.own}, output
 
     def _ports(self, path: str, module: Any) -> Ports:
-        return FlaxLSTM(module) if path in self.lstms else AnyModule()
+        return flax_ports(module) if path in self.recurrent else AnyModule()
 
     def _given(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         return self._given_to(self._leaves(parameters, dtype), inputs, values, dtype)

@@ -24,12 +24,14 @@ from parity.sides import calls
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
+from parity.sides.recurrent import both_recurrent
 from parity.sides.side import Arrays, Pair
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
-Names = Mapping[str, str]
-"""Flax path of a module or parameter → torch path, for what is named otherwise."""
+Names = Mapping[str, str | tuple[str, ...]]
+"""Flax path of a module or parameter → torch path, for what is named otherwise; several for what is
+one tensor under several names there."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,8 @@ def of_modules(
     _refuse_unknown("flax_model", stages.values(), ours)
     if lstm_itself:
         stages = {"": ""}
-    lstms = tuple(
-        path
-        for path, own in stages.items()
-        if isinstance(theirs[path], torch.nn.LSTM) and isinstance(ours[own], fb.LSTM)
-    )
+    recurrent = tuple(p for p, own in stages.items() if both_recurrent(theirs[p], ours[own]))
+    lstms = tuple(path for path in recurrent if isinstance(theirs[path], torch.nn.LSTM))
     positional = tuple(n for n in inputs if n not in (*keywords, *targets))
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
@@ -118,10 +117,10 @@ def of_modules(
         return (
             TorchSide(
                 torch_model, torch_call, loss, names=tensors,
-                stages=stages, lstms=lstms, alone=alone,
+                stages=stages, recurrent=recurrent, alone=alone,
             ),
             NnxSide(
-                flax_model, rows, flax_call, loss, stages=stages, lstms=lstms
+                flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent
             ),
         )  # fmt: skip
 
@@ -199,7 +198,8 @@ def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) ->
         name = path
         for flax, torch_name in names.items():
             if path == flax or path.startswith(f"{flax}."):
-                name = torch_name + path.removeprefix(flax)
+                first = torch_name if isinstance(torch_name, str) else torch_name[0]  # of tied ones
+                name = first + path.removeprefix(flax)
         if name and name in theirs and path:
             found[name] = path
     return {name: found[name] for name in theirs if name in found}

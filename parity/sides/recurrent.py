@@ -4,6 +4,9 @@
 `name.lengths` where they are given; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
 (layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM`
 takes lengths, and either may have time before the batch.
+
+Of a cell `name.input`, `name.before.hidden`, `name.before.cell`, where they are given, and
+`name.hidden`, `name.cell`: PyTorch's state is (h, c), Flax's carry is (c, h).
 """
 
 from typing import Any
@@ -14,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import flax_bilstm as fb
 from flax_bilstm.recurrence.equations import validity
+from parity.sides.intercept import Ports
 from parity.sides.trees import Change
 
 STATES = ("h_0", "c_0", "h_n", "c_n")
@@ -81,6 +85,59 @@ class FlaxLSTM:
         y, state = value
         y = _turned(y, not self.module.time_major, lambda y: change(f"{name}.output", y))
         return y, _batched(name, ("h_n", "c_n"), state, change)
+
+
+class TorchCell:
+    """The arrays of a call of a `torch.nn.LSTMCell`."""
+
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
+        """(input, (h, c)) with every array changed."""
+        x, state = _bound(args, kwargs, ("input", "hx"))
+        x = change(f"{name}.input", x)
+        if state is not None:
+            h, c = state
+            state = change(f"{name}.before.hidden", h), change(f"{name}.before.cell", c)
+        return (x, state), {}
+
+    def result(self, name: str, value: Any, change: Change) -> Any:
+        """(h, c) with both changed."""
+        h, c = value
+        return change(f"{name}.hidden", h), change(f"{name}.cell", c)
+
+
+class FlaxCell:
+    """The arrays of a call of a `flax_bilstm.LSTMCell`."""
+
+    def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
+        """((c, h), input) with every array changed."""
+        (c, h), x = _bound(args, kwargs, ("carry", "inputs"))
+        x = change(f"{name}.input", x)
+        h, c = change(f"{name}.before.hidden", h), change(f"{name}.before.cell", c)
+        return ((c, h), x), {}
+
+    def result(self, name: str, value: Any, change: Change) -> Any:
+        """((c, h), h) with both changed; an output that is not the carry's h stays as it is."""
+        (c, h), output = value
+        changed = change(f"{name}.hidden", h)
+        return (change(f"{name}.cell", c), changed), changed if output is h else output
+
+
+def both_recurrent(theirs: Any, ours: Any) -> bool:
+    """Whether two modules are PyTorch's and our LSTM, or PyTorch's and our cell."""
+    return any(
+        isinstance(theirs, torch_kind) and isinstance(ours, flax_kind)
+        for torch_kind, flax_kind in ((torch.nn.LSTM, fb.LSTM), (torch.nn.LSTMCell, fb.LSTMCell))
+    )
+
+
+def torch_ports(module: Any) -> Ports:
+    """How to reach what goes into a PyTorch LSTM or cell, and comes out."""
+    return TorchLSTM(module) if isinstance(module, torch.nn.LSTM) else TorchCell()
+
+
+def flax_ports(module: Any) -> Ports:
+    """How to reach what goes into our LSTM or cell, and comes out."""
+    return FlaxLSTM(module) if isinstance(module, fb.LSTM) else FlaxCell()
 
 
 def _bound(args: tuple, kwargs: dict, names: tuple[str, ...]) -> list[Any]:

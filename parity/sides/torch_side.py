@@ -20,7 +20,7 @@ from parity.sides.intercept import (
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
-from parity.sides.recurrent import STATES, TorchLSTM
+from parity.sides.recurrent import STATES, torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
@@ -37,7 +37,7 @@ class TorchSide(Side):
         loss: what gradients and training descend.
         names: its parameters and buffers that have a counterpart; None for all.
         stages: paths of the submodules to look into.
-        lstms: those of them that are LSTMs on both sides.
+        recurrent: those of them that are LSTMs, or their cells, on both sides.
         chosen: the stages to look at; None for all of these submodules, () for none.
         alone: whether sequences with lengths are run one by one, unpadded, because the module takes
             no lengths.
@@ -55,7 +55,7 @@ class TorchSide(Side):
         *,
         names: Iterable[str] | None = None,
         stages: Iterable[str] = (),
-        lstms: Iterable[str] = (),
+        recurrent: Iterable[str] = (),
         chosen: frozenset[str] | None = None,
         alone: bool = False,
         output: str = "output",
@@ -65,7 +65,7 @@ class TorchSide(Side):
         names = list(state if names is None else names)
         super().__init__(name, {n: array_of(state[n]) for n in names})
         self.module, self.loss, self.alone = module, loss, alone
-        self.stages, self.lstms, self.chosen = tuple(stages), tuple(lstms), chosen
+        self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
         self.call, self.output = call, output
         self._models: dict[str, torch.nn.Module] = {}
 
@@ -232,7 +232,7 @@ class TorchSide(Side):
         return self.call(model, inputs)
 
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
-        return TorchLSTM(modules[path]) if path in self.lstms else AnyModule()
+        return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
 
     def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
         """The module in this dtype, holding the parameters; one copy is used again and again."""

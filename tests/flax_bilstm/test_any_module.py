@@ -159,6 +159,15 @@ def test_the_count_of_batches_is_kept_where_flax_has_none():
     assert not hasattr(other.bn, "num_batches_tracked")
 
 
+def test_an_orbax_folder_brings_the_count_of_batches_along(tmp_path):
+    model = Normalized(nnx.Rngs(0))
+    state_dict = fb.state_dict(model) | {"bn.num_batches_tracked": np.array(12345)}
+    fb.load_state_dict(model, state_dict)
+    fb.save(model, tmp_path / "model.orbax")
+    fresh = fb.load(tmp_path / "model.orbax", into=Normalized(nnx.Rngs(1)))
+    assert fb.state_dict(fresh)["bn.num_batches_tracked"] == 12345
+
+
 def stack_of(make, count):
     """`count` modules stacked by nnx.vmap."""
     return nnx.split_rngs(splits=count)(nnx.vmap(make, in_axes=0, out_axes=0))(nnx.Rngs(0))

@@ -224,3 +224,12 @@ def test_of_damaged_arrays_one_error_is_all_that_is_said(
     with pytest.raises(ValueError, match=r"damaged one: [A-Z_]+: Error reading .* again\."):
         fb.load(tmp_path / "run")
     assert capfd.readouterr().err == ""  # not what Orbax's other reads came to
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_safetensors_header_whose_length_begins_as_a_pickle(protocol, tmp_path):
+    size = int.from_bytes(bytes([0x80, protocol]), "little")
+    header = '{"bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'.ljust(size).encode()
+    content = len(header).to_bytes(8, "little") + header + np.float32(3).tobytes()
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert checkpoints.read(tmp_path / "a.safetensors").tensors["bias"] == 3

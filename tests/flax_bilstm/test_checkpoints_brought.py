@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
+from flax_bilstm.cli import main
 
 torch = pytest.importorskip("torch")
 
@@ -232,7 +234,46 @@ def test_an_unknown_parametrization_is_refused_in_words(tmp_path: Path) -> None:
     linear = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(2, 2))
     torch.save(linear.state_dict(), tmp_path / "model.pt")
     with pytest.raises(ValueError, match="remove_parametrizations"):
-        checkpoints.read(tmp_path / "model.pt")
+        fb.load(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="remove_parametrizations"):
+        fb.load(tmp_path / "model.pt", into=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+
+
+class InParts(nnx.Module):
+    """weight_norm written in Flax, with the parts as they are, and a layer that has it whole."""
+
+    def __init__(self) -> None:
+        self.proj = nnx.Dict(g=nnx.Param(jnp.zeros((3, 1))), v=nnx.Param(jnp.zeros((3, 2))))
+        self.proj.bias = nnx.Param(jnp.zeros(3))
+        self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+
+def test_parts_that_a_module_has_itself_are_not_folded(tmp_path: Path) -> None:
+    normalized = torch.nn.utils.parametrizations.weight_norm
+    model = torch.nn.ModuleDict(
+        {"proj": normalized(torch.nn.Linear(2, 3)), "head": normalized(torch.nn.Linear(3, 2))}
+    )
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    parts = {"g": "original0", "v": "original1"}
+    names = {f"proj.{k}": f"proj.parametrizations.weight.{part}" for k, part in parts.items()}
+    port = fb.load(tmp_path / "model.pt", into=InParts(), names=names)
+    for flax, part in parts.items():
+        expected = model.state_dict()[f"proj.parametrizations.weight.{part}"]
+        np.testing.assert_array_equal(port.proj[flax][...], expected)
+    expected = model["head"].weight.detach().numpy()
+    np.testing.assert_allclose(port.head.kernel[...].T, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal"])
+def test_parts_are_converted_to_the_bit(kind: str, tmp_path: Path) -> None:
+    model = getattr(torch.nn.utils.parametrizations, kind)(torch.nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    for source, target in [("model.pt", "a.safetensors"), ("a.safetensors", "back.pt")]:
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert back.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back[name], tensor)
 
 
 @pytest.mark.parametrize("what", ["folder", "index"])

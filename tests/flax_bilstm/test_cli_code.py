@@ -50,6 +50,8 @@ NETWORKS = {
     "keys and values of two widths": lambda: having(a=tnn.MultiheadAttention(8, 2, kdim=3, vdim=5)),
     "statistics in float16": lambda: having(norm=tnn.BatchNorm1d(3)).half(),
     "spectral norm": lambda: having(fc=tnn.utils.parametrizations.spectral_norm(tnn.Linear(2, 3))),
+    "a mask of minus infinity": lambda: having(mask=torch.full((2, 2), -torch.inf).triu(1)),
+    "weight_norm": lambda: having(fc=tnn.utils.parametrizations.weight_norm(tnn.Linear(2, 3))),
     "nothing": having,
     "one GRU": lambda: tnn.GRU(3, 4),
 }

@@ -260,7 +260,7 @@ def test_a_network_of_the_users_own_with_its_optimizer(
     printed = capsys.readouterr().out
     assert "left out: criterion.weight" in printed
     assert "no forward pass was compared" in printed
-    tree = orbax_folder.read(target)
+    tree = orbax_folder.read(target).tree
     moment = tree["optimizer"]["opt_state"]["0"]["mu"]["head"]["kernel"]["value"]
     expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
     np.testing.assert_array_equal(moment.T, expected)
@@ -293,6 +293,74 @@ def test_what_the_user_passes_for_a_network_of_their_own(
     assert not (tmp_path / "run.orbax").exists()
 
 
+TIED_PORT = """
+import jax.numpy as jnp
+from flax import nnx
+import flax_bilstm as fb
+
+class Port(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 3, rngs=rngs)
+        self.lstm = fb.LSTM(3, 3, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(7))
+        self.ids = nnx.Variable(jnp.zeros(2, jnp.int32))
+
+def make():
+    return Port(nnx.Rngs(0))
+"""
+
+
+def tied() -> Any:
+    """A language model: tied weights, a raw parameter, a buffer."""
+    model = torch.nn.ModuleDict(
+        {
+            "encoder": torch.nn.Embedding(7, 3),
+            "lstm": torch.nn.LSTM(3, 3, batch_first=True),
+            "decoder": torch.nn.Linear(3, 7, bias=False),
+        }
+    )
+    model["decoder"].weight = model["encoder"].weight
+    model.bias = torch.nn.Parameter(torch.ones(7))
+    model.register_buffer("ids", torch.tensor([3, 4]))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_groups_ties_raw_parameters_and_buffers(
+    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a dtype, `jnp.zeros` has what JAX gives it where 64 bits are not asked for."""
+    torch.manual_seed(0)
+    model = tied().to(dtype)
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [(n, p) for n, p in named if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [(n, p) for n, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    hidden = model["lstm"](model["encoder"](torch.arange(7)[None]))[0]
+    ((model["decoder"](hidden) + model.bias) ** 2).sum().backward()
+    optimizer.step()
+    content = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    torch.save(content, tmp_path / "run.ckpt")
+    port = TIED_PORT
+    if dtype is torch.float64:
+        port = port.replace("rngs=rngs", "rngs=rngs, param_dtype=jnp.float64").replace(
+            "int32", "int64"
+        )
+    (tmp_path / "tied_port.py").write_text(port)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tied_port", raising=False)
+    options = ("--into", "tied_port:make", "--names", "embed=encoder", "--names", "embed=decoder")
+    assert run("convert", tmp_path / "run.ckpt", tmp_path / "run.orbax", *options) == GOOD
+    tree = orbax_folder.read(tmp_path / "run.orbax").tree
+    for path, expected in {"embed.embedding": model["encoder"].weight, "bias": model.bias}.items():
+        np.testing.assert_array_equal(tree["model"][path], expected.detach().numpy(), strict=True)
+    moments = tree["optimizer"]["opt_state"]["inner_states"]["group 1"]["inner_state"]["0"]
+    expected = optimizer.state[model.bias]["exp_avg"].numpy()
+    np.testing.assert_array_equal(moments["mu"]["bias"]["value"], expected, strict=True)
+
+
 def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
     """Encoder and decoder of one shape: `--prefix` takes the encoder's, by name."""
     torch.manual_seed(0)
@@ -303,7 +371,7 @@ def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
     optimizer.step()
     torch.save({"model": both.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     assert run("convert", tmp_path / "a.pt", tmp_path / "run", "--prefix", "encoder.") == GOOD
-    tree = orbax_folder.read(tmp_path / "run")["optimizer"]["opt_state"]["0"]["mu"]
+    tree = orbax_folder.read(tmp_path / "run").tree["optimizer"]["opt_state"]["0"]["mu"]
     moment = tree["layers"]["0"]["forward"]["kernel_ih"]["value"]
     expected = optimizer.state[both["encoder"].weight_ih_l0]["exp_avg"].numpy()
     np.testing.assert_array_equal(moment.T, expected)
@@ -357,3 +425,51 @@ def test_any_state_dict_keeps_every_bit(ending: str, tmp_path: Path) -> None:
     for name, array in read.items():
         assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)
         assert back[name].tobytes() == array.tobytes()
+
+
+class Additive(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = torch.nn.Linear(8, 8)
+        self.v = torch.nn.Linear(8, 1, bias=False)
+
+
+def like_ours(
+    attention: Any = None, fc: Any = None, layers: int = 1, bidirectional: bool = True
+) -> Any:
+    """A network with an lstm, an attention and an fc, that is not the reference network."""
+    square = torch.nn.ModuleDict({"attn": torch.nn.Linear(8, 8)})
+    return torch.nn.ModuleDict(
+        {
+            "lstm": torch.nn.LSTM(3, 4, layers, bidirectional=bidirectional),
+            "attention": attention or square,
+            "fc": fc or torch.nn.Linear(8, 2),
+        }
+    )
+
+
+OTHERS = {
+    "additive": lambda: like_ours(Additive()),
+    "to one": lambda: like_ours(torch.nn.ModuleDict({"attn": torch.nn.Linear(8, 1)})),
+    "a layer": lambda: like_ours(torch.nn.Linear(8, 1)),
+    "heads": lambda: like_ours(torch.nn.MultiheadAttention(8, 2)),
+    "two vectors": lambda: like_ours(fc=torch.nn.Linear(16, 2)),
+    "Sequential": lambda: like_ours(fc=torch.nn.Sequential(torch.nn.Linear(8, 2))),
+    "layers": lambda: like_ours(layers=2),
+    "one way": lambda: like_ours(fc=torch.nn.Linear(4, 2), bidirectional=False),
+    "GRU": lambda: torch.nn.GRU(3, 4),
+    "RNN": lambda: torch.nn.RNN(3, 4),
+}
+
+
+@pytest.mark.parametrize("title", OTHERS)
+def test_a_network_that_is_only_named_like_ours(title: str, tmp_path: Path) -> None:
+    """Of the classes called BiLSTMWithAttention that people publish, hardly any is ours."""
+    model = OTHERS[title]()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert run("inspect", tmp_path / "a.pt") == GOOD
+    assert run("convert", tmp_path / "a.pt", tmp_path / "a.safetensors") == GOOD
+    assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.pt") == GOOD
+    back = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], t) for name, t in model.state_dict().items())

@@ -162,6 +162,5 @@ def test_a_small_addition_to_a_large_cell_state_is_not_lost(implementation):
 
 
 def test_a_dtype_that_is_not_floating():
-    lstm = fb.LSTM(3, 4, dtype="int32", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="dtype: expected a floating dtype or None, got int32"):
-        lstm(jnp.ones((2, 5, 3)))
+    with pytest.raises(ValueError, match="dtype: expected a floating dtype or None, got 'int32'"):
+        fb.LSTM(3, 4, dtype="int32", rngs=nnx.Rngs(0))

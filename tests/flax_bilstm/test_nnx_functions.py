@@ -103,3 +103,34 @@ def make_without_dropout(lstm: fb.LSTM) -> fb.LSTM:
     plain = make_lstm(seed=9, num_layers=lstm.num_layers)
     fb.load_state_dict(plain, fb.state_dict(lstm))
     return plain
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (lambda rngs: fb.LSTM(6, 4, rngs=rngs), (jnp.ones((3, 5, 6)),)),
+        (
+            lambda rngs: fb.LSTM(
+                6, 4, num_layers=2, bidirectional=True, dropout=0.5, proj_size=2, rngs=rngs
+            ),
+            (jnp.ones((3, 5, 6)), None, jnp.asarray([1, 5, 2])),
+        ),
+        (lambda rngs: fb.BiLSTMWithAttention(6, 4, 3, rngs=rngs), (jnp.ones((3, 5, 6)),)),
+        (lambda rngs: fb.Attention(8, score="general", rngs=rngs), (jnp.ones((3, 5, 8)),)),
+        (
+            lambda rngs: fb.LSTMCell(6, 4, rngs=rngs),
+            ((jnp.ones((3, 4)), jnp.ones((3, 4))), jnp.ones((3, 6))),
+        ),
+    ],
+    ids=["lstm", "stacked", "network", "attention", "cell"],
+)
+def test_tabulate(model: Callable[[nnx.Rngs], Any], inputs: tuple[Any, ...]) -> None:
+    """`nnx.tabulate` wraps every public method of a module in `jax.jit`, and our methods bear it.
+
+    A method that does not leaves the class wrapped, and every later call in the process fails.
+    """
+    module = model(nnx.Rngs(0))
+    table = nnx.tabulate(module, *inputs, console_kwargs={"force_terminal": False, "width": 200})
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert f"{count:,} (" in table
+    module(*inputs)

@@ -93,7 +93,7 @@ def test_the_same_elements_are_finite_as_in_pytorch(under_torch_names, implement
             expected = theirs(reference, arrays)
             lstm = make(finite, implementation, **options)
             if name.startswith(("weight", "bias")):  # loading would refuse it
-                cells = list(lstm.layers[0].directions())
+                cells = list(lstm.layers[0].cells)
                 parameter = getattr(cells[name.endswith("reverse")], OURS[name[:9]])
                 parameter[...] = parameter[...].at[index[::-1]].set(planted)
             (d_lstm, d_x, d_state), actual = ours(lstm, arrays["x"], (arrays["h_0"], arrays["c_0"]))

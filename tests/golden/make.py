@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity.port import Arrays, cast
 from safetensors.numpy import save_file
 
 import torch_ref
 from parity.nudging import moved_functions, nudged
+from parity.sides.side import Arrays, cast
 from parity.tolerances import DTYPES, TOLERANCES
 
 HERE = Path(__file__).parent

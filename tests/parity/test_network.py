@@ -154,7 +154,7 @@ def test_porting_mistakes_are_found_at_their_stage(float64, network, instead, fa
     theirs = instead(network.pair.reference, chosen=called)
     candidate = NnxSide(
         network.candidate, rows(network.candidate), faulty_call(fault),
-        stages=network.pair.stages, lstms=network.pair.lstms, chosen=called,
+        stages=network.pair.stages, recurrent=network.pair.lstms, chosen=called,
     )  # fmt: skip
     # The forward pass is all that is looked at: the reference's gradients spare a compilation.
     candidate = instead(candidate, gradients=theirs.gradients)

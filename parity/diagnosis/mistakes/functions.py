@@ -78,8 +78,22 @@ def _low_softmax(bits: int, state: Calls, scores: Tensor, axis: int) -> Tensor:
     return rounded(rounded(scores, bits).softmax(axis), bits)
 
 
-def of_softmax() -> Mistakes:
-    """What can be wrong about the weights of an attention."""
+def _over_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
+    """Over steps that are zeros, too: of a query that is padding, every score is 0."""
+    length = scores.shape[axis]
+    if length >= longest:
+        return scores.softmax(axis)
+    padding = [0, 0] * (scores.ndim - 1 - axis) + [0, longest - length]
+    return torch.nn.functional.pad(scores, padding).softmax(axis).narrow(axis, 0, length)
+
+
+def _by_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
+    """Of a query that is zeros, where a sequence is shorter than the batch."""
+    return (scores if scores.shape[axis] >= longest else 0 * scores).softmax(axis)
+
+
+def of_softmax(longest: int = 0) -> Mistakes:
+    """What can be wrong about the weights of an attention, in a batch of so many time steps."""
     for words, factor in (
         ("scores are divided by √d, d the features of the product", lambda d: d**-0.5),
         ("scores are divided by √d, d half of those features", lambda d: (d / 2) ** -0.5),
@@ -99,6 +113,14 @@ def of_softmax() -> Mistakes:
     yield (
         "no step attends to later ones (a causal mask)",
         _on_softmax(lambda c, s, axis: _masked(s, axis, later=True)),
+    )
+    yield (
+        "padding is attended to, on zeros",
+        _on_softmax(lambda c, s, axis: _over_padding(longest, s, axis)),
+    )
+    yield (
+        "the query is the batch's last step, which is padding in shorter sequences",
+        _on_softmax(lambda c, s, axis: _by_padding(longest, s, axis)),
     )
     yield "the weights are sigmoids, not a softmax", _on_softmax(lambda c, s, axis: s.sigmoid())
     yield "the softmax is missing", _on_softmax(lambda c, s, axis: s)
@@ -342,9 +364,9 @@ def _term(args: Any, number: int) -> Tensor:
     return args[number]
 
 
-def of_stage(model: torch.nn.Module) -> Mistakes:
-    """Every mistake of this module."""
-    yield from of_softmax()
+def of_stage(model: torch.nn.Module, longest: int = 0) -> Mistakes:
+    """Every mistake of this module; `longest` is the batch's number of time steps."""
+    yield from of_softmax(longest)
     yield from of_products(model)
     yield from of_layers()
     yield from of_activations()

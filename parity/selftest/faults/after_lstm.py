@@ -17,7 +17,8 @@ AFTER = (
              planting.attention(pieces.attend(query=0))),
     Fault("the last step does not attend to itself", "fc.input", "forward", "itself",
              planting.attention(pieces.attend(scores=lambda s: s.at[:, -1].set(-jnp.inf)))),
-    Fault("the attention's Linear applied", "fc.input", "forward", "Linear",
+    Fault("the attention's Linear applied", "fc.input", "forward",
+             "attention.attn is applied to the keys",
              planting.calling(network.Attention, lambda call, module, y, **options: (
                  pieces.attend(scores=lambda s: jnp.einsum(
                      "bf,btf->bt", y[:, -1],

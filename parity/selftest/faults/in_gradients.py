@@ -12,19 +12,21 @@ from flax_bilstm.recurrence.equations import State
 from parity.selftest import pieces, planting
 from parity.selftest.fault import Fault, cell
 from parity.sides.losses import MEAN_SQUARED_ERROR
+from parity.sides.side import TARGET
 
 
-def _sum_of_squares(output: Any, target: Any) -> Any:
-    return jnp.sum(jnp.square(output - target))
+def _sum_of_squares(output: Any, inputs: Any) -> Any:
+    return jnp.sum(jnp.square(output - inputs[TARGET]))
 
 
 GRADIENTS = (
-    Fault("folded biases: bias_hh gets no gradient", cell("reverse", "input_gate"), "gradients",
+    # All four gates read the biases and the hidden state, so the step is the place, not a gate.
+    Fault("folded biases: bias_hh gets no gradient", cell("reverse", "step"), "gradients",
              "bias_hh gets no gradient", planting.weights(pieces.stopped("bias_hh"))),
     Fault("gradient of weight_hh halved", cell("forward", "input_gate"), "gradients", "0.5",
              planting.weights(lambda w: w._replace(
                  kernel_hh=pieces.scaled_slope(0.5)(w.kernel_hh)), "forward")),
-    Fault("no gradient into the previous hidden state", cell("reverse", "input_gate"),
+    Fault("no gradient into the previous hidden state", cell("reverse", "step"),
              "gradients", "no gradient flows into the previous hidden state",
              planting.loop(pieces.cell(enter=lambda s: s._replace(
                  hidden=jax.lax.stop_gradient(s.hidden))))),
@@ -42,11 +44,12 @@ GRADIENTS = (
              "gradients stop every 8 steps",
              planting.in_pieces(8, lambda start, state: State(
                  *map(jax.lax.stop_gradient, state)))),
-    Fault("no gradient through the attention weights", "lstm.output", "gradients",
+    # What arrives at lstm.output is wrong, and the attention, which reads it, makes it so.
+    Fault("no gradient through the attention weights", "attention", "gradients",
              "no gradient flows through the weights",
              planting.attention(pieces.attend(weigh=lambda s: jax.lax.stop_gradient(
                  jax.nn.softmax(s, axis=-1))))),
-    Fault("no gradient into the values", "lstm.output", "gradients",
+    Fault("no gradient into the values", "attention", "gradients",
              "no gradient flows into the values",
              planting.attention(pieces.attend(values=jax.lax.stop_gradient))),
     Fault("no gradient into the reverse half", "lstm.layer0.output", "gradients",
@@ -57,9 +60,9 @@ GRADIENTS = (
              planting.calling(nnx.Linear, lambda call, module, x: (
                  pieces.scaled_slope(-1.0)(call(x))))),
     Fault("gradient of a sum, loss of a mean", "loss", "gradients", "24 times",
-             loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, target: (
-                 _sum_of_squares(output, target) - jax.lax.stop_gradient(
-                     _sum_of_squares(output, target) * (1 - 1 / output.size))))),
+             loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, inputs: (
+                 _sum_of_squares(output, inputs) - jax.lax.stop_gradient(
+                     _sum_of_squares(output, inputs) * (1 - 1 / output.size))))),
     Fault("the unused Linear is a trained parameter", "attention.attn.bias", "gradients",
              "the reference never uses it",
              planting.patched(network, "Unused", lambda real: nnx.Param)),

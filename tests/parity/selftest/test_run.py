@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from parity import cli
 from parity.selftest import false_alarms, run
 from parity.selftest.faults import FAULTS, SHOWS, Fault
+from parity.selftest.networks import NETWORKS
 
 
 def numbers(*names):
@@ -47,7 +48,7 @@ def test_the_table_has_distinct_faults_of_every_kind():
     assert len(FAULTS) >= 40
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert Counter(m.shows for m in FAULTS).keys() == SHOWS.keys()
-    assert {m.case for m in FAULTS} == set(run.CASES)
+    assert {m.case for m in FAULTS} == set(NETWORKS)
 
 
 def test_a_fault_that_is_none_is_not_caught(monkeypatch):
@@ -67,8 +68,8 @@ def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
     assert not found.passed
 
 
-@pytest.mark.parametrize("case", run.CASES)
-def test_the_network_of_the_selftest_passes_unfaulted(case):
+@pytest.mark.parametrize("case", NETWORKS)
+def test_every_network_passes_unfaulted(case):
     report = run.plant(Fault("nothing", "", "forward", case=case))
     report.assert_passed()
 

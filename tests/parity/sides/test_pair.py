@@ -156,8 +156,11 @@ class FlaxAttention(nnx.Module):
 
 @pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("leak", [0.0, 1e-8])
-def test_a_gradient_that_is_rounding_alone_is_judged_at_the_scale_of_the_others(leak, monkeypatch):
-    """The key's bias shifts all scores of a query alike: its gradient is zero but for rounding."""
+def test_a_gradient_that_is_rounding_alone_is_undetermined(leak, monkeypatch):
+    """The key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+
+    Nothing larger can hide in it.
+    """
     torch.manual_seed(0)
     theirs, ours = Attention(), FlaxAttention()
     fb.load_state_dict(ours, theirs.state_dict())
@@ -165,8 +168,8 @@ def test_a_gradient_that_is_rounding_alone_is_judged_at_the_scale_of_the_others(
     x = np.random.default_rng(0).standard_normal((2, 4, 3), dtype=np.float32)
     report = parity.check(theirs, ours, x, training_steps=0, dtypes=["float64"])
     (row,) = (row for row in report.rows if row.name == "key.bias" and row.check == "gradients")
+    assert not row.determined
     assert row.passed == (leak == 0), row
-    assert row.scale > 1e-3
 
 
 def of_modules(reference, candidate, **options):

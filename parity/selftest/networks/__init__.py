@@ -1,0 +1,16 @@
+"""The networks in which faults are planted: ours, and some as other people write them.
+
+All are small, and where two sizes are equal a transposed matrix fits: the most treacherous sizes.
+"""
+
+from parity.selftest.networks.by_hand import BY_HAND
+from parity.selftest.networks.decoders import DECODERS
+from parity.selftest.networks.network import Network
+from parity.selftest.networks.ours import OURS
+from parity.selftest.networks.signals import SIGNALS
+from parity.selftest.networks.text import TEXT
+
+NETWORKS: dict[str, Network] = {**OURS, **TEXT, **SIGNALS, **DECODERS, **BY_HAND}
+"""Every network and what it reads, by what faults call it."""
+
+__all__ = ["NETWORKS", "OURS", "Network"]

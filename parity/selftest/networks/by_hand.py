@@ -1,0 +1,103 @@
+"""Ports without a library: raw parameters in a module, and functions of a state dict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from flax import nnx
+from jaxtyping import Array
+from torch import Tensor, nn
+
+from parity.selftest.networks.decoders import BATCH, TIME, TorchRecurrent
+from parity.selftest.networks.network import Network, signal
+
+State = Mapping[str, Array]
+
+
+class TorchRaw(nn.Module):
+    """Attention by one vector over tanh of a matrix product, all of raw parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 4))
+        self.query = nn.Parameter(torch.randn(4))
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.offset = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, 4) → (batch, 4)."""
+        y = torch.tanh(x @ self.matrix)
+        weights = torch.softmax(y @ self.query * self.scale, dim=1)
+        return (weights[..., None] * x).sum(1) + self.offset
+
+
+class Raw(nnx.Module):
+    """`TorchRaw` in Flax, every line of which can be replaced by faults."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.matrix = nnx.Param(jnp.zeros((4, 4)))
+        self.query = nnx.Param(jnp.zeros(4))
+        self.scale = nnx.Param(jnp.zeros(()))
+        self.offset = nnx.Param(jnp.zeros(4))
+
+    def __call__(self, x: Array) -> Array:
+        """(batch, time, 4) → (batch, 4)."""
+        weights = self.weigh(self.hide(x) @ self.query[...] * self.scale[...])
+        return self.mix(weights, x) + self.offset[...]
+
+    def hide(self, x: Array) -> Array:
+        """What the query asks."""
+        return jnp.tanh(x @ self.matrix[...])
+
+    def weigh(self, scores: Array) -> Array:
+        """A softmax over time."""
+        return jax.nn.softmax(scores, axis=1)
+
+    def mix(self, weights: Array, x: Array) -> Array:
+        """The mean so weighted."""
+        return (weights[..., None] * x).sum(1)
+
+
+def step(w: State, suffix: str, h: Array, c: Array, x: Array) -> tuple[Array, Array]:
+    """One step of one sequence: the new hidden and cell state."""
+    z = w[f"rnn.weight_ih_{suffix}"] @ x + w[f"rnn.bias_ih_{suffix}"]
+    z = z + w[f"rnn.weight_hh_{suffix}"] @ h + w[f"rnn.bias_hh_{suffix}"]
+    i, f, g, o = jnp.split(z, 4)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def direction(w: State, x: Array, suffix: str, reverse: bool) -> Array:
+    """A direction over one sequence (time, features) by `jax.lax.scan`."""
+
+    def body(state: tuple[Array, Array], x: Array) -> Any:
+        h, c = step(w, suffix, *state, x)
+        return (h, c), h
+
+    zeros = jnp.zeros(4, x.dtype)
+    return jax.lax.scan(body, (zeros, zeros), x, reverse=reverse)[1]
+
+
+def head(w: State, y: Array) -> Array:
+    """The head on the last step of one sequence."""
+    return w["head.weight"] @ y[-1] + w["head.bias"]
+
+
+def recurrent(w: State, x: Array) -> Array:
+    """`TorchRecurrent`: every sequence by itself, by `jax.vmap`."""
+
+    def one(x: Array) -> Array:
+        runs = [direction(w, x, "l0", False), direction(w, x, "l0_reverse", True)]
+        return head(w, jnp.concatenate(runs, axis=-1))
+
+    return jax.vmap(one)(x)
+
+
+BY_HAND = {
+    "raw": Network(TorchRaw, Raw, signal((BATCH, TIME, 4), (BATCH, 4))),
+    "function": Network(
+        TorchRecurrent, recurrent, signal((BATCH, TIME, 4), (BATCH, 3)), function=True
+    ),
+}
