@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from parity.compare import Progress
-from parity.proof import digits, published
+from parity.proof import digits, own, published
 from parity.render import text as rendering
+from parity.report import Report
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
@@ -32,13 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
         with _progress(errors) as progress:
-            size = options.seeds, options.steps, options.jobs
-            if options.checkpoint is None:
-                report = published.whole(*size, progress)
-            else:
-                report = published.of_checkpoint(options.checkpoint, *size, progress)
+            report = _report(options, progress)
         report.write(options.output)
-        if options.checkpoint is None:
+        if options.checkpoint is None and options.reference is None:
             digits.draw_losses(report, options.output / "loss.png")
     except (OSError, ValueError, TypeError, ImportError) as error:
         errors.print(f"parity: {error}", markup=False, highlight=False)
@@ -46,6 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rendering.print_to(report, console)
     console.print(f"report: {options.output}/report.html, report.md, report.json", highlight=False)
     return PASSED if report.passed else DIFFERS
+
+
+def _report(options: argparse.Namespace, progress: Progress) -> Report:
+    """The proof that the options ask for."""
+    size = options.seeds, options.steps, options.jobs
+    theirs, ours = options.reference, options.candidate
+    if theirs is None and ours is None:
+        if options.input or options.names or options.ignore:
+            raise ValueError("--input, --names, --ignore: expected --reference and --candidate too")
+        if options.checkpoint is None:
+            return published.whole(*size, progress)
+        return published.of_checkpoint(options.checkpoint, *size, progress)
+    if theirs is None or ours is None or not options.input:
+        raise ValueError("expected all of --reference, --candidate and --input, or none of them")
+    return own.proof(
+        options.checkpoint, theirs, ours, options.input, names=_pairs(options.names),
+        ignore=options.ignore, seeds=options.seeds, steps=options.steps, progress=progress,
+    )  # fmt: skip
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    """FLAX=TORCH, each."""
+    wrong = [each for each in given if not all(each.partition("="))]
+    if wrong:
+        raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}")
+    return {flax: torch_name for flax, _, torch_name in (each.partition("=") for each in given)}
 
 
 def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> int:
@@ -109,6 +132,44 @@ def _parser() -> argparse.ArgumentParser:
         help="training steps per optimizer (default: 10)",
     )
     _add_jobs(parser)
+    port = parser.add_argument_group(
+        "a port of your own",
+        "CHECKPOINT is then loaded into both models; without one they are compared as they are "
+        "made. Code is looked for from the current folder on, too.",
+    )
+    port.add_argument(
+        "--reference",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="makes the torch.nn.Module",
+    )
+    port.add_argument(
+        "--candidate",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="makes the nnx.Module, or a function of (state dict, inputs)",
+    )
+    port.add_argument(
+        "--input",
+        metavar="INPUT",
+        action="append",
+        default=[],
+        help=f"what both are called with: {own.INPUT}. Drawn ones are, seed after seed, of a "
+        "standard normal's size, 30 times and a tenth as large. Repeated: by position. The arrays "
+        "of a .npz are given by position in their order; one called target is the loss's",
+    )
+    port.add_argument(
+        "--names",
+        metavar="FLAX=TORCH",
+        action="append",
+        default=[],
+        help="what PyTorch calls otherwise; may be repeated",
+    )
+    port.add_argument(
+        "--ignore",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="torch names without a counterpart; may be repeated",
+    )
     return parser
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from parity.report import Row
 from parity.tolerances import (
     ONE_ELEMENT,
-    RECHECKED,
     TOLERANCES,
     bound,
     determined,
@@ -18,6 +17,8 @@ from parity.tolerances import (
 )
 
 Value = np.ndarray | None
+PIECE = 2**15
+"""Elements whose distances are taken at once."""
 
 
 def judge(
@@ -77,10 +78,10 @@ def judge(
     return row
 
 
-def doubtful(rows: Sequence[Row]) -> bool:
-    """Whether rows fail, but none so clearly that more nudged runs could not acquit it."""
+def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
+    """Whether rows fail, and none by more than that many times its bound."""
     failing = [row for row in rows if not row.passed]
-    return bool(failing) and all(row.tightness < RECHECKED for row in failing)
+    return bool(failing) and all(row.tightness <= rechecked for row in failing)
 
 
 def _wrong_elements(
@@ -215,13 +216,18 @@ def _not_finite(side: str, array: np.ndarray) -> str:
 
 
 def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, ...]]:
-    """Max |value − truth|, and where."""
+    """Max |value − truth|, and where; piece by piece, since whole arrays leave the cache."""
     if truth.size == 0:
         return 0.0, ()
-    difference = _distances(value, truth)
-    worst = int(np.argmax(difference))
-    where = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
-    return float(difference.flat[worst]), where
+    values, truths = value.reshape(-1), truth.reshape(-1)
+    largest, worst = -1.0, 0
+    for start in range(0, truth.size, PIECE):
+        piece = slice(start, start + PIECE)
+        difference = _distances(values[piece], truths[piece])
+        here = int(np.argmax(difference))
+        if difference[here] > largest:
+            largest, worst = float(difference[here]), start + here
+    return largest, tuple(int(i) for i in np.unravel_index(worst, truth.shape))
 
 
 def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -229,5 +235,6 @@ def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
     np.abs(difference, out=difference)
-    difference[np.isnan(difference)] = np.inf
+    if np.isnan(np.max(difference, initial=0.0)):
+        difference[np.isnan(difference)] = np.inf
     return difference

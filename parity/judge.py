@@ -1,6 +1,6 @@
 """Both sides run and compared: the truth, the plain and nudged references, and the candidate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,30 +41,22 @@ def judge_run(
         **place: the rows' case, check and step.
     """
     truth = run(pair.reference, TRUTH) if truth is None else truth
-    plain, *nudged = nudging.runs(pair.reference, dtype)
-    own = [truth if dtype == TRUTH else run(plain, dtype), *(run(side, dtype) for side in nudged)]
+    own = [truth if dtype == TRUTH else run(pair.reference, dtype)]
     place["dtype"] = dtype
     try:
         candidate = run(pair.candidate, dtype)
     except Exception as error:  # whatever the candidate's code raises is what is wrong with it
         return Judged(truth, {}, (raised(error, **place),))
-    rows = _rows(truth, candidate, own, place)
-    if doubtful(rows):
-        own += [run(side, dtype) for side in nudging.more(pair.reference, dtype)]
-        rows = _rows(truth, candidate, own, place)
+    rows: tuple[Row, ...] = ()
+    for sides, rechecked in nudging.rounds(pair.reference, dtype):
+        own += [run(side, dtype) for side in sides]
+        rows = tuple(
+            lockstep.judged(truth, candidate, own, 0.0, {**place, "name": name})
+            for name in lockstep.names(truth, candidate)
+        )
+        if not doubtful(rows, rechecked):
+            break
     return Judged(truth, candidate, rows)
-
-
-def _rows(
-    truth: Mapping[str, Value],
-    candidate: Mapping[str, Value],
-    own: Sequence[Mapping[str, Value]],
-    place: Mapping[str, Any],
-) -> tuple[Row, ...]:
-    return tuple(
-        lockstep.judged(truth, candidate, own, 0.0, {**place, "name": name})
-        for name in lockstep.names(truth, candidate)
-    )
 
 
 def raised(error: Exception, **place: Any) -> Row:

@@ -9,8 +9,8 @@ from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
 from parity.report import Row
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Pair, Step
-from parity.tolerances import MORE_NUDGES, TOLERANCES, TRUTH
+from parity.sides.side import Arrays, Gradients, Pair, Side, Step
+from parity.tolerances import TRUTH
 
 
 class CandidateError(Exception):
@@ -32,10 +32,14 @@ def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
     """Both sides trained from the same start over the same batches, compared after every step."""
-    nudges = TOLERANCES[dtype].nudges
-    rows, losses = _train(port, optimizer, batches, dtype, case, nudges)
-    if doubtful(rows):
-        rows, losses = _train(port, optimizer, batches, dtype, case, nudges + MORE_NUDGES)
+    nudged: list[Side] = []
+    rows: list[Row] = []
+    losses = Losses([], [])
+    for sides, rechecked in nudging.rounds(port.reference, dtype):
+        nudged += sides
+        rows, losses = _train(port, optimizer, batches, dtype, case, nudged)
+        if not doubtful(rows, rechecked):
+            break
     return rows, losses
 
 
@@ -45,7 +49,7 @@ def _train(
     batches: Sequence[Arrays],
     dtype: str,
     case: str,
-    nudges: int,
+    nudged: Sequence[Side],
 ) -> tuple[list[Row], Losses]:
     reference, candidate = port.reference, port.candidate
     start = reference.parameters
@@ -58,7 +62,6 @@ def _train(
         plain = reference.train(start, batches, optimizer, dtype)
     trained = _guarded(candidate.train(candidate.parameters, batches, optimizer, dtype))
     given = _recorded(trained, losses.candidate)
-    nudged = nudging.nudged_sides(reference, range(nudges))
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
     place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}

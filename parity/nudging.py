@@ -9,9 +9,9 @@ arithmetic (Parker, 1997).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parity.sides import optimizers
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
-from parity.tolerances import MORE_NUDGES, TOLERANCES, epsilon
+from parity.tolerances import DATA_NUDGES, MORE_NUDGES, RECHECKED, TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
     (
@@ -39,10 +39,25 @@ def runs(side: Side, dtype: str) -> list[Side]:
     return [side, *nudged_sides(side, range(TOLERANCES[dtype].nudges))]
 
 
-def more(side: Side, dtype: str) -> list[Side]:
-    """Further nudged ones, for when the others would accuse the candidate."""
-    first = TOLERANCES[dtype].nudges
-    return nudged_sides(side, range(first, first + MORE_NUDGES))
+class Round(NamedTuple):
+    """Nudged sides, and up to how many times its bound what fails by them is tried by further ones.
+
+    Each widens the bound, so that what passes a round would pass all that follow.
+    """
+
+    sides: list[Side]
+    rechecked: float
+
+
+def rounds(side: Side, dtype: str) -> list[Round]:
+    """A few with data alone moved, which are quick; some with functions moved too; many."""
+    nudges = TOLERANCES[dtype].nudges
+    quick: list[Side] = [Nudged(side, i, functions=False) for i in range(DATA_NUDGES)]
+    return [
+        Round(quick, float("inf")),
+        Round(nudged_sides(side, range(nudges)), RECHECKED),
+        Round(nudged_sides(side, range(nudges, nudges + MORE_NUDGES)), 0),
+    ]
 
 
 def nudged_sides(side: Side, seeds: Iterable[int]) -> list[Side]:
@@ -51,11 +66,17 @@ def nudged_sides(side: Side, seeds: Iterable[int]) -> list[Side]:
 
 
 class Nudged(Side):
-    """A side with data and elementary functions moved; its optimizers' step lengths too."""
+    """A side with data and elementary functions moved; its optimizers' step lengths too.
 
-    def __init__(self, side: Side, seed: int) -> None:
+    Args:
+        side: what is moved.
+        seed: of the moves.
+        functions: whether elementary functions are moved. Each operation then goes through Python.
+    """
+
+    def __init__(self, side: Side, seed: int, *, functions: bool = True) -> None:
         super().__init__(f"{side.name}, nudged", side.parameters)
-        self.side, self.seed = side, seed
+        self.side, self.seed, self.functions = side, seed, functions
 
     def forward(self, *given: Any) -> Any:
         """See `Side`."""
@@ -87,7 +108,7 @@ class Nudged(Side):
 
     def _moved(self, run: Callable[..., Any], *given: Any) -> Any:
         *arrays, dtype = given
-        with moved_functions(dtype, self.seed):
+        with self._moving(dtype, self.seed):
             return run(*(nudged(each, dtype, self.seed) for each in arrays), dtype)
 
     def _steps(
@@ -97,11 +118,14 @@ class Nudged(Side):
         twin = optimizers.nudged(optimizer, dtype, self.seed)
         steps = run(nudged(start, dtype, self.seed), near, twin, dtype)
         for number in range(len(near)):
-            with moved_functions(dtype, self.seed + number):
+            with self._moving(dtype, self.seed + number):
                 step = next(steps, None)
             if step is None:
                 return
             yield step
+
+    def _moving(self, dtype: str, seed: int) -> AbstractContextManager[None]:
+        return moved_functions(dtype, seed) if self.functions else flushed(seed)
 
 
 class Moved(Sequence[Any]):
@@ -133,21 +157,27 @@ def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def moved_functions(dtype: str, seed: int) -> Iterator[None]:
-    """While it lasts, torch's elementary functions are off by one ULP of their value.
+def flushed(seed: int) -> Iterator[None]:
+    """While it lasts, for odd seeds, numbers below the smallest normal one are zero, as in XLA."""
+    torch.set_flush_denormal(seed % 2 == 1)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
-    For odd seeds numbers below the smallest normal one are zero, as XLA has them.
+
+@contextmanager
+def moved_functions(dtype: str, seed: int) -> Iterator[None]:
+    """While it lasts, torch's elementary functions are off by one ULP of their value; `flushed`.
 
     In float32 oneDNN's LSTM, one operator on CPUs, is taken apart: its pieces round as it does. In
     bfloat16 it stays, since its pieces would round every gate to 8 bits, which it does not.
     """
     (enabled, *_) = torch.backends.mkldnn.set_flags(None if dtype == "bfloat16" else False)
-    torch.set_flush_denormal(seed % 2 == 1)
     try:
-        with _ElementaryFunctions(seed):
+        with flushed(seed), _ElementaryFunctions(seed):
             yield
     finally:
-        torch.set_flush_denormal(False)
         torch.backends.mkldnn.set_flags(enabled)
 
 

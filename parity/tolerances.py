@@ -16,9 +16,10 @@ no program can be held to more (backward error: Higham, Accuracy and Stability o
 Algorithms, 2nd ed., section 1.5). The nudged runs carry the problem's conditioning into the bound —
 cancellation in a small output, saturated gates and softmaxes, Adam's division by a root near zero,
 long training — and they make it steady: one run alone may be right by luck, and a lucky reference
-would accuse everyone. For the same reason nobody is accused by a few runs: where an array would
-fail by less than `RECHECKED` times its bound, `MORE_NUDGES` further runs are made, and the bound
-comes from all of them.
+would accuse everyone. For the same reason nobody is accused by a few runs. They are made in rounds
+(`parity.nudging.rounds`), and the bound comes from all that were made: first `DATA_NUDGES` quick
+ones, whose bound is the tightest; if anything fails by it, those that the dtype's row asks for; and
+where an array would fail by less than `RECHECKED` times its bound then, `MORE_NUDGES` more.
 
 **Undetermined.** Where k · own distance is above ceiling · scale, only rounding determines the
 array: chaotic training, saturated gates, a gradient that is zero but for cancellation. The
@@ -95,6 +96,10 @@ ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
 divides its second moment by 1 − 0.999^t. torch computes that in Python's floats, optax in the
 dtype, where storing 0.999 alone costs up to ε/4 and the difference thus ε/4 / (1 − 0.999); the
 square root halves it."""
+
+DATA_NUDGES = 2
+"""Quick runs, with data moved and functions left alone, that come before the others. What is within
+their bound has passed; whatever is not is judged by the others. One of them flushes to zero."""
 
 MORE_NUDGES = 16
 RECHECKED = 1e4

@@ -159,13 +159,8 @@ def _initial(seed: int) -> torch_ref.BiLSTMWithAttention:
 
 
 def _load_reference(path: Path, flax_model: fb.BiLSTMWithAttention | fb.LSTM) -> torch.nn.Module:
-    """The same file in PyTorch, through PyTorch's own loaders, by way of none of our code."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+    """The same file in PyTorch."""
+    weights = torch_weights(path)
     model: torch.nn.Module
     if isinstance(flax_model, fb.LSTM):
         lstm = flax_model
@@ -179,9 +174,32 @@ def _load_reference(path: Path, flax_model: fb.BiLSTMWithAttention | fb.LSTM) ->
     try:
         dtype = next(iter(weights.values())).dtype
         model.to(dtype).load_state_dict(weights, strict=True)
-    except (AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: expected a bare state dict, as torch.save(model.state_dict(), path) writes, "
-            "got one that is wrapped or has prefixes; make one with flax-bilstm convert."
-        ) from error
+    except RuntimeError as error:
+        raise ValueError(_wrapped(path)) from error
     return model
+
+
+def torch_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The file's state dict, through PyTorch's own loaders, by way of none of our code.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be read.
+    """
+    if path.is_dir():
+        raise ValueError(_wrapped(path))
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise ValueError(_wrapped(path))
+    return weights
+
+
+def _wrapped(path: Path) -> str:
+    return (
+        f"{path}: expected a bare state dict, as torch.save(model.state_dict(), path) writes, got "
+        "a folder, or one that is wrapped or has prefixes; make one with flax-bilstm convert."
+    )

@@ -155,8 +155,9 @@ class NnxSide(Side):
         for batch in batches:
             # Not around the yield: what runs between two steps has its own precision.
             with _precision(dtype):
-                value, slopes, _ = self._differentiate(next(taken), batch, {}, {}, dtype)
-                left = taken.send((value, slopes[0]))
+                value, (slopes, _), _ = self._differentiate(next(taken), batch, {}, {}, dtype)
+                left = taken.send((value, slopes))
+                del slopes  # not kept while other sides make their step
             yield left
 
     def update(
@@ -199,6 +200,7 @@ class NnxSide(Side):
             leaves = {_dotted(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
             value, slopes = yield leaves
             state = run(state, slopes)
+            del leaves, slopes
             updates, model = nnx.merge(graphdef, state)
             yield self._left_behind(value, model, updates, optimizer)
 
@@ -246,7 +248,7 @@ class NnxSide(Side):
         rest = _device(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
         given = self._given_to(leaves, inputs, values, dtype)
-        weights = {n: jnp.zeros_like(v) for n, v in given.items()}
+        weights = {n: jnp.asarray(np.zeros(v.shape, v.dtype)) for n, v in given.items()}
         weights.update({n: v for n, v in _device(cotangents, dtype).items() if n in weights})
         return self._slopes(
             {n: leaf for n, leaf in leaves.items() if n in trained},
@@ -315,8 +317,6 @@ class NnxSide(Side):
 
     def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         """What stands in for every stage: the given values, or zeros; nothing of other shapes."""
-        if not self.stages:
-            return {}
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))
         cache = self.__dict__.setdefault("_shapes", {})
@@ -325,7 +325,7 @@ class NnxSide(Side):
                 self._run_values, leaves, _device(read, dtype), {}, jnp.zeros((), bool)
             )
         if not values:
-            return {n: jnp.zeros(s.shape, s.dtype) for n, s in cache[key].items()}
+            return {n: jnp.asarray(np.zeros(s.shape, s.dtype)) for n, s in cache[key].items()}
         return {
             n: jnp.asarray(values[n], s.dtype)
             for n, s in cache[key].items()
@@ -343,7 +343,8 @@ class NnxSide(Side):
                 if path in self._variables
             )
         return {
-            _dotted(path): jnp.asarray(value, dtype if _is_floating(value) else None)
+            # Cast by NumPy: JAX would compile a program for every shape.
+            _dotted(path): jnp.asarray(np.asarray(value, dtype) if _is_floating(value) else value)
             for path, value in values.items()
         }
 

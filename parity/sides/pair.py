@@ -90,7 +90,7 @@ def of_modules(
         if not callable(flax_model) or isinstance(flax_model, torch.nn.Module):
             kind = type(flax_model).__name__
             raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
-        flax_model = StateFunction(flax_model, torch_model)
+        flax_model = StateFunction(flax_model, torch_model, ignore)
     if isinstance(flax_model, StateFunction):
         rows: Sequence[Row] = flax_model.rows()
     else:
@@ -136,11 +136,16 @@ def of_modules(
 
 
 class StateFunction(nnx.Module):
-    """A function of the reference's state dict and the inputs, as a module."""
+    """A function of the reference's state dict and the inputs, as a module.
 
-    def __init__(self, function: Callable[..., Any], torch_model: torch.nn.Module) -> None:
-        self.function = function
-        trained = dict(torch_model.named_parameters())
+    It trains all parameters but those to ignore, which it gets like the others.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], torch_model: torch.nn.Module, ignore: Sequence[str]
+    ) -> None:
+        self.function, self.ignore = function, tuple(ignore)
+        trained = {n for n, _ in torch_model.named_parameters() if not matches(n, ignore)}
         self.tensors = nnx.Dict(
             {
                 name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
@@ -156,9 +161,12 @@ class StateFunction(nnx.Module):
         return self.function(state, *args, **kwargs)
 
     def rows(self) -> tuple[Row, ...]:
-        """A row for every tensor, as it is."""
+        """A row for every tensor, as it is, but for those to ignore."""
+        named = {name.replace("/", "."): name for name in self.tensors}
         return tuple(
-            Row((name.replace("/", "."),), (("tensors", name),), SAME) for name in self.tensors
+            Row((theirs,), (("tensors", ours),), SAME)
+            for theirs, ours in named.items()
+            if not matches(theirs, self.ignore)
         )
 
 
@@ -204,7 +212,13 @@ def _common(
 
     A stage of another shape is kept if the outputs' shapes differ too: then it may be the cause.
     """
-    theirs = reference.forward(reference.parameters, inputs, TRUTH)
+    try:
+        theirs = reference.forward(reference.parameters, inputs, TRUTH)
+    except Exception as error:  # the user's code can raise anything
+        sizes = {name: f"{array.dtype}{list(array.shape)}" for name, array in inputs.items()}
+        raise ValueError(
+            f"x: torch_model does not take {sizes}: {type(error).__name__}: {error}"
+        ) from error
     try:
         ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
     except Exception:  # what it raises is found again by the check, and is a row of the report

@@ -105,11 +105,11 @@ class TorchSide(Side):
         model = self._model(parameters, dtype, fresh=True)
         updates = optimizer.torch(model.parameters())
         for batch in batches:
-            updates.zero_grad()
             inputs = self._tensors(batch, dtype)
             value = self.loss.torch(self._output(model, inputs), inputs)
             value.backward()
             updates.step()
+            updates.zero_grad()  # gradients are not kept while other sides make their step
             yield self._left_behind(value, model, updates, optimizer)
 
     def update(

@@ -10,7 +10,7 @@ from parity.nudging import ELEMENTARY, Nudged, moved_functions, nudged
 from parity.sides import optimizers
 from parity.sides.side import TARGET
 from parity.sides.torch_side import TorchSide
-from parity.tolerances import TOLERANCES, epsilon
+from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES, epsilon
 
 X = torch.linspace(-3, 3, 601, dtype=torch.float64)
 
@@ -189,3 +189,25 @@ def test_runs_are_the_side_itself_and_nudged_ones_that_differ(side, batches):
     assert len(sides) == 1 + TOLERANCES["float64"].nudges
     outputs = [s.forward(s.parameters, batches[0], "float64")["output"] for s in sides]
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(outputs, 2))
+
+
+def test_every_round_of_nudged_sides_differs_from_the_others_and_the_first_is_quick(side, batches):
+    rounds = nudging.rounds(side, "float64")
+    assert [len(r.sides) for r in rounds] == [
+        DATA_NUDGES, TOLERANCES["float64"].nudges, MORE_NUDGES,
+    ]  # fmt: skip
+    outputs = [
+        s.forward(s.parameters, batches[0], "float64")["output"] for r in rounds for s in r.sides
+    ]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(outputs, 2))
+    assert not any(s.functions for s in rounds[0].sides)
+    assert all(s.functions for r in rounds[1:] for s in r.sides)
+
+
+def test_a_side_with_its_functions_left_alone_moves_its_data(side, batches):
+    quick = Nudged(side, 0, functions=False)
+    given = nudged(side.parameters, "float64", 0), nudged(batches[0], "float64", 0)
+    np.testing.assert_array_equal(
+        quick.forward(side.parameters, batches[0], "float64")["output"],
+        side.forward(*given, "float64")["output"],
+    )

@@ -1,0 +1,148 @@
+"""A user's own port: two functions that make the models, a checkpoint for both, inputs."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from flax import nnx
+
+import flax_bilstm as fb
+from flax_bilstm import checkpoints
+from parity.checking import check_pair
+from parity.compare import Progress
+from parity.proof.published import LOUDNESS, torch_weights
+from parity.report import Report
+from parity.sides import data, pair
+from parity.sides.side import TARGET
+
+FILES = (".npz", ".npy")
+INPUT = "FILE.npz, FILE.npy, 4x11x16 (normal numbers) or 4x11:100 (whole numbers below 100)"
+
+
+def proof(
+    checkpoint: Path | None,
+    reference: str,
+    candidate: str,
+    inputs: Sequence[str],
+    *,
+    names: Mapping[str, str],
+    ignore: Sequence[str],
+    seeds: int,
+    steps: int,
+    progress: Progress,
+) -> Report:
+    """The report on the models that two functions make.
+
+    Args:
+        checkpoint: what both load; None leaves them as they are made.
+        reference: "package.module:function" that makes the `torch.nn.Module`.
+        candidate: the same for the `nnx.Module`, or for a function of a state dict and the inputs.
+        inputs: see INPUT; one or several, as the models take them by position.
+        names: see `parity.check`.
+        ignore: see `parity.check`.
+        seeds: as many times inputs are drawn where they are: of a standard normal's size, 30 times
+            and a tenth as large.
+        steps: of training, with the first inputs.
+        progress: told what comes next.
+
+    Raises:
+        ValueError: what was given makes no pair of models, or they do not take the inputs.
+        OSError: a file cannot be read.
+    """
+    always = all(each.endswith(FILES) for each in inputs)
+    drawn: list[Any] = [_inputs(inputs, seed) for seed in range(1 if always else seeds)]
+    theirs = made("--reference", reference, torch.nn.Module)
+    ours = made("--candidate", candidate, nnx.Module, Callable)
+    if checkpoint is not None:
+        _load(checkpoint, theirs, ours, names, ignore)
+    drawn = [data.named(x, theirs, ours) if isinstance(x, tuple) else x for x in drawn]
+    targets = tuple(name for name in drawn[0] if name == TARGET)
+    sides = pair.of_modules(theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets)
+    what = reference if checkpoint is None else checkpoint.name
+    return Report.joined(
+        check_pair(
+            sides, x, case=f"{what}: seed {seed}", training_steps=0 if seed else steps,
+            seed=seed, targeted=not targets, progress=progress,
+        )
+        for seed, x in enumerate(drawn)
+    )  # fmt: skip
+
+
+def made(option: str, spec: str, *kinds: Any) -> Any:
+    """What the function makes that is named as package.module:function.
+
+    Raises:
+        ValueError: there is no such function, it raises, or makes none of these kinds.
+    """
+    module, _, function = spec.partition(":")
+    if not module or not function:
+        raise ValueError(f"{option}: expected package.module:function, got {spec!r}")
+    if os.getcwd() not in sys.path:  # as for `python -m`: the user's own code lies there
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)()
+    except Exception as error:  # the user's code can raise anything
+        raise ValueError(
+            f"{option}: expected {spec} to be a function without arguments; it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, kinds):
+        expected = " or ".join("a function" if k is Callable else _called(k) for k in kinds)
+        raise ValueError(
+            f"{option}: expected {spec} to make {expected}, it made {_called(type(found))}"
+        )
+    return found
+
+
+def _called(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _load(
+    path: Path, theirs: torch.nn.Module, ours: Any, names: Mapping[str, str], ignore: Sequence[str]
+) -> None:
+    """The checkpoint into both models, by the loaders of each framework."""
+    checkpoints.read(path)  # what cannot be read is told in our words
+    weights = torch_weights(path)
+    try:
+        theirs.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: --reference does not load it: {error}") from error
+    if isinstance(ours, nnx.Module):
+        fb.load(path, into=ours, names=names, ignore=ignore)
+
+
+def _inputs(given: Sequence[str], seed: int) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
+    """The inputs of a seed: by name what a .npz holds, else by position."""
+    if len(given) > 1 and any(each.endswith(".npz") for each in given):
+        raise ValueError(f"--input: expected one .npz alone, or none, got {list(given)}")
+    rng = np.random.default_rng(seed)
+    arrays = [_file(each) if each.endswith(FILES) else _drawn(each, rng, seed) for each in given]
+    return arrays[0] if isinstance(arrays[0], dict) else tuple(arrays)
+
+
+def _file(path: str) -> Any:
+    """The array of a .npy, or the arrays of a .npz by name."""
+    try:
+        held = np.load(path)
+        return {name: held[name] for name in held.files} if path.endswith(".npz") else held
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"--input: {path} holds no arrays that NumPy reads: {error}") from error
+
+
+def _drawn(given: str, rng: np.random.Generator, seed: int) -> np.ndarray:
+    """Numbers of a shape such as "4x11x16", or whole ones below 100 for "4x11:100"."""
+    found = re.fullmatch(r"(\d+(?:x\d+)*)(?::([1-9]\d*))?", given)
+    if not found:
+        raise ValueError(f"--input: expected {INPUT}, got {given!r}")
+    shape = tuple(map(int, found[1].split("x")))
+    if found[2]:
+        return rng.integers(0, int(found[2]), shape)
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(LOUDNESS[seed % len(LOUDNESS)])

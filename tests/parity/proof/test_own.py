@@ -1,0 +1,195 @@
+"""`parity CHECKPOINT --reference … --candidate … --input …`: a user's port, as CI would run it."""
+
+import json
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import parity
+from parity import cli
+
+PORT = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+
+class Theirs(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Linear(3, 4)
+        self.last = torch.nn.Linear(4, 2)
+        self.spare = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.embed(x)))
+
+
+class Ours(nnx.Module):
+    activation = staticmethod(jnp.tanh)
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Linear(3, 4, rngs=rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.activation(self.embed(x)))
+
+
+class Wrong(Ours):
+    activation = staticmethod(jax.nn.soft_sign)
+
+
+def from_state():
+    def forward(state, x):
+        y = jnp.tanh(x @ state["embed.weight"].T + state["embed.bias"][None])
+        return y @ state["last.weight"].T + state["last.bias"][None]
+
+    return forward
+
+
+class TheirTokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(7, 2)
+
+    def forward(self, tokens):
+        return self.table(tokens)
+
+
+class OurTokens(nnx.Module):
+    def __init__(self):
+        self.table = nnx.Embed(7, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, tokens):
+        return self.table(tokens)
+
+
+def raises():
+    raise RuntimeError("no luck")
+"""
+NAMES = ("--names", "head=last", "--ignore", "spare")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a user's port and its checkpoint, which is the current one."""
+    (tmp_path / "port.py").write_text(textwrap.dedent(PORT))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("port", None)
+    monkeypatch.syspath_prepend(tmp_path)
+    import port
+
+    torch.save(port.Theirs().state_dict(), tmp_path / "model.pt")
+    torch.save(port.TheirTokens().state_dict(), tmp_path / "tokens.pt")
+    yield tmp_path
+    sys.modules.pop("port", None)
+
+
+def run(*arguments, theirs="port:Theirs", ours="port:Ours"):
+    models = ("--reference", theirs, "--candidate", ours)
+    return cli.main([*arguments, *models, "--seeds", "1", "--steps", "1"])
+
+
+def test_a_right_port_exits_0_and_the_report_is_written(project, quickly_compiled, capsys):
+    assert run("model.pt", *NAMES, "--input", "5x3") == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("PASSED: ")
+    assert all(line.startswith("… model.pt") for line in captured.err.splitlines())  # progress
+    report = json.loads((project / "parity-report" / "report.json").read_text())
+    assert report["environment"]["cases"]["model.pt: seed 0"]["inputs"]["x"] == [5, 3]
+    assert {"sgd", "adam"} <= {row["check"].removeprefix("training, ") for row in report["rows"]}
+
+
+def test_a_wrong_port_exits_1_and_the_stage_is_named(project, quickly_compiled, capsys):
+    assert run("model.pt", *NAMES, "--input", "5x3", ours="port:Wrong") == 1
+    out = capsys.readouterr().out
+    assert out.startswith("FAILED: ")
+    assert "first last.input (model.pt: seed 0, first wrong stage, forward" in out
+
+
+def test_a_file_gives_inputs_by_name_and_the_target(project, quickly_compiled):
+    rng = np.random.default_rng(0)
+    np.savez("batch.npz", features=rng.standard_normal((2, 3)), target=rng.standard_normal((2, 2)))
+    assert run("model.pt", *NAMES, "--input", "batch.npz") == 0
+    report = json.loads((project / "parity-report" / "report.json").read_text())
+    (case,) = report["environment"]["cases"].values()
+    assert case["inputs"] == {"features": [2, 3], "target": [2, 2]}
+
+
+def test_whole_numbers_and_functions_of_a_state_dict_are_taken(project, quickly_compiled):
+    tokens = {"theirs": "port:TheirTokens", "ours": "port:OurTokens"}
+    assert run("tokens.pt", "--input", "2x3:7", **tokens) == 0
+    assert run("model.pt", "--ignore", "spare", "--input", "5x3", ours="port:from_state") == 0
+
+
+def test_each_seed_draws_inputs_of_another_size(project, quickly_compiled):
+    models = ("--reference", "port:Theirs", "--candidate", "port:from_state", "--steps", "1")
+    models += ("--ignore", "spare")
+    assert cli.main(["model.pt", *models, "--input", "4x3"]) == 0
+    report = json.loads((project / "parity-report" / "report.json").read_text())
+    sizes = [
+        row["scale"] for row in report["rows"] if (row["check"], row["name"]) == ("inputs", "x")
+    ]
+    assert len(sizes) == 3
+    assert sizes[1] > 10 * sizes[0] > 50 * sizes[2]
+
+
+MISTAKES = {
+    "no input": (("model.pt",), {}, "--input"),
+    "no shape": (("model.pt", "--input", "4,3"), {}, "4x11x16"),
+    "another shape": (("model.pt", *NAMES, "--input", "4x9"), {}, "float32[4, 9]"),
+    "no file": (("model.pt", "--input", "none.npz"), {}, "none.npz"),
+    "no arrays": (("model.pt", "--input", "text.npz"), {}, "text.npz"),
+    "no checkpoint": (("none.pt", "--input", "4x3"), {}, "none.pt"),
+    "another checkpoint": (("tokens.pt", "--input", "4x3"), {}, "--reference does not load it"),
+    "a wrapped checkpoint": (("wrapped.pt", "--input", "4x3"), {}, "flax-bilstm convert"),
+    "names": (("model.pt", "--names", "head", "--input", "4x3"), {}, "FLAX=TORCH"),
+    "no names": (("model.pt", "--input", "4x3"), {}, "last.weight"),
+    "no function": (("model.pt", "--input", "4x3"), {"ours": "port"}, "package.module:function"),
+    "no such function": (("model.pt", "--input", "4x3"), {"ours": "port:None_"}, "port:None_"),
+    "no module": (("model.pt", "--input", "4x3"), {"theirs": "portt:Theirs"}, "portt"),
+    "it raises": (("model.pt", "--input", "4x3"), {"theirs": "port:raises"}, "no luck"),
+    "not a module": (("model.pt", "--input", "4x3"), {"theirs": "port:Ours"}, "torch.nn"),
+    "both of torch": (("model.pt", "--input", "4x3"), {"ours": "port:Theirs"}, "nnx.Module"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_exits_2_with_one_message(mistake, project, capsys):
+    (project / "text.npz").write_text("text")
+    torch.save({"state_dict": torch.load("model.pt"), "epoch": 3}, "wrapped.pt")
+    arguments, models, words = MISTAKES[mistake]
+    assert run(*arguments, **models) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("parity: ")
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert not (project / "parity-report").exists()
+
+
+@pytest.mark.parametrize("given", [("--input", "4x3"), ("--reference", "a:b"), ("--ignore", "x")])
+def test_options_of_a_port_need_each_other(given, project, capsys):
+    assert cli.main(["model.pt", *given]) == 2
+    assert "--candidate" in capsys.readouterr().err
+
+
+def test_what_a_function_does_not_use_it_trains_unless_it_is_ignored(project, quickly_compiled):
+    """JAX has a gradient of zero where PyTorch has none: weight decay would tell them apart."""
+    import port
+
+    x = np.ones((2, 3), np.float32)
+    models = port.Theirs(), port.from_state()
+    report = parity.check(*models, x, dtypes=["float64"], training_steps=0)
+    assert {row.name for row in report.rows if not row.passed} == {"spare"}
+    parity.check(*models, x, dtypes=["float64"], training_steps=0, ignore=["spare"]).assert_passed()

@@ -1,0 +1,68 @@
+"""How many of the reference's runs it takes to judge a candidate."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from parity.judge import judge_run
+from parity.sides.side import Pair, Side
+from parity.sides.torch_side import TorchSide
+from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES
+
+PLACE = {"case": "", "check": "forward"}
+
+
+class Given(Side):
+    """A candidate that gives these arrays."""
+
+    def __init__(self, arrays):
+        super().__init__("given", {})
+        self.arrays = arrays
+
+    def forward(self, parameters, inputs, dtype):
+        return self.arrays
+
+    gradients = train = None
+
+
+class Saturated(torch.nn.Module):
+    """Of 1 − tanh(x) nothing is left but how tanh is rounded."""
+
+    def forward(self, x):
+        return 1 - torch.tanh(x)
+
+
+def judged(module, off):
+    """The rows of a candidate that is off by so much, and how often the reference was run."""
+    reference, count = TorchSide(module, stages=()), 0
+    inputs = {"x": np.full((3, 4), 19.0)}
+    right = reference.forward({}, inputs, "float64")
+
+    def run(side, dtype):
+        nonlocal count
+        count += not isinstance(side, Given)
+        return side.forward({}, inputs, dtype)
+
+    pair = Pair(reference, Given({name: array + off for name, array in right.items()}))
+    rows = judge_run(pair, run, "float64", **PLACE).rows
+    return rows, count
+
+
+def test_a_right_candidate_takes_the_quick_runs_alone():
+    (row,), count = judged(torch.nn.Tanh(), 0.0)
+    assert row.passed
+    assert count == 1 + DATA_NUDGES
+
+
+def test_who_is_right_but_for_the_rounding_of_a_function_is_acquitted_by_the_next_runs():
+    (row,), count = judged(Saturated(), 5e-16)
+    assert row.verdict == "undetermined"
+    assert count == 1 + DATA_NUDGES + TOLERANCES["float64"].nudges
+
+
+@pytest.mark.parametrize(("off", "last"), [(1e-12, MORE_NUDGES), (0.5, 0)])
+def test_who_is_wrong_by_little_is_convicted_by_many_runs_and_by_much_by_some(off, last):
+    (row,), count = judged(torch.nn.Tanh(), off)
+    assert not row.passed
+    assert count == 1 + DATA_NUDGES + TOLERANCES["float64"].nudges + last
