@@ -20,6 +20,8 @@ from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair
 from parity.tolerances import TRUTH, bound, epsilon
 
+UNKNOWN = "no known mistake explains it"
+"""What is said where nothing reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
 """How far off in ULP, in words, and the part of the stage that it points at."""
 UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
@@ -128,8 +130,13 @@ def of_update(
 ) -> str:
     """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
     start = pair.reference.parameters
-    steps = pair.candidate.update(start, gradients, optimizer, failing.dtype)
+    steps = list(pair.candidate.update(start, gradients, optimizer, failing.dtype))
     given = [step.named() for step in steps]
+    still = start.get(failing.name)
+    if still is not None and all(
+        np.array_equal(step.parameters[failing.name], still.astype(failing.dtype)) for step in steps
+    ):
+        return "the candidate never changes it: it is frozen, or the optimizer does not have it"
     spreads = {failing.name: failing.spread}
 
     def matches() -> Iterator[Match]:

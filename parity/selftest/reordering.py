@@ -134,11 +134,24 @@ def check(case: Case) -> Report:
     """The report on the network of a case against its own reordering."""
     rng = np.random.default_rng([case.seed, 1])
     network = torch_ref.BiLSTMWithAttention(case.input_dim, case.hidden_dim, case.output_dim)
-    with torch.no_grad():
-        for p in network.parameters():
-            drawn = case.gain * rng.uniform(-1, 1, p.shape) / case.hidden_dim**0.5
-            p.copy_(torch.from_numpy(drawn))
-    pair = Pair(TorchSide(network), TorchSide(Reordered(network, rng)))
+    drawn = weights(network, case, rng)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in drawn.items()})
+    return compared(Pair(TorchSide(network), TorchSide(Reordered(network, rng))), case, rng)
+
+
+def weights(
+    network: torch.nn.Module, case: Case, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """A state dict of the case's size."""
+    size = case.gain / case.hidden_dim**0.5
+    return {
+        name: (size * rng.uniform(-1, 1, tensor.shape)).astype(np.float32)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
+    """The report on two sides that compute the same, run as the case has it."""
 
     def batch() -> dict[str, np.ndarray]:
         x = case.loudness * rng.standard_normal((case.batch, case.time, case.input_dim))
@@ -159,13 +172,16 @@ def outcome(seed: int) -> tuple[str, str]:
     """What became of a case, as `main` counts it, and the report's verdict in words."""
     torch.set_num_threads(1)
     report = check(next(cases(range(seed, seed + 1))))
+    return kind(report), text.verdict(report)
+
+
+def kind(report: Report) -> str:
+    """As what a right program's report counts."""
     if report.first_divergence is not None:
-        what = "alarm"
-    elif report.unproven:
-        what = "nothing determined"
-    else:
-        what = "undetermined in parts" if report.undetermined else "ok"
-    return what, text.verdict(report)
+        return "alarm"
+    if report.unproven:
+        return "nothing determined"
+    return "undetermined in parts" if report.undetermined else "ok"
 
 
 def main(number: int) -> int:
