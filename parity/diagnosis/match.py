@@ -119,6 +119,8 @@ def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
     if name not in theirs or name not in ours:
         return ""
     given = ours[name]
+    if np.array_equal(given, theirs[name]):  # they differ in dtype, or in the signs of zeros
+        return ""
     for words, array in arrays.of_parameter(name, theirs):
         if np.array_equal(array.astype(given.dtype), given):
             return words

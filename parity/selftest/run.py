@@ -7,7 +7,7 @@ networks of many sizes and seeds are checked beside them (`parity.selftest.false
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from parity.compare import Progress, compare_sides
 from parity.report import Report, Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
-from parity.selftest.networks import NETWORKS
+from parity.selftest.networks import NETWORKS, OURS
 from parity.selftest.networks.network import SEED
 
 STEPS = 3
@@ -33,7 +33,8 @@ class Outcome:
         name: of the fault.
         caught: the report did not pass.
         placed: its first divergence is the stage with the fault.
-        named: its text holds the diagnosis that the table asks for.
+        named: its text holds the diagnosis that the table asks for, or says that there is none.
+        has_name: whether the table asks for a diagnosis.
         stage: where the fault is.
         first: the report's first divergence.
         seconds: how long it took.
@@ -43,6 +44,7 @@ class Outcome:
     caught: bool
     placed: bool
     named: bool
+    has_name: bool
     stage: str
     first: Row | None
     seconds: float
@@ -95,6 +97,7 @@ def outcome(number: int) -> Outcome:
         caught=first is not None,
         placed=first is not None and first.name == fault.stage,
         named=first is not None and fault.says in first.note,
+        has_name=fault.has_name,
         stage=fault.stage,
         first=first,
         seconds=time.monotonic() - started,
@@ -132,14 +135,31 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progre
     for alarm in alarms:
         say(f"FALSE ALARM: {alarm}")
     say("")
-    for shows, words in SHOWS.items():
-        of_kind = [o for o, m in zip(outcomes, FAULTS, strict=True) if m.shows == shows]
-        say(f"{sum(o.passed for o in of_kind):4} of {len(of_kind):2} that show {words}")
-    for what in ("caught", "placed", "named"):
-        say(f"{sum(getattr(o, what) for o in outcomes):4} of {len(outcomes)} faults {what}")
+    for words, flags in _score(outcomes).items():
+        say(f"{sum(flags):4} of {len(flags):3} {words}")
     say(f"{len(alarms):4} false alarms in {clean_runs} runs of unfaulted networks")
     say(f"{time.monotonic() - started:.0f} s")
     return all(o.passed for o in outcomes) and not alarms
+
+
+def _score(outcomes: Sequence[Outcome]) -> dict[str, list[bool]]:
+    """What is counted, in words, and whether each fault that it is about has it.
+
+    A name is counted only where there is one to be found.
+    """
+    rows = list(zip(outcomes, FAULTS, strict=True))
+    score = {
+        f"passed that show {words}": [o.passed for o, fault in rows if fault.shows == shows]
+        for shows, words in SHOWS.items()
+    }
+    return {
+        **score,
+        "passed in networks that are not ours": [o.passed for o, f in rows if f.case not in OURS],
+        "caught": [o.caught for o in outcomes],
+        "placed": [o.placed for o in outcomes],
+        "named, of those that a known mistake explains": [o.named for o in outcomes if o.has_name],
+        "said to be unknown, of the others": [o.named for o in outcomes if not o.has_name],
+    }
 
 
 def _line(one: Outcome) -> str:

@@ -315,7 +315,7 @@ class NnxSide(Side):
 
     def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         """What stands in for every stage: the given values, or zeros; nothing of other shapes."""
-        if not self.stages:
+        if not self.stages and not values:
             return {}
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))

@@ -71,8 +71,8 @@ RNN = (
           method(Recurrent, "run", lambda real, model, x: (
               jnp.concatenate([(y := real(x))[..., :4], y[:, ::-1, 4:]], -1))), case="nnx.RNN"),
     Fault("nnx.RNN: the state starts at 1", "head.input", "forward", UNKNOWN,
-          method(Recurrent, "start", lambda real, model, x: jax.tree.map(
-              lambda zeros: zeros + 1, real(x))), case="nnx.RNN"),
+          method(LSTMCell, "initialize_carry", lambda real, cell, *given: jax.tree.map(
+              lambda zeros: zeros + 1, real(*given))), case="nnx.RNN"),
     Fault("nnx.RNN: forget gate's bias plus 1", "head.input", "forward", UNKNOWN,
           _step(pieces.cell(forget=lambda f: jax.nn.sigmoid(f + 1))), case="nnx.RNN"),
     Fault("nnx.RNN: hard sigmoid", "head.input", "forward", UNKNOWN,

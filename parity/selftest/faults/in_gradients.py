@@ -64,6 +64,6 @@ GRADIENTS = (
                  _sum_of_squares(output, inputs) - jax.lax.stop_gradient(
                      _sum_of_squares(output, inputs) * (1 - 1 / output.size))))),
     Fault("the unused Linear is a trained parameter", "attention.attn.bias", "gradients",
-             "the reference never uses it",
+             "the reference never trains it",
              planting.patched(network, "Unused", lambda real: nnx.Param)),
 )  # fmt: skip

@@ -18,6 +18,9 @@ from parity.sides.optimizers import ADAM, ADAMW
 method = planting.method
 
 
+_TF32 = pieces.only_float32(pieces.tf32)
+
+
 def _layer(number: int, change: Callable[[Any], Any]) -> planting.Plant:
     """The weights of one layer changed in both directions."""
     width = (4, 6)[number]  # of what the layer reads
@@ -128,8 +131,8 @@ CLASSIFIER = (
     Fault("the mean over features, not time", "head.input", "forward", UNKNOWN,
           method(Classifier, "pool", lambda real, model, y: y.mean(2)), case="classifier"),
     Fault("the classifier's head in TF32", "hidden", "float32", "TF32",
-          planting.calling(nnx.Linear, lambda call, module, x: call(
-              pieces.only_float32(pieces.tf32)(x))), case="classifier"),
+          planting.calling(nnx.Linear, lambda call, module, x: (
+              _TF32(x) @ _TF32(module.kernel[...]) + module.bias[...])), case="classifier"),
     Fault("beta 1 of 0 in the classifier", "embedding.weight.exp_avg", "training", "beta 1 is 0",
           case="classifier", optimizer=fed(ADAM, optax.adam(1e-3, b1=0.0))),
 )  # fmt: skip

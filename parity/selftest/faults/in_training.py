@@ -81,7 +81,7 @@ TRAINING = (
     Fault("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
              optimizer=fed(SGD, optax.sgd(0.02))),
     Fault("the unused Linear decays with the rest", "attention.attn.weight", "training",
-             "never used, yet the candidate moved it",
+             "never trains it, yet the candidate moved it",
              planting.patched(nnx, "Optimizer", lambda real: _DecayingAll), optimizer=ADAMW),
     Fault("a bias left out of the update", "lstm.bias_hh_l0", "training",
              "never changes it",

@@ -93,14 +93,8 @@ class Recurrent(nnx.Module):
 
     def run(self, x: Array) -> Array:
         """Both directions side by side."""
-        y: Any = self.rnn(x, initial_carry=self.start(x))
+        y: Any = self.rnn(x)
         return y
-
-    def start(self, x: Array) -> tuple[Carry, Carry]:
-        """Zeros: h in the dtype of x, and c as wide as `fb.LSTMCell` keeps it."""
-        h = jnp.zeros((len(x), self.head.in_features // 2), x.dtype)
-        c = h.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return (c, h), (c, h)
 
     def read(self, y: Array) -> Array:
         """The last step."""
