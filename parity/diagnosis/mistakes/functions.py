@@ -111,6 +111,12 @@ def _masked(scores: Tensor, axis: int, later: bool) -> Tensor:
     return scores.masked_fill(mask, -torch.inf).softmax(axis)
 
 
+def _over_queries(scores: Tensor, axis: int) -> Tensor:
+    if scores.ndim < 3:
+        raise ValueError("there is one query")
+    return scores.softmax(axis - 1)
+
+
 def _scaled_softmax(
     factor: Callable[[float], float], state: Calls, scores: Tensor, axis: int
 ) -> Tensor:
@@ -146,7 +152,7 @@ def of_softmax(longest: int = 0) -> Mistakes:
         yield words, _on_softmax(partial(_scaled_softmax, factor))
     yield (
         "the softmax runs over the queries, not over the keys",
-        _on_softmax(lambda c, s, axis: s.softmax(axis - 1)),
+        _on_softmax(lambda c, s, axis: _over_queries(s, axis)),
     )
     yield "the softmax runs over the batch", _on_softmax(lambda c, s, axis: s.softmax(0))
     yield (

@@ -32,13 +32,14 @@ RAW = (
           method(Raw, "weigh", lambda real, model, s: s), case="raw"),
     Fault("the mean of what is hidden", "output", "forward", UNKNOWN,
           method(Raw, "mix", lambda real, model, w, x: real(w, model.hide(x))), case="raw"),
-    Fault("no gradient through raw weights", "matrix", "gradients", UNKNOWN,
+    Fault("no gradient through raw weights", "scale", "gradients",
+          "no gradient flows through the weights",
           method(Raw, "weigh", lambda real, model, s: jax.lax.stop_gradient(real(s))),
           case="raw"),
     Fault("the raw offset added twice", "output", "forward", "offset is added once more",
           method(Raw, "mix", lambda real, model, w, x: real(w, x) + model.offset[...]),
           case="raw"),
-    Fault("raw products in TF32", "output", "float32", "TF32",
+    Fault("the first raw product in TF32", "output", "float32", UNKNOWN,
           method(Raw, "hide", lambda real, model, x: jnp.tanh(
               pieces.only_float32(pieces.tf32)(x)
               @ pieces.only_float32(pieces.tf32)(model.matrix[...]))), case="raw"),
@@ -56,7 +57,7 @@ FUNCTION = (
     Fault("function: the reverse direction's weights are the forward's", "output", "forward",
           UNKNOWN, function("direction", lambda real: lambda w, x, s, reverse: (
               real(w, x, "l0", reverse))), case="function"),
-    Fault("function: no gradient through the hidden state", "rnn.weight_ih_l0", "gradients",
+    Fault("function: no gradient through the hidden state", "rnn.bias_hh_l0", "gradients",
           UNKNOWN, function("step", lambda real: lambda w, s, h, c, x: (
               real(w, s, jax.lax.stop_gradient(h), c, x))), case="function"),
     Fault("function: an output of another shape", "output", "forward", "shape",
@@ -64,7 +65,8 @@ FUNCTION = (
     Fault("function: it raises", "the candidate", "forward", "KeyError",
           function("head", lambda real: lambda w, y: w["head.kernel"] @ y[-1]),
           case="function"),
-    Fault("function: scores in bfloat16 within float32", "output", "float32", UNKNOWN,
+    Fault("function: scores in bfloat16 within float32", "output", "float32",
+          "the output is rounded to bfloat16",
           function("head", lambda real: lambda w, y: pieces.only_float32(pieces.bfloat16)(
               real(w, y))), case="function"),
 )  # fmt: skip

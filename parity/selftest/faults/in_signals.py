@@ -72,7 +72,7 @@ CONVOLUTION = (
     Fault("running_mean is zero", "norm.running_mean", "parameters", "it is zero",
           case="convolution",
           hold=lambda held: {n: 0 * a if "running_mean" in n else a for n, a in held.items()}),
-    Fault("gradient of the convolution's kernel halved", "conv.weight", "gradients",
+    Fault("gradient of the convolution halved", "conv.bias", "gradients",
           "0.5 times", planting.calling(nnx.Conv, lambda call, module, x: 0.5 * call(x)
                                         + 0.5 * jax.lax.stop_gradient(call(x))),
           case="convolution"),

@@ -138,11 +138,12 @@ CLASSIFIER = (
 )  # fmt: skip
 
 LANGUAGE_MODEL = (
-    Fault("the head is not tied in gradients", "encoder.weight", "gradients", UNKNOWN,
+    Fault("the head is not tied in gradients", "decoder.weight", "gradients",
+          "no gradient flows into the weight",
           method(LanguageModel, "decode", lambda real, model, y: (
               y @ jax.lax.stop_gradient(model.embed.embedding[...]).T + model.bias[...])),
           case="language model"),
-    Fault("the decoder's bias is missing", "output", "forward", UNKNOWN,
+    Fault("the decoder's bias is missing", "output", "forward", "bias is missing",
           method(LanguageModel, "decode", lambda real, model, y: (
               y @ model.embed.embedding[...].T)), case="language model"),
     Fault("probabilities for their logarithms", "output", "forward", "it is a softmax",
@@ -163,6 +164,7 @@ LANGUAGE_MODEL = (
           planting.implementation(lambda real, *given: real(*given[:-1], True)),
           case="language model"),
     Fault("the state of the language model starts at 0.1", "rnn.layer0.forward.outputs",
-          "forward", UNKNOWN, planting.calling(LSTM, lambda call, module, x: call(
-              x, (jnp.full((1, len(x), 4), 0.1, x.dtype),) * 2)), case="language model"),
+          "forward", UNKNOWN, planting.calling(LSTM, lambda call, module, x, **options: call(
+              x, **{**options, "initial_state": (jnp.full((1, len(x), 4), 0.1, x.dtype),) * 2})),
+          case="language model"),
 )  # fmt: skip

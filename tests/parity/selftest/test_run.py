@@ -35,12 +35,8 @@ SPREAD = numbers(
     "the head's weight clipped to where it started",
     "a Padé fraction for the cell gate's tanh",
     "gates exchanged in the second layer",
-    "LayerNorm's epsilon of 1e-6, Flax's default",
-    "the head is not tied in gradients",
     "a causal mask",
     "the cell's output is its cell state",
-    "nnx.RNN: hard sigmoid",
-    "no softmax over raw scores",
     "function: no gradient through the hidden state",
 )
 
@@ -78,10 +74,9 @@ def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
     assert not found.passed
 
 
-@pytest.mark.parametrize("case", NETWORKS)
-def test_every_network_passes_unfaulted(case):
-    report = run.plant(Fault("nothing", "", "forward", case=case))
-    report.assert_passed()
+@pytest.mark.parametrize("case", ["plain", "padded", "large", "decoder", "nnx.RNN", "function"])
+def test_networks_of_every_sort_pass_unfaulted(case):
+    assert run.unfaulted(case) == ""
 
 
 def test_unfaulted_networks_of_another_shape_raise_no_alarm():
@@ -121,6 +116,7 @@ def test_a_score_short_of_all_is_no_pass(monkeypatch):
         run.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
     )
     monkeypatch.setattr(run, "FAULTS", FAULTS[:2])
+    monkeypatch.setattr(run, "NETWORKS", {})
     for second, expected in ((missed, False), (fine, True)):
         monkeypatch.setattr(run, "outcome", [fine, second].__getitem__)
         lines: list[str] = []
