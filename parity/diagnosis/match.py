@@ -17,6 +17,7 @@ from parity.diagnosis.stages import Alone, run
 from parity.judge import Judged
 from parity.report import Row
 from parity.sides.optimizers import Optimizer
+from parity.sides.recurrent import STATES
 from parity.sides.side import Arrays, Gradients, Pair
 from parity.tolerances import TRUTH, bound, epsilon
 
@@ -88,7 +89,12 @@ def of_module_stage(
 
 def _longest(values: Arrays) -> int:
     """The most time steps that any stage has."""
-    return max((a.shape[1] for a in values.values() if a.ndim == 3), default=0)
+    timed = (
+        array
+        for name, array in values.items()
+        if array.ndim == 3 and name.rpartition(".")[2] not in STATES
+    )
+    return max((array.shape[1] for array in timed), default=0)
 
 
 def _another(row: Row, given: Value, values: Arrays) -> str:
