@@ -13,7 +13,7 @@ counts the alarms, of which there may be none, and what is undetermined.
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,19 +184,19 @@ def kind(report: Report) -> str:
     return "undetermined in parts" if report.undetermined else "ok"
 
 
-def main(number: int) -> int:
+def count(outcome: Callable[[int], tuple[str, str]], number: int, what: str) -> int:
     """Check as many cases in two processes, and say what came of them; 1 if any raised an alarm."""
     counts: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for done, (what, words) in enumerate(pool.imap(outcome, range(number)), start=1):
-            counts[what] += 1
-            if what == "alarm":
+        for done, (became, words) in enumerate(pool.imap(outcome, range(number)), start=1):
+            counts[became] += 1
+            if became == "alarm":
                 print(words, flush=True)
             if done % 100 == 0:
                 print(f"{done} of {number}: {dict(counts)}", file=sys.stderr, flush=True)
-    print(f"PyTorch against its own reordering, {number} cases: {dict(counts)}")
+    print(f"{what}, {number} cases: {dict(counts)}")
     return int(counts["alarm"] > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(count(outcome, int(sys.argv[1]), "PyTorch against its own reordering"))
