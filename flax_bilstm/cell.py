@@ -127,7 +127,8 @@ class LSTMCell(nnx.RNNCellBase):
     ) -> tuple[Array, Array]:
         """The carry (c, h) to start from: zeros as in PyTorch, or `carry_init` with `rngs`.
 
-        input_shape is that of one step, (..., input_size).
+        input_shape is that of one step, (..., input_size). Without a dtype of the cell's own the
+        carry is of the parameters' as they are now: whoever casts them casts the carry.
         """
         if not isinstance(input_shape, (tuple, list)) or not input_shape:
             raise ValueError(
@@ -135,7 +136,7 @@ class LSTMCell(nnx.RNNCellBase):
                 f"{arguments.quoted(input_shape)}."
             )
         initialize: Any = nnx.initializers.zeros_init() if carry_init is None else carry_init
-        dtype = jnp.dtype(self.param_dtype if self.dtype is None else self.dtype)
+        dtype = jnp.dtype(self.kernel_hh[...].dtype if self.dtype is None else self.dtype)
         if carry_init is not None and not callable(carry_init):
             raise TypeError(
                 "carry_init: expected an initializer, such as nnx.initializers.normal(), got "

@@ -155,7 +155,7 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     unequal = np.argwhere(_bits(reference) != _bits(candidate))  # also 0.0 and -0.0
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
-        words = f"the sign of zero at {list(where)}"
+        words = f"only the sign of zero, 0.0 or −0.0, at {list(where)}"
     else:
         words = f"{distance:.3g} at {list(where)}"
     return Row(
@@ -189,12 +189,16 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
     sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
     if truth is None and candidate is not None and not any(o is not None for o in own):
         return (
-            "the reference never uses it and has None, the candidate has an array: it trains it, "
+            "the reference never trains it, which is unused or frozen there, and has None; the "
+            "candidate has an array: it trains it, "
             "and weight decay would move it"
         )
     absent = [side for side, array in sides if array is None]
     if absent and len(absent) < len(sides):
-        return f"{' and '.join(absent)} has None (never used), the others an array"
+        return (
+            f"{' and '.join(absent)} has None, as of what is never used, or frozen; the others "
+            "have an array"
+        )
     if truth is not None:
         for side, array in sides:
             if array is not None and array.shape != truth.shape:

@@ -152,7 +152,7 @@ def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str
     sides = {"the candidate": candidate, "the reference": reference}
     start = None if start is None else start.astype(place["dtype"])  # which is no narrower
     rows = [
-        identical(start, held, note=f"never used, yet {side} moved it", **place)
+        identical(start, held, note=f"the reference never trains it, yet {side} moved it", **place)
         for side, held in sides.items()
     ]
     return min(rows, key=lambda row: row.passed)

@@ -85,8 +85,7 @@ TOLERANCES = {
         "rounds: right networks were within 0.9. Weights of 3 significant bits lie outside, of 4 "
         "at the edge (0.8 to 1.4 times the bound in four networks). The ceiling is the scale "
         "itself: of a difference of two values near each other, 2^-8 each may leave nothing. No "
-        "training: Adam's 0.999 rounds to 1 in it and small steps are lost, so that nobody trains "
-        "so",
+        "training: Adam's 0.999 rounds to 1 in it and small steps are lost: nobody trains so",
         trains=False,
     ),
 }

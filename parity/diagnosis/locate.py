@@ -66,7 +66,7 @@ def locate(
     if failing is not None:
         words = f"the update itself, on the reference's gradients, is wrong: {_size(failing)}"
         known = match.of_update(failing, pair, optimizer, slopes)
-        return [replace(failing, note=f"{words}; {known}" if known else words)]
+        return [replace(failing, note=f"{words}; {known or match.UNKNOWN}")]
     # The update is right: then a function is wrong at the parameters that training has reached.
     reached = (first.step or 1) - 1
     trained = pair.holding(before[reached], before[reached])
@@ -101,7 +101,7 @@ def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence
 
 def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
     what = "" if check == "forward" else _flow(row, judged)
-    words = known or (row.note if row.note else "no known mistake explains it")
+    words = known or row.note or match.UNKNOWN
     size = "" if row.note else f"; {_size(row)}"
     name = row.name if check == "forward" else _made_in(row.name)
     return replace(row, name=name, note=f"{what}{words}{size}")

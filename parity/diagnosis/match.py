@@ -17,9 +17,12 @@ from parity.diagnosis.stages import Alone, run
 from parity.judge import Judged
 from parity.report import Row
 from parity.sides.optimizers import Optimizer
+from parity.sides.recurrent import STATES
 from parity.sides.side import Arrays, Gradients, Pair
 from parity.tolerances import TRUTH, bound, epsilon
 
+UNKNOWN = "no known mistake explains it"
+"""What is said where nothing reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
 """How far off in ULP, in words, and the part of the stage that it points at."""
 UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
@@ -86,7 +89,12 @@ def of_module_stage(
 
 def _longest(values: Arrays) -> int:
     """The most time steps that any stage has."""
-    return max((a.shape[1] for a in values.values() if a.ndim == 3), default=0)
+    timed = (
+        array
+        for name, array in values.items()
+        if array.ndim == 3 and name.rpartition(".")[2] not in STATES
+    )
+    return max((array.shape[1] for array in timed), default=0)
 
 
 def _another(row: Row, given: Value, values: Arrays) -> str:
@@ -117,6 +125,8 @@ def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
     if name not in theirs or name not in ours:
         return ""
     given = ours[name]
+    if np.array_equal(given, theirs[name]):  # they differ in dtype, or in the signs of zeros
+        return ""
     for words, array in arrays.of_parameter(name, theirs):
         if np.array_equal(array.astype(given.dtype), given):
             return words
@@ -128,8 +138,13 @@ def of_update(
 ) -> str:
     """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
     start = pair.reference.parameters
-    steps = pair.candidate.update(start, gradients, optimizer, failing.dtype)
+    steps = list(pair.candidate.update(start, gradients, optimizer, failing.dtype))
     given = [step.named() for step in steps]
+    still = start.get(failing.name)
+    if still is not None and all(
+        np.array_equal(step.parameters[failing.name], still.astype(failing.dtype)) for step in steps
+    ):
+        return "the candidate never changes it: it is frozen, or the optimizer does not have it"
     spreads = {failing.name: failing.spread}
 
     def matches() -> Iterator[Match]:

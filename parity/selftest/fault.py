@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.diagnosis.match import UNKNOWN
 from parity.selftest import planting
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
+
+__all__ = ["SHOWS", "UNKNOWN", "Fault", "cell"]
 
 Held = Mapping[str, np.ndarray]
 
@@ -32,7 +35,8 @@ class Fault:
         name: what it is.
         stage: the name that the report's first divergence must have.
         shows: a key of SHOWS.
-        says: what its diagnosis must contain; "" where no known mistake explains the fault.
+        says: what its diagnosis must contain: words for what is wrong, or `UNKNOWN` where no known
+            mistake explains the fault, and none may be named.
         plant: puts the fault into the code.
         hold: puts the fault into the candidate's parameters.
         case: the network and its inputs, a key of `parity.selftest.networks.NETWORKS`.
@@ -43,12 +47,17 @@ class Fault:
     name: str
     stage: str
     shows: str
-    says: str = ""
+    says: str = UNKNOWN
     plant: planting.Plant = planting.nothing
     hold: Callable[[Held], Held] = lambda held: held
     case: str = "plain"
     optimizer: Optimizer | None = None
     loss: Loss = MEAN_SQUARED_ERROR
+
+    @property
+    def has_name(self) -> bool:
+        """Whether a known mistake explains it."""
+        return self.says != UNKNOWN
 
 
 def cell(number: str, gate: str) -> str:

@@ -104,6 +104,27 @@ def exponential_sigmoid(z: Array) -> Array:
     return with_slope(jax.nn.sigmoid, lambda z: jnp.exp(-z) / (1 + jnp.exp(-z)) ** 2)(z)
 
 
+def pade(z: Array) -> Array:
+    """tanh as a fraction of polynomials, near enough for small arguments."""
+    return z * (27 + z**2) / (27 + 9 * z**2)
+
+
+def tanh_of_norm(c: Array) -> Array:
+    """tanh of what LayerNorm makes of the cell state."""
+    centred = c - c.mean(-1, keepdims=True)
+    return jnp.tanh(centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5))
+
+
+def peephole(w: Weights, state: State, x: Array) -> State:
+    """A step whose input gate sees the old cell state, too (Gers and Schmidhuber 2000)."""
+    assert w.bias_ih is not None
+    assert w.bias_hh is not None
+    z = x @ w.kernel_ih + state.hidden @ w.kernel_hh + (w.bias_ih + w.bias_hh)[None]
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    new = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i + 0.3 * state.cell) * jnp.tanh(g)
+    return State(jax.nn.sigmoid(o) * jnp.tanh(new), new)
+
+
 def only_float32(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """A change to float32 arrays, which leaves float64 alone."""
     return lambda array: change(array) if array.dtype == jnp.float32 else array

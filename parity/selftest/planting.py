@@ -102,6 +102,15 @@ def calling(kind: type, change: Callable[..., Any]) -> Plant:
     return patched(kind, "__call__", replaced)
 
 
+def method(kind: type, name: str, change: Callable[..., Any]) -> Plant:
+    """`change(method, module, *arguments)` in place of a method of a class of modules."""
+
+    def replaced(real: Any) -> Any:
+        return lambda self, *args: change(lambda *a: real(self, *a), self, *args)
+
+    return patched(kind, name, replaced)
+
+
 def lstm_results(change: Callable[[Array, Array, Array], tuple[Array, Array, Array]]) -> Plant:
     """What the LSTM returns, changed: (y, h_n, c_n)."""
 

@@ -13,7 +13,7 @@ counts the alarms, of which there may be none, and what is undetermined.
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,11 +134,24 @@ def check(case: Case) -> Report:
     """The report on the network of a case against its own reordering."""
     rng = np.random.default_rng([case.seed, 1])
     network = torch_ref.BiLSTMWithAttention(case.input_dim, case.hidden_dim, case.output_dim)
-    with torch.no_grad():
-        for p in network.parameters():
-            drawn = case.gain * rng.uniform(-1, 1, p.shape) / case.hidden_dim**0.5
-            p.copy_(torch.from_numpy(drawn))
-    pair = Pair(TorchSide(network), TorchSide(Reordered(network, rng)))
+    drawn = weights(network, case, rng)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in drawn.items()})
+    return compared(Pair(TorchSide(network), TorchSide(Reordered(network, rng))), case, rng)
+
+
+def weights(
+    network: torch.nn.Module, case: Case, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """A state dict of the case's size."""
+    size = case.gain / case.hidden_dim**0.5
+    return {
+        name: (size * rng.uniform(-1, 1, tensor.shape)).astype(np.float32)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
+    """The report on two sides that compute the same, run as the case has it."""
 
     def batch() -> dict[str, np.ndarray]:
         x = case.loudness * rng.standard_normal((case.batch, case.time, case.input_dim))
@@ -159,28 +172,31 @@ def outcome(seed: int) -> tuple[str, str]:
     """What became of a case, as `main` counts it, and the report's verdict in words."""
     torch.set_num_threads(1)
     report = check(next(cases(range(seed, seed + 1))))
+    return kind(report), text.verdict(report)
+
+
+def kind(report: Report) -> str:
+    """As what a right program's report counts."""
     if report.first_divergence is not None:
-        what = "alarm"
-    elif report.unproven:
-        what = "nothing determined"
-    else:
-        what = "undetermined in parts" if report.undetermined else "ok"
-    return what, text.verdict(report)
+        return "alarm"
+    if report.unproven:
+        return "nothing determined"
+    return "undetermined in parts" if report.undetermined else "ok"
 
 
-def main(number: int) -> int:
+def count(outcome: Callable[[int], tuple[str, str]], number: int, what: str) -> int:
     """Check as many cases in two processes, and say what came of them; 1 if any raised an alarm."""
     counts: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for done, (what, words) in enumerate(pool.imap(outcome, range(number)), start=1):
-            counts[what] += 1
-            if what == "alarm":
+        for done, (became, words) in enumerate(pool.imap(outcome, range(number)), start=1):
+            counts[became] += 1
+            if became == "alarm":
                 print(words, flush=True)
             if done % 100 == 0:
                 print(f"{done} of {number}: {dict(counts)}", file=sys.stderr, flush=True)
-    print(f"PyTorch against its own reordering, {number} cases: {dict(counts)}")
+    print(f"{what}, {number} cases: {dict(counts)}")
     return int(counts["alarm"] > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(count(outcome, int(sys.argv[1]), "PyTorch against its own reordering"))

@@ -7,7 +7,7 @@ networks of many sizes and seeds are checked beside them (`parity.selftest.false
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from parity.compare import Progress, compare_sides
+from parity.render.text import verdict
 from parity.report import Report, Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
-from parity.selftest.networks import NETWORKS
+from parity.selftest.networks import NETWORKS, OURS
 from parity.selftest.networks.network import SEED
 
 STEPS = 3
@@ -33,7 +34,8 @@ class Outcome:
         name: of the fault.
         caught: the report did not pass.
         placed: its first divergence is the stage with the fault.
-        named: its text holds the diagnosis that the table asks for.
+        named: its text holds the diagnosis that the table asks for, or says that there is none.
+        has_name: whether the table asks for a diagnosis.
         stage: where the fault is.
         first: the report's first divergence.
         seconds: how long it took.
@@ -43,6 +45,7 @@ class Outcome:
     caught: bool
     placed: bool
     named: bool
+    has_name: bool
     stage: str
     first: Row | None
     seconds: float
@@ -95,10 +98,18 @@ def outcome(number: int) -> Outcome:
         caught=first is not None,
         placed=first is not None and first.name == fault.stage,
         named=first is not None and fault.says in first.note,
+        has_name=fault.has_name,
         stage=fault.stage,
         first=first,
         seconds=time.monotonic() - started,
     )
+
+
+def unfaulted(case: str) -> str:
+    """The verdict on one of the networks without a fault; "" where it passes."""
+    torch.set_num_threads(1)
+    report = plant(Fault("nothing", "", "forward", case=case))
+    return "" if report.passed else verdict(report)
 
 
 def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progress) -> bool:
@@ -120,8 +131,8 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progre
             outcomes.append(one)
             say(_line(one))
             progress(f"planted {len(outcomes)} of {len(FAULTS)} faults")
+        alarms = [words for words in pool.imap(unfaulted, NETWORKS) if words]
         tasks = false_alarms.tasks(clean_runs)
-        alarms: list[str] = []
         done = 0
         for (_, seeds), found in zip(
             tasks, pool.imap(false_alarms.failures_of, tasks), strict=True
@@ -132,22 +143,40 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progre
     for alarm in alarms:
         say(f"FALSE ALARM: {alarm}")
     say("")
-    for shows, words in SHOWS.items():
-        of_kind = [o for o, m in zip(outcomes, FAULTS, strict=True) if m.shows == shows]
-        say(f"{sum(o.passed for o in of_kind):4} of {len(of_kind):2} that show {words}")
-    for what in ("caught", "placed", "named"):
-        say(f"{sum(getattr(o, what) for o in outcomes):4} of {len(outcomes)} faults {what}")
-    say(f"{len(alarms):4} false alarms in {clean_runs} runs of unfaulted networks")
+    for words, flags in _score(outcomes).items():
+        say(f"{sum(flags):4} of {len(flags):3} {words}")
+    runs = clean_runs + len(NETWORKS)
+    say(f"{len(alarms):4} false alarms in {runs} runs of unfaulted networks")
     say(f"{time.monotonic() - started:.0f} s")
     return all(o.passed for o in outcomes) and not alarms
+
+
+def _score(outcomes: Sequence[Outcome]) -> dict[str, list[bool]]:
+    """What is counted, in words, and whether each fault that it is about has it.
+
+    A name is counted only where there is one to be found.
+    """
+    rows = list(zip(outcomes, FAULTS, strict=True))
+    score = {
+        f"passed that show {words}": [o.passed for o, fault in rows if fault.shows == shows]
+        for shows, words in SHOWS.items()
+    }
+    return {
+        **score,
+        "passed in networks that are not ours": [o.passed for o, f in rows if f.case not in OURS],
+        "caught": [o.caught for o in outcomes],
+        "placed": [o.placed for o in outcomes],
+        "named, of those that a known mistake explains": [o.named for o in outcomes if o.has_name],
+        "said to be unknown, of the others": [o.named for o in outcomes if not o.has_name],
+    }
 
 
 def _line(one: Outcome) -> str:
     """One fault in two lines of text: the verdict, and what the report says of it."""
     missing = [w for w in ("caught", "placed", "named") if not getattr(one, w)]
-    verdict = f"FAILED, not {missing[0]}" if missing else "ok"
+    judged = f"FAILED, not {missing[0]}" if missing else "ok"
     place = "" if one.first is None else one.first.name
     if one.first is not None and not one.placed:
         place += f" (it is {one.stage})"
     note = "" if one.first is None else one.first.note
-    return f"{verdict}: {one.name} → {place}\n    {note}"
+    return f"{judged}: {one.name} → {place}\n    {note}"

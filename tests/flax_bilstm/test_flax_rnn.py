@@ -85,3 +85,13 @@ def test_carry_is_drawn_from_the_carry_stream(assert_identical: Callable[..., No
     assert not np.array_equal(drawn[0], other[0])
     with pytest.raises(ValueError, match="rngs: expected"):
         cell.initialize_carry((BATCH, IN), None, normal)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_carry_follows_parameters_that_are_cast() -> None:
+    """Flax starts a scan from it, which must give back the dtype that it takes."""
+    cell = fb.LSTMCell(IN, HIDDEN, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(cell)
+    cell = nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state))
+    carry, outputs = nnx.RNN(cell, return_carry=True)(X.astype(jnp.float64))
+    assert {array.dtype for array in (*carry, outputs)} == {jnp.dtype(jnp.float64)}

@@ -150,7 +150,7 @@ def _described(
         failing,
         name=stage.name,
         check=f"first wrong stage, {found.check}",
-        note=f"{place}: {known or 'no known mistake explains it'}; {what}{size}",
+        note=f"{place}: {known or match.UNKNOWN}; {what}{size}",
     )
 
 

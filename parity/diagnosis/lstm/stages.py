@@ -124,6 +124,7 @@ class Stages:
             f"lstm.{name}", f"final states {name}", {n: n for n in (*finals, "x")},
             partial(theirs.stacked, names=finals, hidden=hidden, cell=cell),
             partial(ours.wired, name=name),
+            partial(sequence_mistakes.of_states, finals, hidden, cell),
         )  # fmt: skip
 
     def _whole(self, cell: Cell) -> dict[str, str]:

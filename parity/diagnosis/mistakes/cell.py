@@ -163,6 +163,8 @@ EQUATIONS: tuple[tuple[str, str, StepOf], ...] = (
     ("the cell gate uses x / (1 + |x|) for tanh", _CELL, partial(equations, candidate=softsign)),
     ("the cell gate uses clip(x, −1, 1) for tanh", _CELL, partial(equations, candidate=hardtanh)),
     ("the cell gate uses GELU for tanh", _CELL, partial(equations, candidate=gelu)),
+    ("the cell gate uses GELU by tanh, JAX's default, for tanh", _CELL,
+     partial(equations, candidate=partial(gelu, approximate="tanh"))),
     ("1 is added to the forget gate's bias", _FORGET, partial(equations, forget_bias=1.0)),
     ("the input gate is 1 − the forget gate", _INPUT,
      partial(equations, update=lambda i, f, g, c: f * c + (1 - f) * g)),

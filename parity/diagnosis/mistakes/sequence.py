@@ -116,5 +116,16 @@ def of_output(names: Sequence[str]) -> Known:
             yield words, partial(_mixed, names=names, mix=mix)
 
 
+def of_states(names: Sequence[str], hidden: int, cell: bool) -> Known:
+    """What can be wrong in how final states are put together."""
+    for words, order in {
+        "layers and directions are in reverse order": names[::-1],
+        "directions come before layers": [*names[::2], *names[1::2]],
+    }.items():
+        yield words, partial(right.stacked, names=order, hidden=hidden, cell=cell)
+    other = partial(right.stacked, names=names, hidden=hidden, cell=not cell)
+    yield f"it is the {'hidden' if cell else 'cell'} state", other
+
+
 def _mixed(model: torch.nn.Module, inputs: Inputs, names: Sequence[str], mix: Any) -> Tensor:
     return mix(*(inputs[name] for name in names))

@@ -7,14 +7,19 @@ of it, and how it is planted. Strengths are realistic: what ports get wrong, not
 from parity.selftest.fault import SHOWS, Fault
 from parity.selftest.faults.after_lstm import AFTER
 from parity.selftest.faults.in_cell import CELL
+from parity.selftest.faults.in_decoders import DECODER, RNN
 from parity.selftest.faults.in_gradients import GRADIENTS
 from parity.selftest.faults.in_parameters import PARAMETERS
+from parity.selftest.faults.in_ports import FUNCTION, RAW
 from parity.selftest.faults.in_precision import NOT_FINITE, PRECISION
 from parity.selftest.faults.in_sequence import PADDING, TIME
+from parity.selftest.faults.in_signals import CONVOLUTION, HEADS
+from parity.selftest.faults.in_text import CLASSIFIER, LANGUAGE_MODEL, TAGGER
 from parity.selftest.faults.in_training import TRAINING
 
 FAULTS: tuple[Fault, ...] = (
     *PARAMETERS, *CELL, *TIME, *PADDING, *AFTER, *GRADIENTS, *PRECISION, *NOT_FINITE, *TRAINING,
+    *TAGGER, *CLASSIFIER, *LANGUAGE_MODEL, *CONVOLUTION, *HEADS, *DECODER, *RNN, *RAW, *FUNCTION,
 )  # fmt: skip
 """Every fault of the self-test."""
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from flax_bilstm import network
 from parity.selftest import pieces, planting
-from parity.selftest.fault import Fault
+from parity.selftest.fault import UNKNOWN, Fault
 
 AFTER = (
     Fault("softmax over the queries", "fc.input", "forward", "over the queries",
@@ -27,7 +27,7 @@ AFTER = (
              ))),
     Fault("sigmoids for the softmax", "fc.input", "forward", "sigmoids",
              planting.attention(pieces.attend(weigh=jax.nn.sigmoid))),
-    Fault("context of values one step late", "fc.input", "forward", "",
+    Fault("context of values one step late", "fc.input", "forward", UNKNOWN,
              planting.attention(pieces.attend(values=lambda y: jnp.roll(y, 1, axis=1)))),
     Fault("head reads the first step", "fc.input", "forward", "first step",
              planting.head(lambda y, everything: everything[:, 0])),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from flax_bilstm.recurrence.equations import State
 from parity.selftest import pieces, planting
-from parity.selftest.fault import Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell
 
 CELL = (
     Fault("input and forget gates exchanged, reverse only", cell("reverse", "input_gate"),
@@ -43,6 +43,26 @@ CELL = (
     Fault("the cell state kept in float32", cell("forward", "cell"), "forward", "float32",
              planting.loop(pieces.cell(combine=lambda i, f, g, c: (f * c + i * g)
                                    .astype(jnp.float32).astype(c.dtype)))),
+    Fault("x / (1 + |x|) for the cell gate's tanh", cell("forward", "cell_gate"), "forward",
+             "x / (1 + |x|)", planting.loop(pieces.cell(candidate=jax.nn.soft_sign))),
+    Fault("GELU by tanh for the cell gate's tanh", cell("forward", "cell_gate"), "forward", "GELU",
+             planting.loop(pieces.cell(candidate=jax.nn.gelu))),
+    Fault("exact GELU for the cell gate's tanh", cell("forward", "cell_gate"), "forward", "GELU",
+             planting.loop(pieces.cell(candidate=lambda g: jax.nn.gelu(g, approximate=False)))),
+    Fault("a Padé fraction for the cell gate's tanh", cell("forward", "cell_gate"), "forward",
+             UNKNOWN, planting.loop(pieces.cell(candidate=pieces.pade))),
+    Fault("sine for the cell gate's tanh", cell("forward", "cell_gate"), "forward", UNKNOWN,
+             planting.loop(pieces.cell(candidate=jnp.sin))),
+    Fault("zoneout of 0.1 on the cell state", cell("forward", "cell"), "forward", UNKNOWN,
+             planting.loop(pieces.cell(
+                 combine=lambda i, f, g, c: 0.9 * (f * c + i * g) + 0.1 * c))),
+    Fault("LayerNorm within the tanh on the new cell state", cell("forward", "hidden"), "forward",
+             UNKNOWN, planting.loop(pieces.cell(squash=pieces.tanh_of_norm))),
+    Fault("a peephole: the input gate reads the cell state", cell("forward", "step"), "forward",
+             UNKNOWN, planting.loop(pieces.peephole)),
+    Fault("the cell state clipped to ±0.3", cell("forward", "cell"), "forward", UNKNOWN,
+             planting.loop(pieces.cell(
+                 combine=lambda i, f, g, c: jnp.clip(f * c + i * g, -0.3, 0.3)))),
     Fault("an error of 1e-9 per step, growing", cell("forward", "cell"), "forward", "times",
              planting.loop(pieces.cell(combine=lambda i, f, g, c: (f * c + i * g) * (1 + 1e-9)))),
 )  # fmt: skip

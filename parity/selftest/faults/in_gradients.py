@@ -10,7 +10,7 @@ from flax import nnx
 from flax_bilstm import network
 from flax_bilstm.recurrence.equations import State
 from parity.selftest import pieces, planting
-from parity.selftest.fault import Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell
 from parity.sides.losses import MEAN_SQUARED_ERROR
 from parity.sides.side import TARGET
 
@@ -35,7 +35,7 @@ GRADIENTS = (
              planting.loop(pieces.cell(enter=lambda s: s._replace(
                  cell=jax.lax.stop_gradient(s.cell))))),
     Fault("forget gate's derivative f, not f (1 − f)", cell("reverse", "forget_gate"),
-             "gradients", "",
+             "gradients", UNKNOWN,
              planting.loop(pieces.cell(forget=pieces.with_slope(jax.nn.sigmoid, jax.nn.sigmoid)))),
     Fault("derivative of the cell gate's tanh missing", cell("reverse", "cell_gate"),
              "gradients", "derivative of the cell gate's tanh",
@@ -64,6 +64,6 @@ GRADIENTS = (
                  _sum_of_squares(output, inputs) - jax.lax.stop_gradient(
                      _sum_of_squares(output, inputs) * (1 - 1 / output.size))))),
     Fault("the unused Linear is a trained parameter", "attention.attn.bias", "gradients",
-             "the reference never uses it",
+             "the reference never trains it",
              planting.patched(network, "Unused", lambda real: nnx.Param)),
 )  # fmt: skip

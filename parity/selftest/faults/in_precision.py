@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from parity.selftest import pieces, planting
-from parity.selftest.fault import Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell
 
 
 def _rounded_gradient(real: Any, *arguments: Any) -> Any:
@@ -52,11 +52,11 @@ def _guarded_root(real: Any, *arguments: Any) -> Any:
 
 
 NOT_FINITE = (
-    Fault("tanh as (exp 2z − 1) / (exp 2z + 1)", cell("forward", "cell_gate"), "not finite", "",
-             planting.loop(pieces.cell(candidate=pieces.exponential_tanh)), case="large"),
+    Fault("tanh as (exp 2z − 1) / (exp 2z + 1)", cell("forward", "cell_gate"), "not finite",
+             UNKNOWN, planting.loop(pieces.cell(candidate=pieces.exponential_tanh)), case="large"),
     Fault("derivative of σ by exp(−z), which overflows", cell("reverse", "input_gate"),
-             "not finite", "", planting.loop(pieces.cell(sigmoid=pieces.exponential_sigmoid)),
+             "not finite", UNKNOWN, planting.loop(pieces.cell(sigmoid=pieces.exponential_sigmoid)),
              case="large"),
-    Fault("gradient of a root behind a where", cell("reverse", "outputs"), "not finite", "",
+    Fault("gradient of a root behind a where", cell("reverse", "outputs"), "not finite", UNKNOWN,
              planting.implementation(_guarded_root, "reverse")),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from flax_bilstm import lstm
 from parity.selftest import pieces, planting
-from parity.selftest.fault import Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell
 
 
 def _after(t: int, change: Any) -> Any:
@@ -63,15 +63,15 @@ TIME = (
              planting.calling(lstm.LSTM, _ones)),
     Fault("state restarts at step 16", cell("forward", "outputs"), "later steps",
              "every 16 steps", planting.in_pieces(16, lambda start, state: start)),
-    Fault("weights changed from step 10 on", cell("forward", "outputs"), "later steps", "",
+    Fault("weights changed from step 10 on", cell("forward", "outputs"), "later steps", UNKNOWN,
              planting.implementation(_after(10, pieces.turned_blocks), "forward")),
     Fault("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",
              planting.lstm_results(lambda y, h, c: (_swapped_halves(y), h, c))),
     Fault("reverse half of the output missing", "lstm.layer0.output", "forward", "missing",
              planting.lstm_results(lambda y, h, c: (y.at[..., y.shape[-1] // 2 :].set(0), h, c))),
-    Fault("h_n in the order reverse, forward", "lstm.h_n", "forward", "",
+    Fault("h_n in the order reverse, forward", "lstm.h_n", "forward", "reverse order",
              planting.lstm_results(lambda y, h, c: (y, h[::-1], c))),
-    Fault("c_n returned for h_n", "lstm.h_n", "forward", "",
+    Fault("c_n returned for h_n", "lstm.h_n", "forward", "it is the cell state",
              planting.lstm_results(lambda y, h, c: (y, c, c))),
 )  # fmt: skip
 
@@ -95,12 +95,12 @@ PADDING = (
     Fault("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
              "padding is run through", planting.implementation(_unmasked, "reverse"),
              case="padded"),
-    Fault("outputs in the padding not 0", cell("forward", "outputs"), "padding", "",
+    Fault("outputs in the padding not 0", cell("forward", "outputs"), "padding", UNKNOWN,
              planting.implementation(_left_in_padding, "forward"), case="padded"),
     Fault("final state after the padding", cell("forward", "final_state"), "padding",
              "padding is run through", planting.implementation(_late_final, "forward"),
              case="padded"),
-    Fault("lengths one too long", cell("forward", "outputs"), "padding", "",
+    Fault("lengths one too long", cell("forward", "outputs"), "padding", UNKNOWN,
              planting.patched(lstm, "validity", lambda real: lambda n, time: real(n + 1, time)),
              case="padded"),
     Fault("attention to padding", "fc.input", "padding", "padding is attended to",

@@ -11,7 +11,7 @@ from flax import nnx
 
 from flax_bilstm import network
 from parity.selftest import planting
-from parity.selftest.fault import Fault
+from parity.selftest.fault import UNKNOWN, Fault
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
 
 
@@ -81,10 +81,11 @@ TRAINING = (
     Fault("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
              optimizer=fed(SGD, optax.sgd(0.02))),
     Fault("the unused Linear decays with the rest", "attention.attn.weight", "training",
-             "never used, yet the candidate moved it",
+             "never trains it, yet the candidate moved it",
              planting.patched(nnx, "Optimizer", lambda real: _DecayingAll), optimizer=ADAMW),
-    Fault("a bias left out of the update", "lstm.bias_hh_l0", "training", "",
+    Fault("a bias left out of the update", "lstm.bias_hh_l0", "training",
+             "never changes it",
              optimizer=fed(SGD, _frozen(optax.sgd(0.01), "bias_hh"))),
-    Fault("the head's weight clipped to where it started", "fc", "training", "",
+    Fault("the head's weight clipped to where it started", "fc", "training", UNKNOWN,
              planting.calling(nnx.Linear, _clipped_kernel), optimizer=_FAST),
 )  # fmt: skip

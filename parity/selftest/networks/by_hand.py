@@ -76,7 +76,7 @@ def direction(w: State, x: Array, suffix: str, reverse: bool) -> Array:
         h, c = step(w, suffix, *state, x)
         return (h, c), h
 
-    zeros = jnp.zeros(4, x.dtype)
+    zeros = jnp.zeros(w[f"rnn.weight_hh_{suffix}"].shape[1], x.dtype)
     return jax.lax.scan(body, (zeros, zeros), x, reverse=reverse)[1]
 
 

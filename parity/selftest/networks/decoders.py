@@ -69,10 +69,10 @@ class Decoder(nnx.Module):
 class TorchRecurrent(nn.Module):
     """A layer in both directions, and a head on the last step."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 4, hidden: int = 4, outputs: int = 3) -> None:
         super().__init__()
-        self.rnn = nn.LSTM(4, 4, batch_first=True, bidirectional=True)
-        self.head = nn.Linear(8, 3)
+        self.rnn = nn.LSTM(inputs, hidden, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, 4) → (batch, 3)."""
@@ -82,10 +82,10 @@ class TorchRecurrent(nn.Module):
 class Recurrent(nnx.Module):
     """`TorchRecurrent` by `nnx.RNN`. How its loops run can be replaced by faults."""
 
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        runs = [nnx.RNN(fb.LSTMCell(4, 4, rngs=rngs)) for _ in range(2)]
+    def __init__(self, rngs: nnx.Rngs, inputs: int = 4, hidden: int = 4, outputs: int = 3) -> None:
+        runs = [nnx.RNN(fb.LSTMCell(inputs, hidden, rngs=rngs)) for _ in range(2)]
         self.rnn = nnx.Bidirectional(*runs)
-        self.head = nnx.Linear(8, 3, rngs=rngs)
+        self.head = nnx.Linear(2 * hidden, outputs, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """(batch, time, 4) → (batch, 3)."""
@@ -93,13 +93,8 @@ class Recurrent(nnx.Module):
 
     def run(self, x: Array) -> Array:
         """Both directions side by side."""
-        y: Any = self.rnn(x, initial_carry=self.start(x))
+        y: Any = self.rnn(x)
         return y
-
-    def start(self, x: Array) -> tuple[Carry, Carry]:
-        """Zeros in the dtype of x."""
-        zeros = jnp.zeros((len(x), 4), x.dtype)
-        return (zeros, zeros), (zeros, zeros)
 
     def read(self, y: Array) -> Array:
         """The last step."""

@@ -40,10 +40,14 @@ class Network:
     function: bool = False
 
     def reference(self) -> Module:
-        """The reference with the same numbers in every run; a norm's statistics are no defaults."""
+        """The reference with the same numbers in every run, of which none is a default of norms."""
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
             model = self.torch().eval()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.unique().numel() == 1:
+                        parameter.add_(torch.empty_like(parameter).uniform_(-0.5, 0.5))
             for name, buffer in model.named_buffers():
                 if name.endswith("running_mean"):
                     buffer.normal_()

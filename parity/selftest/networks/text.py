@@ -19,8 +19,8 @@ class TorchTagger(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, 6)
-        self.encoder = nn.LSTM(6, 3, 2, batch_first=True, bidirectional=True)
+        self.embedding = nn.Embedding(VOCABULARY, 4)
+        self.encoder = nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True)
         self.tags = nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ class Tagger(nnx.Module):
     """`TorchTagger` in Flax. What is between its layers can be replaced by faults."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.embedding = nnx.Embed(VOCABULARY, 6, rngs=rngs)
-        self.encoder = fb.LSTM(6, 3, num_layers=2, bidirectional=True, rngs=rngs)
+        self.embedding = nnx.Embed(VOCABULARY, 4, rngs=rngs)
+        self.encoder = fb.LSTM(4, 3, num_layers=2, bidirectional=True, rngs=rngs)
         self.tags = nnx.Linear(6, 6, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

@@ -1,10 +1,17 @@
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from flax import nnx
+
 import flax_bilstm as fb
+import parity
 from flax_bilstm.conversion.rows import rows
 from parity.compare import compare_sides
 from parity.diagnosis.lstm.stages import Stages
@@ -13,7 +20,7 @@ from parity.diagnosis.mistakes import rounding
 from parity.diagnosis.stages import alone
 from parity.selftest import planting
 from parity.sides import pair as pairs
-from parity.sides.optimizers import ADAMW
+from parity.sides.optimizers import ADAMW, SGD
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +136,58 @@ def test_an_optimizer_is_stepped_on_given_gradients(network):
         trained, *_ = side.train(side.parameters, [network.inputs], ADAMW, "float64")
         for name, array in trained.parameters.items():
             np.testing.assert_allclose(step.parameters[name], array, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def linears():
+    """A Linear, and its port that holds the same."""
+    reference = torch.nn.Linear(4, 3)
+    port = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    fb.load_state_dict(port, reference.state_dict())
+    return reference, port
+
+
+def first_of(reference, port, **options):
+    x = np.random.default_rng(0).standard_normal((2, 4), dtype=np.float32)
+    options = {"training_steps": 0} | options
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return parity.check(reference, port, x, dtypes=["float64"], **options).first_divergence
+
+
+class Frozen(nnx.Variable):
+    """What no optimizer is given."""
+
+
+def test_a_parameter_frozen_on_one_side_is_said_to_be(linears):
+    reference, port = linears
+    port.kernel = Frozen(port.kernel[...])
+    first = first_of(reference, port)
+    assert first.name == "weight"
+    assert "the candidate has None, as of what is never used, or frozen" in first.note
+    reference, port = torch.nn.Linear(4, 3), nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    fb.load_state_dict(port, reference.state_dict())
+    reference.weight.requires_grad_(False)
+    first = first_of(reference, port)
+    assert first.name == "weight"
+    assert "the reference never trains it" in first.note
+
+
+def test_what_an_optimizer_leaves_out_is_said_to_be_frozen(linears):
+    half = optax.multi_transform(
+        {"all": optax.sgd(0.01), "none": optax.set_to_zero()},
+        lambda tree: jax.tree_util.tree_map_with_path(
+            lambda path, _: "none" if "bias" in jax.tree_util.keystr(path) else "all", tree
+        ),
+    )
+    first = first_of(*linears, training_steps=2, optimizers=[replace(SGD, optax=half)])
+    assert (first.name, "never changes it" in first.note) == ("bias", True)
+
+
+def test_zeros_of_another_sign_are_not_called_zero(linears):
+    reference, port = linears
+    with torch.no_grad():
+        reference.bias.zero_()
+    port.bias[...] = -jnp.zeros(3)
+    note = first_of(reference, port).note
+    assert "only the sign of zero" in note
+    assert "it is zero" not in note

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from parity import cli
 from parity.selftest import false_alarms, run
 from parity.selftest.faults import FAULTS, SHOWS, Fault
-from parity.selftest.networks import NETWORKS
+from parity.selftest.networks import NETWORKS, OURS
 
 
 def numbers(*names):
@@ -33,6 +33,11 @@ SPREAD = numbers(
     "tanh as (exp 2z − 1) / (exp 2z + 1)",
     "AdamW with optax's default weight decay",
     "the head's weight clipped to where it started",
+    "a Padé fraction for the cell gate's tanh",
+    "gates exchanged in the second layer",
+    "a causal mask",
+    "the cell's output is its cell state",
+    "function: no gradient through the hidden state",
 )
 
 
@@ -41,11 +46,12 @@ def test_a_planted_fault_is_caught_placed_and_named(number):
     found = run.outcome(number)
     assert found.caught
     assert found.first.name == found.stage
-    assert FAULTS[number].says in found.first.note
+    assert found.named, found.first.note
 
 
 def test_the_table_has_distinct_faults_of_every_kind():
-    assert len(FAULTS) >= 40
+    assert len(FAULTS) >= 150
+    assert sum(fault.case not in OURS for fault in FAULTS) >= len(FAULTS) / 3
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert Counter(m.shows for m in FAULTS).keys() == SHOWS.keys()
     assert {m.case for m in FAULTS} == set(NETWORKS)
@@ -68,10 +74,9 @@ def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
     assert not found.passed
 
 
-@pytest.mark.parametrize("case", NETWORKS)
-def test_every_network_passes_unfaulted(case):
-    report = run.plant(Fault("nothing", "", "forward", case=case))
-    report.assert_passed()
+@pytest.mark.parametrize("case", ["plain", "padded", "large", "decoder", "nnx.RNN", "function"])
+def test_networks_of_every_sort_pass_unfaulted(case):
+    assert run.unfaulted(case) == ""
 
 
 def test_unfaulted_networks_of_another_shape_raise_no_alarm():
@@ -105,15 +110,16 @@ def test_a_score_short_of_all_is_no_pass(monkeypatch):
         def imap(self, function, items):
             return map(function, items)
 
-    missed = run.Outcome("a", True, True, False, "output", None, 0.0)
+    missed = run.Outcome("a", True, True, False, True, "output", None, 0.0)
     fine = dataclasses.replace(missed, named=True)
     monkeypatch.setattr(
         run.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
     )
     monkeypatch.setattr(run, "FAULTS", FAULTS[:2])
+    monkeypatch.setattr(run, "NETWORKS", {})
     for second, expected in ((missed, False), (fine, True)):
         monkeypatch.setattr(run, "outcome", [fine, second].__getitem__)
         lines: list[str] = []
         assert run.run(0, 1, lines.append, lambda what: None) is expected
-    assert any("2 of 2 faults named" in line for line in lines)
+    assert any("2 of   2 named" in line for line in lines)
     assert np.all([isinstance(line, str) for line in lines])

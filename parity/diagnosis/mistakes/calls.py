@@ -1,0 +1,88 @@
+"""Functions of PyTorch that do something else than they should, while a mistake is in force.
+
+Calls of them in the reference are changed, whether by `torch.nn` layers or by the code between.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+PRODUCTS = ("bmm", "matmul", "__matmul__", "mm", "einsum")
+
+
+class Calls(TorchFunctionMode):
+    """Changes the calls of some functions.
+
+    Args:
+        names: of the functions.
+        change: (state, function, args, kwargs) → what the call returns.
+        others: for what `state` knows: the features of the last matrix product, and whether a
+            softmax has been taken since.
+    """
+
+    def __init__(self, names: tuple[str, ...], change: Callable[..., Any]) -> None:
+        super().__init__()
+        self.names, self.change = names, change
+        self.features, self.weighing, self.watching = 1, False, True
+
+    def __enter__(self) -> Self:
+        self._fused = mock.patch.object(
+            torch.nn.functional, "scaled_dot_product_attention", self._attention
+        )
+        self._fused.start()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._fused.stop()
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0, is_causal: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """torch's fused attention, as products and a softmax whose calls can be changed."""
+        if is_causal or (attn_mask is not None and attn_mask.dtype is torch.bool):
+            raise ValueError("the mask is not one that is added")
+        with nullcontext() if self.watching else _watching(self):
+            scores = query @ key.mT / query.shape[-1] ** 0.5
+            return torch.softmax(scores if attn_mask is None else scores + attn_mask, -1) @ value
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        self.watching = False
+        try:
+            result = (
+                self.change(self, func, args, kwargs)
+                if name in self.names
+                else func(*args, **kwargs)
+            )
+        finally:
+            self.watching = True
+        if name in PRODUCTS:
+            operand = args[0] if isinstance(args[0], Tensor) else args[1]
+            self.features, self.weighing = operand.shape[-1], False
+        if name == "softmax":
+            self.weighing = True
+        return result
+
+
+@contextmanager
+def _watching(calls: Calls) -> Iterator[None]:
+    """Calls are changed again, within a function of torch that is not itself changed."""
+    TorchFunctionMode.__enter__(calls)
+    calls.watching = True
+    try:
+        yield
+    finally:
+        calls.watching = False
+        TorchFunctionMode.__exit__(calls, None, None, None)
+
+
+Mistakes = Iterator[tuple[str, Calls]]
+"""Words, and the calls changed so."""
