@@ -5,15 +5,14 @@ in another order. No rule may fail one against the other, whatever the weights, 
 training. `cases` is a population far wider than networks in use: inputs from 1e-38 to 1e10, weights
 from 0 to 100 times as large as PyTorch draws them, chaotic and saturated training.
 
-    python -m parity.selftest.reordering 3000
+    parity selftest --false-alarms 3000
 
 counts the alarms, of which there may be none, and what is undetermined.
 """
 
 import multiprocessing
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,15 @@ import torch
 from torch import Tensor
 
 import torch_ref
-from parity.compare import compare_sides
+from parity.compare import Progress, compare_sides
 from parity.render import text
 from parity.report import Report
 from parity.sides.optimizers import OPTIMIZERS
 from parity.sides.side import TARGET, Pair
 from parity.sides.torch_side import TorchSide
+
+ALARM = "alarms"
+OUTCOMES = ("passed", "undetermined in parts", "undetermined", ALARM)
 
 
 class ReorderedLSTM(torch.nn.LSTM):
@@ -156,31 +158,38 @@ def check(case: Case) -> Report:
 
 
 def outcome(seed: int) -> tuple[str, str]:
-    """What became of a case, as `main` counts it, and the report's verdict in words."""
+    """What became of a case, one of OUTCOMES, and the report's verdict in words."""
     torch.set_num_threads(1)
     report = check(next(cases(range(seed, seed + 1))))
     if report.first_divergence is not None:
-        what = "alarm"
+        what = ALARM
     elif report.unproven:
-        what = "nothing determined"
+        what = "undetermined"
     else:
-        what = "undetermined in parts" if report.undetermined else "ok"
+        what = "undetermined in parts" if report.undetermined else "passed"
     return what, text.verdict(report)
 
 
-def main(number: int) -> int:
-    """Check as many cases in two processes, and say what came of them; 1 if any raised an alarm."""
+def run(number: int, jobs: int, say: Callable[[str], None], progress: Progress) -> bool:
+    """Check as many cases, and say what came of them.
+
+    Args:
+        number: of cases, from the first one on.
+        jobs: processes at once.
+        say: told every alarm, and the count.
+        progress: told what has been done so far.
+
+    Returns:
+        Whether none raised an alarm.
+    """
     counts: Counter[str] = Counter()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for done, (what, words) in enumerate(pool.imap(outcome, range(number)), start=1):
             counts[what] += 1
-            if what == "alarm":
-                print(words, flush=True)
-            if done % 100 == 0:
-                print(f"{done} of {number}: {dict(counts)}", file=sys.stderr, flush=True)
-    print(f"PyTorch against its own reordering, {number} cases: {dict(counts)}")
-    return int(counts["alarm"] > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+            if what == ALARM:
+                say(f"FALSE ALARM: {words}")
+            progress(f"checked {done} of {number} networks against their own reordering")
+    say(f"PyTorch against its own reordering, {number} networks")
+    for what in OUTCOMES:
+        say(f"{counts[what]:6} {what}")
+    return not counts[ALARM]
