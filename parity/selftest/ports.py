@@ -3,10 +3,9 @@
 Three ports of one network: `nnx.RNN` in a module, a function by `jax.lax.scan` and `jax.vmap`, and
 one more by `fb.LSTM`. Each is compiled once for each of a few sizes.
 
-    python -m parity.selftest.ports 3000
+    parity selftest --false-alarms 3000
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -23,7 +22,8 @@ from parity.render import text
 from parity.report import Report
 from parity.selftest.networks.by_hand import recurrent
 from parity.selftest.networks.decoders import Recurrent, TorchRecurrent
-from parity.selftest.reordering import cases, compared, count, kind, weights
+from parity.selftest import reordering
+from parity.selftest.reordering import cases, compared, kind, weights
 from parity.sides import pair
 
 SIZES = ((4, 4, 3, 2, 5), (1, 8, 1, 4, 12), (8, 3, 4, 1, 9), (5, 12, 2, 3, 1))
@@ -75,11 +75,14 @@ def check(seed: int) -> tuple[str, Report]:
 
 
 def outcome(seed: int) -> tuple[str, str]:
-    """What became of a case, as `count` counts it, and the report's verdict in words."""
+    """What became of a case, one of OUTCOMES, and the report's verdict in words."""
     torch.set_num_threads(1)
     port, report = check(seed)
     return kind(report), f"{port}, seed {seed}: {text.verdict(report)}"
 
 
-if __name__ == "__main__":
-    sys.exit(count(outcome, int(sys.argv[1]), "right ports by hand beside PyTorch"))
+POPULATIONS = {
+    "PyTorch against its own reordering": reordering.outcome,
+    "right ports by hand beside PyTorch": outcome,
+}
+"""What `parity selftest --false-alarms` checks, each with what becomes of a case."""

@@ -5,13 +5,12 @@ in another order. No rule may fail one against the other, whatever the weights, 
 training. `cases` is a population far wider than networks in use: inputs from 1e-38 to 1e10, weights
 from 0 to 100 times as large as PyTorch draws them, chaotic and saturated training.
 
-    python -m parity.selftest.reordering 3000
+    parity selftest --false-alarms 3000
 
 counts the alarms, of which there may be none, and what is undetermined.
 """
 
 import multiprocessing
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,12 +21,15 @@ import torch
 from torch import Tensor
 
 import torch_ref
-from parity.compare import compare_sides
+from parity.compare import Progress, compare_sides
 from parity.render import text
 from parity.report import Report
 from parity.sides.optimizers import OPTIMIZERS
 from parity.sides.side import TARGET, Pair
 from parity.sides.torch_side import TorchSide
+
+ALARM = "alarms"
+OUTCOMES = ("passed", "undetermined in parts", "undetermined", ALARM)
 
 
 class ReorderedLSTM(torch.nn.LSTM):
@@ -169,34 +171,50 @@ def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
 
 
 def outcome(seed: int) -> tuple[str, str]:
-    """What became of a case, as `main` counts it, and the report's verdict in words."""
+    """What became of a case, one of OUTCOMES, and the report's verdict in words."""
     torch.set_num_threads(1)
     report = check(next(cases(range(seed, seed + 1))))
     return kind(report), text.verdict(report)
 
 
 def kind(report: Report) -> str:
-    """As what a right program's report counts."""
+    """What the report of a right program counts as, one of OUTCOMES."""
     if report.first_divergence is not None:
-        return "alarm"
+        return ALARM
     if report.unproven:
-        return "nothing determined"
-    return "undetermined in parts" if report.undetermined else "ok"
+        return "undetermined"
+    return "undetermined in parts" if report.undetermined else "passed"
 
 
-def count(outcome: Callable[[int], tuple[str, str]], number: int, what: str) -> int:
-    """Check as many cases in two processes, and say what came of them; 1 if any raised an alarm."""
+def run(
+    outcome: Callable[[int], tuple[str, str]],
+    what: str,
+    number: int,
+    jobs: int,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> bool:
+    """Check as many cases, and say what came of them.
+
+    Args:
+        outcome: seed → one of OUTCOMES, and the verdict in words.
+        what: is checked, in words.
+        number: of cases, from the first one on.
+        jobs: processes at once.
+        say: told every alarm, and the count.
+        progress: told what has been done so far.
+
+    Returns:
+        Whether none raised an alarm.
+    """
     counts: Counter[str] = Counter()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for done, (became, words) in enumerate(pool.imap(outcome, range(number)), start=1):
             counts[became] += 1
-            if became == "alarm":
-                print(words, flush=True)
-            if done % 100 == 0:
-                print(f"{done} of {number}: {dict(counts)}", file=sys.stderr, flush=True)
-    print(f"{what}, {number} cases: {dict(counts)}")
-    return int(counts["alarm"] > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(count(outcome, int(sys.argv[1]), "PyTorch against its own reordering"))
+            if became == ALARM:
+                say(f"FALSE ALARM: {words}")
+            progress(f"{what}: checked {done} of {number} networks")
+    say(f"{what}, {number} networks")
+    for became in OUTCOMES:
+        say(f"{counts[became]:6} {became}")
+    return not counts[ALARM]

@@ -140,7 +140,7 @@ def test_lengths_out_of_range_under_jit(assert_identical, implementation):
         ([5.0, 1.0, 3.0], r"lengths: expected 3 integers, .* got shape \(3,\) and dtype float"),
         ([True, True, True], r"lengths: expected 3 integers, .* dtype bool"),
         ([5, 1], r"lengths: expected 3 integers, .* \(3,\), got shape \(2,\)"),
-        ([[5], [1], [3]], r"lengths: expected 3 integers, .* got shape \(3, 1\)"),
+        ([[5], [1], [3]], r"lengths: expected shape \(3,\), got shape \(3, 1\)"),
         (5, r"lengths: expected 3 integers, .* got shape \(\)"),
     ],
 )

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import torch_ref
+from parity import cli
+from parity.selftest import ports, reordering
 from parity.selftest.reordering import Reordered, cases, check
 
 
@@ -33,3 +35,32 @@ def test_a_wrong_candidate_does_not_pass_where_training_is_chaotic(dtype, monkey
     monkeypatch.setattr(Reordered, "forward", lambda self, x: right(self, x) * (1 + 1e-3))
     report = check(case)
     assert report.first_divergence is not None
+
+
+@pytest.mark.parametrize(("alarms", "status"), [(False, 0), (True, 1)])
+def test_the_command_counts_and_exits_by_the_alarms(alarms, status, monkeypatch, capsys):
+    class Pool:
+        def __init__(self, jobs):
+            assert jobs == 3
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        imap = staticmethod(map)
+
+    monkeypatch.setattr(
+        reordering.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Pool})
+    )
+    one = "PyTorch against its own reordering"
+    monkeypatch.setattr(ports, "POPULATIONS", {one: ports.POPULATIONS[one]})
+    if alarms:
+        right = Reordered.forward
+        monkeypatch.setattr(Reordered, "forward", lambda self, x: right(self, x) * (1 + 1e-3))
+    assert cli.main(["selftest", "--false-alarms", "2", "--jobs", "3"]) == status
+    out = capsys.readouterr().out
+    assert "2 networks" in out
+    assert ("FALSE ALARM: FAILED" in out) is alarms
+    assert sum(int(line.split()[0]) for line in out.splitlines()[-4:]) == 2
