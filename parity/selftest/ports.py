@@ -20,9 +20,9 @@ from jaxtyping import Array
 import flax_bilstm as fb
 from parity.render import text
 from parity.report import Report
+from parity.selftest import reordering
 from parity.selftest.networks.by_hand import recurrent
 from parity.selftest.networks.decoders import Recurrent, TorchRecurrent
-from parity.selftest import reordering
 from parity.selftest.reordering import cases, compared, kind, weights
 from parity.sides import pair
 

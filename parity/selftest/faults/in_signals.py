@@ -98,15 +98,16 @@ def _mean(weights: Any, value: Any) -> Any:
 _SCALE = 2**-0.5
 
 HEADS = (
-    Fault("scores not scaled", "norm.input", "forward", UNKNOWN,
+    Fault("scores not scaled", "norm.input", "forward", "multiplied by √d",
           _attend(lambda s, v: _mean(jax.nn.softmax(s), v)), case="heads"),
-    Fault("scores scaled by the model's width", "norm.input", "forward", UNKNOWN,
+    Fault("scores scaled by the model's width", "norm.input", "forward", "divided by √d",
           _attend(lambda s, v: _mean(jax.nn.softmax(s / 2), v)), case="heads"),
     Fault("a causal mask", "norm.input", "forward", "causal",
           _attend(lambda s, v: _mean(jax.nn.softmax(jnp.where(
               jnp.tril(jnp.ones(s.shape[-2:], bool)), s * _SCALE, -jnp.inf)), v)),
           case="heads"),
-    Fault("softmax over the heads' queries", "norm.input", "forward", UNKNOWN,
+    Fault("softmax over the heads' queries", "norm.input", "forward",
+          "over the queries",
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE, axis=-2), v)), case="heads"),
     Fault("heads exchanged in the values", "norm.input", "forward", UNKNOWN,
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE), v[..., ::-1, :])),
