@@ -34,9 +34,9 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     our own, else null), layers (name, one_of: torch's classes that it can be, sizes), numbers (how
     many, in all tensors), bytes, tensors (name, shape, dtype, norm: the Euclidean one in float64,
     null where it is not finite or overflows; not_finite: how many values are not; unused: whether
-    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried over; null if the file holds
-    none), problems (what would not load and why), loads (whether it would, by itself; null for
-    another network, which loads into a module of the user's).
+    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried
+    over; null if the file holds none), problems (what would not load and why), loads (whether it
+    would, by itself; null for another network, which loads into a module of the user's).
 
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
