@@ -1,7 +1,7 @@
 """Data parallelism: the batch split over a mesh of devices, parameters copied to each of them.
 
-For the cores of a CPU, for GPUs, TPUs and several hosts. Place the model and the batch, then call or
-differentiate under `jax.jit` as on one device; XLA splits the work and sums the gradients.
+For the cores of a CPU, for GPUs, TPUs and several hosts. Place the model and the batch, then call
+or differentiate under `jax.jit` as on one device; XLA splits the work and sums the gradients.
 
     jax.config.update("jax_num_cpu_devices", 2)  # on CPU, before anything else uses JAX
     mesh = sharding.make_mesh()

@@ -1,4 +1,4 @@
-"""Calls with equal shapes: the second compiles nothing, and the last of 300 needs no more memory."""
+"""Calls with equal shapes: the second compiles nothing, and 300 of them need no more memory."""
 
 import gc
 import tracemalloc
