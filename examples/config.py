@@ -35,7 +35,10 @@ def parse_arguments(description: str) -> Config:
             default=field.default,
             help="default: %(default)s",
         )
-    return Config(**vars(parser.parse_args()))
+    chosen = Config(**vars(parser.parse_args()))
+    if chosen.epochs < 1:
+        parser.error(f"--epochs: expected at least 1, got {chosen.epochs}")
+    return chosen
 
 
 def remember(config: Config) -> None:

@@ -15,7 +15,8 @@ def adamw(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,
-        warmup_steps=steps_per_epoch * config.warmup_epochs,
+        # optax needs at least one epoch to decay in
+        warmup_steps=steps_per_epoch * min(config.warmup_epochs, config.epochs - 1),
         decay_steps=steps_per_epoch * config.epochs,
     )
     return optax.chain(

@@ -1,19 +1,19 @@
-"""Both cores, all GPUs, all TPU cores, all hosts: the batch split over a mesh, parameters copied.
+"""Data parallelism: the batch split over a mesh of devices, parameters copied to each of them.
 
-Place the model and the batch, then call or differentiate under `jax.jit` as on one device; XLA
-splits the work and sums the gradients.
+For the cores of a CPU, for GPUs, TPUs and several hosts. Place the model and the batch, then call
+or differentiate under `jax.jit` as on one device; XLA splits the work and sums the gradients.
 
-    jax.config.update("jax_num_cpu_devices", 2)  # on CPU, before anything else runs
+    jax.config.update("jax_num_cpu_devices", 2)  # on CPU, before anything else uses JAX
     mesh = sharding.make_mesh()
     model = sharding.replicate(model, mesh)
     x, target = sharding.shard_batch((x, target), mesh)
 
-On CPU this is what uses more than one core: XLA runs a loop on one core, and one loop a device.
+On CPU this is how to use more than one core: XLA runs a loop over time on one core of each device.
 
-A batch too small to split can have the two directions of each layer split instead, or as well:
+Where a batch is too small to split, the two directions of each layer can be split, instead or too:
 
     mesh = sharding.make_mesh(directions=2)
-    with jax.set_mesh(mesh):  # the layers look for the axis here
+    with jax.set_mesh(mesh):  # the layers look here for the axis `direction`
         y = model(x)
 
 See https://docs.jax.dev/en/latest/notebooks/Distributed_arrays_and_automatic_parallelization.html
@@ -40,11 +40,11 @@ def make_mesh(
     axis_type: AxisType = AxisType.Auto,
     directions: int = 1,
 ) -> Mesh:
-    """A mesh of the axis `batch`, and of `direction` beside it where directions is 2.
+    """A mesh with the axis `batch` and, where directions is 2, the axis `direction`.
 
     Args:
         devices: None takes all devices of all processes.
-        axis_type: of `batch`; `direction` is always Auto.
+        axis_type: the type of the axis `batch`; that of `direction` is always Auto.
         directions: 2 gives each direction of a bidirectional layer half of the devices, inside
             `jax.set_mesh(mesh)`; 1 leaves all of them to the batch.
 
@@ -63,9 +63,9 @@ def make_mesh(
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """A copy of a module, or of any tree of arrays, held whole by every device of the mesh.
+    """A copy of a module, or of any tree of arrays, on every device of the mesh.
 
-    With several processes each hands in the same numbers; JAX raises an error where they differ.
+    With several processes, each must pass the same numbers; JAX raises an error if they differ.
     """
     sharding = NamedSharding(mesh, PartitionSpec())
 
@@ -82,7 +82,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
     """A tree of arrays, each (batch, ...), split along its first axis over the mesh.
 
-    With several processes each hands in its own part of the batch, all of one size.
+    With several processes, each passes its own part of the batch, and all parts have one size.
 
     Raises:
         ValueError: a batch does not divide evenly; see `pad_batch`.
@@ -103,12 +103,12 @@ def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
-    """The batch filled up to a multiple with copies of its first example, and what is real.
+    """Fill the batch up to a multiple with copies of its first example.
 
     Returns:
-        The tree, every array (padded, ...), and a mask (padded,), 1.0 for the batch's own examples
-        and 0.0 for the filling: weigh the examples' losses with it,
-        `(losses * mask).sum() / mask.sum()`, and cut the filling off predictions.
+        The tree, every array (padded, ...), and a mask (padded,) float32: 1.0 for the batch's own
+        examples, 0.0 for the filling. Weight the losses of the examples with the mask,
+        `(losses * mask).sum() / mask.sum()`, and drop the predictions for the filling.
 
     Raises:
         ValueError: multiple is not positive, or the arrays are of several batch sizes.

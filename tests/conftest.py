@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -43,6 +44,19 @@ if importlib.util.find_spec("torch"):
     import torch
 
     torch.set_num_threads(1)  # the workers share the cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Nothing in the tests' own process may look up a host or connect to one."""
+
+    def refuse(*what: Any, **options: Any) -> None:
+        raise AssertionError(f"a test reached for the network: {what}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
 
 
 SIMPLE_EMITTERS = {"xla_cpu_use_fusion_emitters": False}

@@ -1,5 +1,7 @@
 """The strictness that conftest.py switches on is on: without it the other tests prove less."""
 
+import socket
+
 import jax.numpy as jnp
 import jaxtyping
 import pytest
@@ -25,3 +27,10 @@ def test_ranks_are_not_promoted() -> None:
 @pytest.mark.usefixtures("x64")
 def test_x64_gives_float64() -> None:
     assert jnp.zeros(1).dtype == jnp.float64
+
+
+def test_the_network_is_out_of_reach():
+    with pytest.raises(AssertionError, match="reached for the network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with socket.socket() as one, pytest.raises(AssertionError, match="reached for the network"):
+        one.connect(("127.0.0.1", 9))

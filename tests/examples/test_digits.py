@@ -1,9 +1,12 @@
 """The examples' data: real lengths, disjoint parts, an order that can be had again."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import digits
+import recipe
+from config import Config
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,13 @@ def test_an_epoch_shows_no_digit_twice(data):
     numbered = data.training._replace(label=np.arange(1221))
     seen = np.concatenate([b.label for b in digits.batches(numbered, 64, 0, 0)])
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_of_few_epochs_still_learns(epochs):
+    rule, weights = recipe.adamw(Config(epochs=epochs), steps_per_epoch=4), {"w": jnp.ones(2)}
+    state, moved = rule.init(weights), 0.0
+    for _ in range(4 * epochs):
+        updates, state = rule.update(weights, state, weights)
+        moved += float(jnp.abs(updates["w"]).sum())
+    assert moved > 0
