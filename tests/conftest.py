@@ -48,14 +48,21 @@ if importlib.util.find_spec("torch"):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """Nothing in the tests' own process may look up a host or connect to one."""
+    """Nothing in the tests' own process may look up a host or connect to one.
+
+    Local sockets stay: `multiprocessing` talks to its processes by them.
+    """
+    connect = socket.socket.connect
 
     def refuse(*what: Any, **options: Any) -> None:
         raise AssertionError(f"a test reached for the network: {what}")
 
+    def connect_locally(one: socket.socket, address: Any) -> None:
+        connect(one, address) if one.family == socket.AF_UNIX else refuse(address)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", refuse)
-        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket.socket, "connect", connect_locally)
         yield
 
 
