@@ -1,4 +1,4 @@
-"""`native`: the two passes in C++, the gradients of weights and inputs as products in XLA."""
+"""`native`: the two passes and the gradients of weights in C++, those of inputs in XLA."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_bilstm.recurrence import fused
-from flax_bilstm.recurrence.equations import State, Weights, validity
+from flax_bilstm.recurrence.equations import State, Weights, matmul, validity
 from flax_bilstm.recurrence.native import primitives
 from flax_bilstm.recurrence.native.library import native_available
 
@@ -109,21 +109,10 @@ def _pull_back(
     assert outputs is not None
     assert saved is not None
     d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, reverse)
-    valid = None if lengths is None else validity(lengths, x.shape[0])
-    parts = jnp.split(outputs, len(weights), axis=-1)
-    gradients = [
-        fused.product_gradients(
-            each,
-            x,
-            states.hidden[k],
-            valid,
-            parts[k],
-            fused.GateGradients(dz[k], None, None),
-            reverse or k == 1,
-        )
-        for k, each in enumerate(weights)
-    ]
-    d_weights, d_x = zip(*gradients, strict=True)
+    d_weights = primitives.weight_gradients(
+        weights, x, states.hidden, lengths, outputs, dz, reverse
+    )
+    d_x = [matmul(d, each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
     return d_weights, sum(d_x[1:], d_x[0]), d_initial
 
 

@@ -15,7 +15,7 @@ VARIABLE = "FLAX_BILSTM_NATIVE"
 """Environment variable: an instruction set by name, or "off"; unset, the best one is taken."""
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-CALLS = ("flax_bilstm_forward", "flax_bilstm_backward")
+CALLS = ("flax_bilstm_forward", "flax_bilstm_backward", "flax_bilstm_weight_gradients")
 # `make sanitize` has another build of it in this variable.
 PATH = Path(os.environ.get("FLAX_BILSTM_LIBRARY", Path(__file__).with_name("libflax_bilstm.so")))
 

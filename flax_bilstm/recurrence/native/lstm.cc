@@ -1,93 +1,11 @@
 // The calls that XLA makes: one for each pass of one layer, all of its directions at once.
 
-#include <algorithm>
-#include <memory>
-#include <new>
-#include <string>
 #include <vector>
 
-#include "dispatch.h"
-#include "kernels.h"
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
+#include "call.h"
 
 namespace flax_bilstm {
 namespace {
-
-namespace ffi = xla::ffi;
-
-// Memory for vectors, not set to anything.
-template <typename T>
-class Workspace {
- public:
-  explicit Workspace(Size count)
-      : data_(static_cast<T*>(::operator new[](static_cast<std::size_t>(count) * sizeof(T),
-                                               kAlignment))) {}
-  T* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Delete {
-    void operator()(T* data) const { ::operator delete[](data, kAlignment); }
-  };
-  std::unique_ptr<T, Delete> data_;
-};
-
-// Runs every direction, its batch split among the threads that no other direction has.
-template <typename Pass, typename T>
-void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel,
-         Size tile_rows) {
-  const Pass& first = passes.front();
-  const Size directions = static_cast<Size>(passes.size()), batch = first.batch;
-  const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
-  const Workspace<T> packed(directions * packed_size);
-  parallel(pool, directions * panels, [&](Size task) {
-    const Size direction = task / panels;
-    kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
-  });
-
-  const Size threads = std::max<Size>(1, pool.num_threads());
-  const Size tiles = (batch + tile_rows - 1) / tile_rows;
-  const Size wanted = std::min((threads + directions - 1) / directions, tiles);
-  const Size rows = wanted ? (tiles + wanted - 1) / wanted * tile_rows : 1;
-  const Size parts = (batch + rows - 1) / rows;
-  const Size scratch_size = kernel.scratch_size(first, rows);
-  const Workspace<T> scratch(directions * parts * scratch_size);
-  parallel(pool, directions * parts, [&](Size task) {
-    const Size direction = task % directions, begin = task / directions * rows;
-    kernel.run(passes[direction], begin, std::min(begin + rows, batch),
-               packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
-  });
-}
-
-// Buffer after buffer of a call, as arrays of T.
-template <typename T>
-class Arguments {
- public:
-  explicit Arguments(ffi::RemainingArgs buffers) : buffers_(buffers) {}
-  template <typename U = T>
-  const U* next() {
-    return static_cast<const U*>(buffers_.get<ffi::AnyBuffer>(index_++)->untyped_data());
-  }
-
- private:
-  ffi::RemainingArgs buffers_;
-  std::size_t index_ = 0;
-};
-
-template <typename T>
-class Results {
- public:
-  explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
-  std::size_t left() const { return buffers_.size() - index_; }
-  T* next() {
-    return static_cast<T*>((*buffers_.get<ffi::AnyBuffer>(index_++))->untyped_data());
-  }
-
- private:
-  ffi::RemainingRets buffers_;
-  std::size_t index_ = 0;
-};
 
 // With two directions the second one is the reverse one; a direction alone may be either.
 
@@ -95,7 +13,7 @@ class Results {
 //   -> outputs, h_n, c_n, and, where they are asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
-             ffi::RemainingRets results, const Kernels<T>& kernels, Size tile_rows, bool reverse) {
+             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse) {
   Forward<T> layer{};
   layer.time = x.dimensions()[0];
   layer.batch = x.dimensions()[1];
@@ -132,7 +50,7 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
     }
     passes.push_back(pass);
   }
-  run(pool, passes, kernels.forward, tile_rows);
+  run(pool, passes, kernels.forward);
 }
 
 // d outputs, d h_n, lengths, d c_n, and W_hh, the gates and the cells of each direction
@@ -140,7 +58,7 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
 template <typename T>
 void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
               ffi::RemainingArgs others, ffi::RemainingRets results, const Kernels<T>& kernels,
-              Size tile_rows, bool reverse) {
+              bool reverse) {
   Backward<T> layer{};
   layer.time = d_outputs.dimensions()[0];
   layer.batch = d_outputs.dimensions()[1];
@@ -172,40 +90,63 @@ void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_
     pass.dz = arrays.next();
     passes.push_back(pass);
   }
-  run(pool, passes, kernels.backward, tile_rows);
+  run(pool, passes, kernels.backward);
 }
 
-// Calls f with the kernels of the dtype of `buffer`.
-template <typename F>
-ffi::Error with_kernels(const ffi::AnyBuffer& buffer, const F& f) {
-  const InstructionSet& chosen = instruction_set();
-  try {
-    switch (buffer.element_type()) {
-      case ffi::F32:
-        f(chosen.float32, chosen.rows);
-        return ffi::Error::Success();
-      case ffi::F64:
-        f(chosen.float64, chosen.rows);
-        return ffi::Error::Success();
-      default:
-        return ffi::Error::InvalidArgument("flax_bilstm: expected arrays of float32 or float64.");
-    }
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "flax_bilstm: out of memory.");
+// x, h_0, lengths, outputs, and dz of each direction
+//   -> the gradients of W_ih, W_hh and the bias of each direction.
+template <typename T>
+void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
+                      ffi::RemainingArgs others, ffi::RemainingRets results,
+                      const Kernels<T>& kernels, bool reverse) {
+  WeightGradients<T> layer{};
+  layer.time = x.dimensions()[0];
+  layer.batch = x.dimensions()[1];
+  layer.input = x.dimensions()[2];
+  const Size directions = h_0.dimensions()[0];
+  layer.hidden = h_0.dimensions()[2];
+  layer.output_stride = directions * layer.hidden;
+  layer.x = static_cast<const T*>(x.untyped_data());
+  layer.h_0 = static_cast<const T*>(h_0.untyped_data());
+  Arguments<T> arguments(others);
+  Results<T> arrays(results);
+  layer.lengths = arguments.template next<std::int32_t>();
+  layer.outputs = arguments.next();
+
+  std::vector<WeightGradients<T>> passes;
+  for (Size direction = 0; direction < directions; ++direction) {
+    WeightGradients<T> pass = layer;
+    pass.reverse = reverse || direction == 1;
+    pass.h_0 += direction * layer.batch * layer.hidden;
+    pass.outputs += direction * layer.hidden;
+    pass.dz = arguments.next();
+    pass.d_kernel_ih = arrays.next();
+    pass.d_kernel_hh = arrays.next();
+    pass.d_bias = arrays.next();
+    passes.push_back(pass);
   }
+  run(pool, passes, kernels.weight_gradients);
 }
 
 ffi::Error forward_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                         ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
-  return with_kernels(x, [&](const auto& kernels, Size rows) {
-    forward(pool, x, h_0, others, results, kernels, rows, reverse);
+  return with_kernels(x, [&](const auto& kernels) {
+    forward(pool, x, h_0, others, results, kernels, reverse);
   });
 }
 
 ffi::Error backward_call(ffi::ThreadPool pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
                          ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
-  return with_kernels(d_outputs, [&](const auto& kernels, Size rows) {
-    backward(pool, d_outputs, d_h_n, others, results, kernels, rows, reverse);
+  return with_kernels(d_outputs, [&](const auto& kernels) {
+    backward(pool, d_outputs, d_h_n, others, results, kernels, reverse);
+  });
+}
+
+ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
+                                 ffi::RemainingArgs others, ffi::RemainingRets results,
+                                 bool reverse) {
+  return with_kernels(x, [&](const auto& kernels) {
+    weight_gradients(pool, x, h_0, others, results, kernels, reverse);
   });
 }
 
@@ -227,6 +168,8 @@ extern "C" {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_forward, flax_bilstm::forward_call, FLAX_BILSTM_CALL);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_backward, flax_bilstm::backward_call, FLAX_BILSTM_CALL);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_weight_gradients, flax_bilstm::weight_gradients_call,
+                              FLAX_BILSTM_CALL);
 
 const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instruction_set(); }
 

@@ -72,7 +72,7 @@ inline void store(T* to, Vector<T> v) {
 template <typename T>
 inline void store(T* to, Vector<T> v, Size count) {
   if (count >= kLanes<T>) return store(to, v);
-  std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(T));
+  if (count > 0) std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(T));
 }
 
 template <typename T>
