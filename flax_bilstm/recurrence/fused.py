@@ -165,7 +165,7 @@ def backward_loop(
     return State(d_initial.hidden.astype(dtype), d_initial.cell), gradients
 
 
-def weight_gradients(
+def product_gradients(
     weights: Weights,
     x: Float[Array, "time batch in"],
     initial_hidden: Float[Array, "batch out"],
@@ -173,9 +173,9 @@ def weight_gradients(
     outputs: Float[Array, "time batch out"],
     gates: GateGradients,
     reverse: bool,
-) -> Weights:
-    """The gradients of the weights: one product each over all steps."""
-    wide = accumulation_dtype(x.dtype)
+) -> tuple[Weights, Float[Array, "time batch in"]]:
+    """The gradients of the weights and of x: one product each over all steps."""
+    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     dz, unprojected, d_out = gates
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
@@ -199,20 +199,14 @@ def weight_gradients(
         assert unprojected is not None
         assert d_out is not None
         kernel_hr = over_steps(unprojected, d_out, weights.kernel_hr)
-    return Weights(
+    d_weights = Weights(
         kernel_ih=over_steps(x, dz, weights.kernel_ih),
         kernel_hh=over_steps(previous_hidden, dz, weights.kernel_hh),
         bias_ih=None if weights.bias_ih is None else d_bias.astype(weights.bias_ih.dtype),
         bias_hh=None if weights.bias_hh is None else d_bias.astype(weights.bias_hh.dtype),
         kernel_hr=kernel_hr,
     )
-
-
-def input_gradient(
-    weights: Weights, dz: Float[Array, "time batch gates"]
-) -> Float[Array, "time batch in"]:
-    """The gradient of x: one product over all steps."""
-    return matmul(dz, weights.kernel_ih.T).astype(dz.dtype)
+    return d_weights, matmul(dz, weights.kernel_ih.T).astype(dtype)
 
 
 def _backward(
@@ -221,8 +215,8 @@ def _backward(
     weights, x, initial_hidden, valid, outputs, *saved = residuals
     d_outputs, d_final = cotangents
     d_initial, gates = backward_loop(weights, valid, saved, d_outputs, d_final, reverse)
-    d_weights = weight_gradients(weights, x, initial_hidden, valid, outputs, gates, reverse)
-    return d_weights, input_gradient(weights, gates.dz), d_initial, None
+    d_weights, d_x = product_gradients(weights, x, initial_hidden, valid, outputs, gates, reverse)
+    return d_weights, d_x, d_initial, None
 
 
 run_direction.defvjp(_run_and_save, _backward)

@@ -1,5 +1,5 @@
 // The backward pass of one direction: the gradient of the gates before σ and tanh. The gradients of
-// weights and inputs are one product each of it, after all steps, and left to XLA.
+// weights and inputs are products of it, after all steps.
 
 #ifndef FLAX_BILSTM_BACKWARD_H_
 #define FLAX_BILSTM_BACKWARD_H_
@@ -13,6 +13,7 @@ template <typename T>
 class BackwardPass {
  public:
   using Pass = Backward<T>;
+  static constexpr Size kTile = kRows;  // of the batch, computed together
   static constexpr Size kPanel = kGates * kLanes<T>;  // hidden units
 
   // A panel holds W_hh transposed, (4 hidden, kPanel). Columns past the last unit are 0.
@@ -20,6 +21,7 @@ class BackwardPass {
     return reads_weights_in_place<T>(pass.batch, pass.hidden) ? 0
                                                               : whole_vectors(pass.hidden, kPanel);
   }
+  static Size count(const Pass& pass) { return pass.batch; }
   static Size panel_size(const Pass& pass) { return kGates * pass.hidden * kPanel; }
   static void pack(const Pass& pass, Size panel, T* packed) {
     T* to = packed + panel * panel_size(pass);
@@ -114,7 +116,7 @@ class BackwardPass {
       for_row_tiles(0, rows_, [&](auto number, Size first) {
         constexpr int rows = decltype(number)::value;
         Vector<T> tile[rows][kGates] = {};
-        multiply(tile, dz(t, first), depth, depth, panel, kPanel);
+        multiply(tile, dz(t, first), depth, 1, depth, panel, kPanel);
         for (int row = 0; row < rows; ++row) {
           if (!valid(t, first + row)) continue;
           for (int v = 0; v < kGates; ++v) {

@@ -15,6 +15,7 @@ template <typename T>
 class ForwardPass {
  public:
   using Pass = Forward<T>;
+  static constexpr Size kTile = kRows;  // of the batch, computed together
 
   // A panel holds the columns of one vector of hidden units, for all four gates: first their
   // bias, then the rows of W_ih, then those of W_hh. Columns past the last unit are 0.
@@ -23,6 +24,7 @@ class ForwardPass {
                ? 0
                : whole_vectors(pass.hidden, kLanes<T>);
   }
+  static Size count(const Pass& pass) { return pass.batch; }
   static Size panel_size(const Pass& pass) {
     return (1 + pass.input + pass.hidden) * kGates * kLanes<T>;
   }
@@ -102,8 +104,8 @@ class ForwardPass {
     for (int row = 0; row < Rows; ++row) {
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(panel + gate * kLanes<T>);
     }
-    multiply(z, x(t, first), pass_.input, pass_.input, panel + stride, stride);
-    multiply(z, hidden_ + first * width_, width_, pass_.hidden,
+    multiply(z, x(t, first), pass_.input, 1, pass_.input, panel + stride, stride);
+    multiply(z, hidden_ + first * width_, width_, 1, pass_.hidden,
              panel + (1 + pass_.input) * stride, stride);
     for (int row = 0; row < Rows; ++row) {
       if (valid(t, first + row)) {
@@ -159,7 +161,7 @@ class ForwardPass {
               tile[s][v] = load(pass_.bias + column + v * kLanes<T>);
             }
           }
-          multiply(tile, x(chunk_ + step, row), pass_.batch * pass_.input, pass_.input,
+          multiply(tile, x(chunk_ + step, row), pass_.batch * pass_.input, 1, pass_.input,
                    pass_.kernel_ih + column, columns);
           for (int s = 0; s < steps; ++s) {
             for (int v = 0; v < kGates; ++v) {
@@ -183,7 +185,7 @@ class ForwardPass {
           tile[row][v] = load(inputs + row * kChunk * columns + column + v * kLanes<T>);
         }
       }
-      multiply(tile, hidden_ + first * width_, width_, pass_.hidden, pass_.kernel_hh + column,
+      multiply(tile, hidden_ + first * width_, width_, 1, pass_.hidden, pass_.kernel_hh + column,
                columns);
       for (int row = 0; row < Rows; ++row) {
         for (int v = 0; v < width; ++v) {

@@ -10,14 +10,14 @@ namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
 template <typename Pass, typename T>
 constexpr Kernel<typename Pass::Pass, T> kernel() {
-  return {Pass::panels, Pass::panel_size, Pass::pack, Pass::scratch_size, Pass::run};
+  return {Pass::kTile, Pass::count,        Pass::panels, Pass::panel_size,
+          Pass::pack,  Pass::scratch_size, Pass::run};
 }
 
 template <typename T>
 constexpr Kernels<T> kernels() {
-  return {kernel<ForwardPass<T>, T>(),
-          kernel<BackwardPass<T>, T>(),
-          {WeightGradientsOfBlocks<T>::blocks, WeightGradientsOfBlocks<T>::run}};
+  return {kernel<ForwardPass<T>, T>(), kernel<BackwardPass<T>, T>(),
+          kernel<WeightGradientsPass<T>, T>()};
 }
 
 template <typename T, Vector<T> (*function)(Vector<T>)>
@@ -32,7 +32,7 @@ constexpr Activations<T> activations() {
   return {over_array<T, sigmoid<T>>, over_array<T, tanh<T>>};
 }
 
-const InstructionSet instruction_set = {kRows, kernels<float>(), kernels<double>(),
-                                        activations<float>(), activations<double>()};
+const InstructionSet instruction_set = {kernels<float>(), kernels<double>(), activations<float>(),
+                                        activations<double>()};
 
 }  // namespace flax_bilstm::FLAX_BILSTM_TARGET

@@ -51,8 +51,8 @@ struct WeightGradients {
   Size time, batch, input, hidden, output_stride;
   bool reverse;
   const std::int32_t* lengths;
-  const T* x;
-  const T* h_0;
+  const T* x;                // (time, batch, input)
+  const T* h_0;              // (batch, hidden)
   const T* outputs;          // (time, batch, output_stride)
   const T* dz;               // (time, batch, 4 hidden)
   T* d_kernel_ih;            // (input, 4 hidden)
@@ -60,30 +60,26 @@ struct WeightGradients {
   T* d_bias;                 // (4 hidden,)
 };
 
-// A pass in parts: `pack` makes panel after panel of the packed weights, then `run` takes the rows
-// from `begin` to `end` of the batch through all of time. A row's numbers do not depend on the part
-// that it is in. Counts are of elements; `panels` is 0 where weights are not packed.
+// A pass in parts: `pack` makes panel after panel of the packed weights, then `run` does the work from
+// `begin` to `end` out of `count`: rows of the batch, through all of time, or panels of dz's columns.
+// A part begins at a multiple of `tile`; no number depends on the part that it is in. Sizes are of
+// elements; `panels` is 0 where nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
+  Size tile;
+  Size (*count)(const Pass&);
   Size (*panels)(const Pass&);
   Size (*panel_size)(const Pass&);
   void (*pack)(const Pass&, Size panel, T* packed);
-  Size (*scratch_size)(const Pass&, Size rows);
+  Size (*scratch_size)(const Pass&, Size count);
   void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
-};
-
-// The gradients of the weights, in blocks of columns that depend on nothing of each other.
-template <typename T>
-struct WeightGradientsKernel {
-  Size (*blocks)(const WeightGradients<T>&);
-  void (*run)(const WeightGradients<T>&, Size begin, Size end);
 };
 
 template <typename T>
 struct Kernels {
   Kernel<Forward<T>, T> forward;
   Kernel<Backward<T>, T> backward;
-  WeightGradientsKernel<T> weight_gradients;
+  Kernel<WeightGradients<T>, T> weight_gradients;
 };
 
 // Two vector functions alone, for the tests of their accuracy.
@@ -94,7 +90,6 @@ struct Activations {
 };
 
 struct InstructionSet {
-  Size rows;  // of the batch that one tile computes together
   Kernels<float> float32;
   Kernels<double> float64;
   Activations<float> activations32;

@@ -1,4 +1,4 @@
-"""`native`: both passes and the weights' gradients in C++; that of the input is XLA's product."""
+"""`native`: the two passes and the gradients of weights in C++, those of inputs in XLA."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_bilstm.recurrence import fused
-from flax_bilstm.recurrence.equations import State, Weights, validity
+from flax_bilstm.recurrence.equations import State, Weights, matmul, validity
 from flax_bilstm.recurrence.native import primitives
 from flax_bilstm.recurrence.native.library import native_available
 
@@ -112,7 +112,7 @@ def _pull_back(
     d_weights = primitives.weight_gradients(
         weights, x, states.hidden, lengths, outputs, dz, reverse
     )
-    d_x = [fused.input_gradient(each, dz[k]) for k, each in enumerate(weights)]
+    d_x = [matmul(d, each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
     return d_weights, sum(d_x[1:], d_x[0]), d_initial
 
 

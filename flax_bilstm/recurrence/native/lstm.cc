@@ -1,113 +1,11 @@
 // The calls that XLA makes: one for each pass of one layer, all of its directions at once.
 
-#include <algorithm>
-#include <memory>
-#include <new>
-#include <string>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
-#include "dispatch.h"
-#include "kernels.h"
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
+#include "call.h"
 
 namespace flax_bilstm {
 namespace {
-
-namespace ffi = xla::ffi;
-
-// Asks for large pages where an array of `bytes` begins: a training step writes tens of megabytes
-// that glibc has just taken from the system, and the page faults would take longer than the writing.
-void prefer_large_pages(void* data, std::size_t bytes) {
-#if defined(__linux__)
-  constexpr std::uintptr_t page = std::uintptr_t{1} << 21;
-  const auto address = reinterpret_cast<std::uintptr_t>(data);
-  const std::uintptr_t first = (address + page - 1) & ~(page - 1), end = (address + bytes) & ~(page - 1);
-  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
-}
-
-// Memory for vectors, not set to anything.
-template <typename T>
-class Workspace {
- public:
-  explicit Workspace(Size count)
-      : data_(static_cast<T*>(::operator new[](static_cast<std::size_t>(count) * sizeof(T),
-                                               kAlignment))) {}
-  T* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Delete {
-    void operator()(T* data) const { ::operator delete[](data, kAlignment); }
-  };
-  std::unique_ptr<T, Delete> data_;
-};
-
-// How many of a direction's `pieces` one of the threads takes that no other direction has; not 0.
-Size share(Size pieces, const ffi::ThreadPool& pool, Size directions) {
-  const Size threads = std::max<Size>(1, (pool.num_threads() + directions - 1) / directions);
-  return std::max<Size>(1, (pieces + threads - 1) / threads);
-}
-
-// Runs every direction, its batch split among the threads that no other direction has.
-template <typename Pass, typename T>
-void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel,
-         Size tile_rows) {
-  const Pass& first = passes.front();
-  const Size directions = static_cast<Size>(passes.size()), batch = first.batch;
-  const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
-  const Workspace<T> packed(directions * packed_size);
-  parallel(pool, directions * panels, [&](Size task) {
-    const Size direction = task / panels;
-    kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
-  });
-
-  const Size rows = share((batch + tile_rows - 1) / tile_rows, pool, directions) * tile_rows;
-  const Size parts = (batch + rows - 1) / rows;
-  const Size scratch_size = kernel.scratch_size(first, rows);
-  const Workspace<T> scratch(directions * parts * scratch_size);
-  parallel(pool, directions * parts, [&](Size task) {
-    const Size direction = task % directions, begin = task / directions * rows;
-    kernel.run(passes[direction], begin, std::min(begin + rows, batch),
-               packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
-  });
-}
-
-// Buffer after buffer of a call, as arrays of T.
-template <typename T>
-class Arguments {
- public:
-  explicit Arguments(ffi::RemainingArgs buffers) : buffers_(buffers) {}
-  template <typename U = T>
-  const U* next() {
-    return static_cast<const U*>(buffers_.get<ffi::AnyBuffer>(index_++)->untyped_data());
-  }
-
- private:
-  ffi::RemainingArgs buffers_;
-  std::size_t index_ = 0;
-};
-
-template <typename T>
-class Results {
- public:
-  explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
-  std::size_t left() const { return buffers_.size() - index_; }
-  T* next() {
-    auto buffer = *buffers_.get<ffi::AnyBuffer>(index_++);
-    prefer_large_pages(buffer->untyped_data(), buffer->size_bytes());
-    return static_cast<T*>(buffer->untyped_data());
-  }
-
- private:
-  ffi::RemainingRets buffers_;
-  std::size_t index_ = 0;
-};
 
 // With two directions the second one is the reverse one; a direction alone may be either.
 
@@ -115,7 +13,7 @@ class Results {
 //   -> outputs, h_n, c_n, and, where they are asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
-             ffi::RemainingRets results, const Kernels<T>& kernels, Size tile_rows, bool reverse) {
+             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse) {
   Forward<T> layer{};
   layer.time = x.dimensions()[0];
   layer.batch = x.dimensions()[1];
@@ -152,7 +50,7 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
     }
     passes.push_back(pass);
   }
-  run(pool, passes, kernels.forward, tile_rows);
+  run(pool, passes, kernels.forward);
 }
 
 // d outputs, d h_n, lengths, d c_n, and W_hh, the gates and the cells of each direction
@@ -160,7 +58,7 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
 template <typename T>
 void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
               ffi::RemainingArgs others, ffi::RemainingRets results, const Kernels<T>& kernels,
-              Size tile_rows, bool reverse) {
+              bool reverse) {
   Backward<T> layer{};
   layer.time = d_outputs.dimensions()[0];
   layer.batch = d_outputs.dimensions()[1];
@@ -192,11 +90,11 @@ void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_
     pass.dz = arrays.next();
     passes.push_back(pass);
   }
-  run(pool, passes, kernels.backward, tile_rows);
+  run(pool, passes, kernels.backward);
 }
 
 // x, h_0, lengths, outputs, and dz of each direction
-//   -> d W_ih, d W_hh and d bias of each direction.
+//   -> the gradients of W_ih, W_hh and the bias of each direction.
 template <typename T>
 void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                       ffi::RemainingArgs others, ffi::RemainingRets results,
@@ -227,53 +125,27 @@ void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_
     pass.d_bias = arrays.next();
     passes.push_back(pass);
   }
-  const Size blocks = kernels.weight_gradients.blocks(layer);
-  const Size each = share(blocks, pool, directions);
-  const Size parts = (blocks + each - 1) / each;
-  parallel(pool, directions * parts, [&](Size task) {
-    const Size begin = task / directions * each;
-    kernels.weight_gradients.run(passes[task % directions], begin, std::min(begin + each, blocks));
-  });
-}
-
-// Calls f with the kernels of the dtype of `buffer`.
-template <typename F>
-ffi::Error with_kernels(const ffi::AnyBuffer& buffer, const F& f) {
-  const InstructionSet& chosen = instruction_set();
-  try {
-    switch (buffer.element_type()) {
-      case ffi::F32:
-        f(chosen.float32, chosen.rows);
-        return ffi::Error::Success();
-      case ffi::F64:
-        f(chosen.float64, chosen.rows);
-        return ffi::Error::Success();
-      default:
-        return ffi::Error::InvalidArgument("flax_bilstm: expected arrays of float32 or float64.");
-    }
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "flax_bilstm: out of memory.");
-  }
+  run(pool, passes, kernels.weight_gradients);
 }
 
 ffi::Error forward_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                         ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
-  return with_kernels(x, [&](const auto& kernels, Size rows) {
-    forward(pool, x, h_0, others, results, kernels, rows, reverse);
+  return with_kernels(x, [&](const auto& kernels) {
+    forward(pool, x, h_0, others, results, kernels, reverse);
   });
 }
 
 ffi::Error backward_call(ffi::ThreadPool pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
                          ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
-  return with_kernels(d_outputs, [&](const auto& kernels, Size rows) {
-    backward(pool, d_outputs, d_h_n, others, results, kernels, rows, reverse);
+  return with_kernels(d_outputs, [&](const auto& kernels) {
+    backward(pool, d_outputs, d_h_n, others, results, kernels, reverse);
   });
 }
 
 ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                                  ffi::RemainingArgs others, ffi::RemainingRets results,
                                  bool reverse) {
-  return with_kernels(x, [&](const auto& kernels, Size) {
+  return with_kernels(x, [&](const auto& kernels) {
     weight_gradients(pool, x, h_0, others, results, kernels, reverse);
   });
 }
@@ -296,7 +168,6 @@ extern "C" {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_forward, flax_bilstm::forward_call, FLAX_BILSTM_CALL);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_backward, flax_bilstm::backward_call, FLAX_BILSTM_CALL);
-
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_weight_gradients, flax_bilstm::weight_gradients_call,
                               FLAX_BILSTM_CALL);
 

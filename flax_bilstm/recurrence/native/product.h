@@ -15,15 +15,16 @@ constexpr int kGates = 4;
 template <int Rows>
 constexpr int kColumns = Rows * 8 <= kRows * 4 ? 8 : 4;
 
-// tile += a b, where `a` is (Rows, depth) and `b` is (depth, Columns vectors).
+// tile += a b, where `a` is (Rows, depth), its rows `a_stride` apart and its columns `a_step`,
+// and `b` is (depth, Columns vectors).
 template <typename T, int Rows, int Columns>
-inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride, Size depth,
-                     const T* b, Size b_stride) {
-  for (Size k = 0; k < depth; ++k, b += b_stride) {
+inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride,
+                     Size a_step, Size depth, const T* b, Size b_stride) {
+  for (Size k = 0; k < depth; ++k, a += a_step, b += b_stride) {
     Vector<T> b_k[Columns];
     for (int column = 0; column < Columns; ++column) b_k[column] = load(b + column * kLanes<T>);
     for (int row = 0; row < Rows; ++row) {
-      const Vector<T> a_rk = broadcast(a[row * a_stride + k]);
+      const Vector<T> a_rk = broadcast(a[row * a_stride]);
       for (int column = 0; column < Columns; ++column) {
         tile[row][column] = fma(a_rk, b_k[column], tile[row][column]);
       }

@@ -1,5 +1,5 @@
-// The gradients of W_ih, W_hh and the bias of one direction: sums over all steps of all sequences of
-// (x, h of the step before, 1) times dz.
+// The gradients of one direction's weights: [x, h of the step before, 1] transposed times dz, summed
+// over all steps and sequences.
 
 #ifndef FLAX_BILSTM_WEIGHT_GRADIENTS_H_
 #define FLAX_BILSTM_WEIGHT_GRADIENTS_H_
@@ -8,102 +8,111 @@
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
-// Columns of the weights are computed in blocks, on any thread. Steps are summed in groups, and then
-// the groups: long sums lose less so, and what a group reads stays in the cache for all blocks.
 template <typename T>
-class WeightGradientsOfBlocks {
+class WeightGradientsPass {
  public:
   using Pass = WeightGradients<T>;
+  static constexpr Size kPanel = kGates * kLanes<T>;  // columns of dz
+  static constexpr Size kDepth = 128;  // summed in registers at once; a panel of dz fits in L1
 
-  static Size blocks(const Pass& pass) { return whole_vectors(kGates * pass.hidden, kBlock); }
+  static constexpr Size kTile = 1;
+  static Size count(const Pass& pass) { return whole_vectors(kGates * pass.hidden, kPanel); }
+  static Size panels(const Pass&) { return 0; }
+  static Size panel_size(const Pass&) { return 0; }
+  static void pack(const Pass&, Size, T*) {}
+  static Size scratch_size(const Pass& pass, Size) { return kDepth * (width(pass) + kPanel); }
 
-  static void run(const Pass& pass, Size begin, Size end) {
-    WeightGradientsOfBlocks part(pass, begin * kBlock, end * kBlock);
-    part.clear(pass.d_kernel_ih, pass.input);
-    part.clear(pass.d_kernel_hh, pass.hidden);
-    part.clear(pass.d_bias, 1);
-    for (Size t = 0; t < pass.time; ++t) {
-      for (Size row = 0; row < pass.batch; ++row) {
-        if (t < pass.lengths[row]) part.append(t, row);
+  // The columns of dz from panel `begin` to panel `end`.
+  static void run(const Pass& pass, Size begin, Size end, const T*, T* scratch) {
+    WeightGradientsPass part(pass, scratch);
+    for (Size panel = begin; panel < end; ++panel) part.clear(panel * kPanel);
+    const Size steps = pass.time * pass.batch;
+    for (Size first = 0; first < steps; first += kDepth) {
+      const Size depth = steps - first < kDepth ? steps - first : kDepth;
+      part.pack_features(first, depth);
+      for (Size panel = begin; panel < end; ++panel) {
+        part.pack_dz(first, depth, panel * kPanel);
+        part.add_products(depth, panel * kPanel);
       }
     }
-    part.add_group();
   }
 
  private:
-  static constexpr Size kBlock = kGates * kLanes<T>;  // columns
-  static constexpr Size kSteps = 128;  // of a group: its dz of a block stays in the first cache
+  static Size width(const Pass& pass) { return pass.input + pass.hidden + 1; }
 
-  WeightGradientsOfBlocks(const Pass& pass, Size begin, Size end)
-      : pass_(pass), begin_(begin), end_(end), columns_(kGates * pass.hidden) {}
+  WeightGradientsPass(const Pass& pass, T* scratch)
+      : pass_(pass),
+        columns_(kGates * pass.hidden),
+        width_(width(pass)),
+        dz_(scratch),
+        features_(scratch + kDepth * kPanel) {}
 
-  void clear(T* gradient, Size rows) const {
-    for (Size row = 0; row < rows; ++row) {
-      for (Size column = begin_; column < end_; column += kLanes<T>) {
-        store(gradient + row * columns_ + column, Vector<T>{}, columns_ - column);
+  // Where the gradients of a feature go: a row of W_ih, of W_hh, or the bias.
+  T* gradient(Size feature) const {
+    if (feature < pass_.input) return pass_.d_kernel_ih + feature * columns_;
+    feature -= pass_.input;
+    return feature < pass_.hidden ? pass_.d_kernel_hh + feature * columns_ : pass_.d_bias;
+  }
+
+  void clear(Size column) const {
+    for (Size feature = 0; feature < width_; ++feature) {
+      for (Size v = column; v < column + kPanel; v += kLanes<T>) {
+        store(gradient(feature) + v, Vector<T>{}, columns_ - v);
       }
     }
   }
 
-  void append(Size t, Size row) {
-    const Size step = t * pass_.batch + row;
-    x_[steps_] = pass_.x + step * pass_.input;
-    hidden_[steps_] = previous_hidden(t, row);
-    one_[steps_] = &kOne;
-    dz_[steps_] = pass_.dz + step * columns_;
-    if (++steps_ == kSteps) add_group();
+  // (depth, width): x, the h that the step started from and 1; all 0 in the padding.
+  void pack_features(Size first, Size depth) {
+    T* to = features_;
+    for (Size step = first; step < first + depth; ++step, to += width_) {
+      const Size t = step / pass_.batch, row = step % pass_.batch;
+      if (t >= pass_.lengths[row]) {
+        std::memset(to, 0, static_cast<std::size_t>(width_) * sizeof(T));
+        continue;
+      }
+      std::memcpy(to, pass_.x + step * pass_.input,
+                  static_cast<std::size_t>(pass_.input) * sizeof(T));
+      std::memcpy(to + pass_.input, hidden_before(t, row),
+                  static_cast<std::size_t>(pass_.hidden) * sizeof(T));
+      to[width_ - 1] = T{1};
+    }
   }
 
-  const T* previous_hidden(Size t, Size row) const {
-    const Size first = pass_.reverse ? pass_.lengths[row] - 1 : 0;
-    if (t == first) return pass_.h_0 + row * pass_.hidden;
+  const T* hidden_before(Size t, Size row) const {
     const Size before = pass_.reverse ? t + 1 : t - 1;
+    if (before < 0 || before >= pass_.lengths[row]) return pass_.h_0 + row * pass_.hidden;
     return pass_.outputs + (before * pass_.batch + row) * pass_.output_stride;
   }
 
-  void add_group() {
-    for (Size column = begin_; column < end_; column += kBlock) {
-      for (Size step = 0; step < steps_; ++step) {
-        for (Size k = 0; k < kBlock; k += kLanes<T>) {
-          store(block_[step] + k, load(dz_[step] + column + k, columns_ - column - k));
-        }
+  void pack_dz(Size first, Size depth, Size column) {
+    for (Size k = 0; k < depth; ++k) {
+      const T* from = pass_.dz + (first + k) * columns_;
+      for (Size v = 0; v < kPanel; v += kLanes<T>) {
+        store(dz_ + k * kPanel + v, load(from + column + v, columns_ - column - v));
       }
-      add_products(x_, pass_.input, pass_.d_kernel_ih, column);
-      add_products(hidden_, pass_.hidden, pass_.d_kernel_hh, column);
-      add_products(one_, 1, pass_.d_bias, column);
     }
-    steps_ = 0;
   }
 
-  // gradient += a transposed times dz in the block at `column`; `a` has one row for each step.
-  void add_products(const T* const* a, Size rows, T* gradient, Size column) const {
-    for_row_tiles(0, rows, [&](auto number, Size first) {
-      constexpr int count = decltype(number)::value;
-      Vector<T> tile[count][kGates] = {};
-      for (Size step = 0; step < steps_; ++step) {
-        Vector<T> b[kGates];
-        for (int v = 0; v < kGates; ++v) b[v] = load(block_[step] + v * kLanes<T>);
-        for (int row = 0; row < count; ++row) {
-          const Vector<T> a_row = broadcast(a[step][first + row]);
-          for (int v = 0; v < kGates; ++v) tile[row][v] = fma(a_row, b[v], tile[row][v]);
-        }
-      }
-      for (int row = 0; row < count; ++row) {
-        for (int v = 0; v < kGates; ++v) {
-          const Size at = column + v * kLanes<T>;
-          T* to = gradient + (first + row) * columns_ + at;
-          store(to, load(to, columns_ - at) + tile[row][v], columns_ - at);
+  void add_products(Size depth, Size column) const {
+    for_row_tiles(0, width_, [&](auto number, Size first) {
+      constexpr int rows = decltype(number)::value;
+      Vector<T> tile[rows][kGates] = {};
+      multiply(tile, features_ + first, 1, width_, depth, dz_, kPanel);
+      for (int row = 0; row < rows; ++row) {
+        T* to = gradient(first + row) + column;
+        for (Size v = 0; v < kGates; ++v, to += kLanes<T>) {
+          const Size left = columns_ - column - v * kLanes<T>;
+          store(to, load(to, left) + tile[row][v], left);
         }
       }
     });
   }
 
-  static constexpr T kOne = 1;
   const Pass& pass_;
-  const Size begin_, end_, columns_;  // of the weights: ours, and how many there are
-  Size steps_ = 0;                    // in the group so far
-  const T *x_[kSteps], *hidden_[kSteps], *one_[kSteps], *dz_[kSteps];
-  alignas(kVectorBytes) T block_[kSteps][kBlock];
+  const Size columns_;  // of dz and of every gradient
+  const Size width_;    // of the features
+  T *const dz_, *const features_;
 };
 
 }  // namespace flax_bilstm::FLAX_BILSTM_TARGET

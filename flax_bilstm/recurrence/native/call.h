@@ -1,0 +1,114 @@
+// What every call needs: its arguments, its dtype's kernels, and threads to run them on.
+
+#ifndef FLAX_BILSTM_CALL_H_
+#define FLAX_BILSTM_CALL_H_
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "dispatch.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace flax_bilstm {
+
+namespace ffi = xla::ffi;
+
+// Memory for vectors, not set to anything.
+template <typename T>
+class Workspace {
+ public:
+  explicit Workspace(Size count)
+      : data_(static_cast<T*>(::operator new[](static_cast<std::size_t>(count) * sizeof(T),
+                                               kAlignment))) {}
+  T* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(T* data) const { ::operator delete[](data, kAlignment); }
+  };
+  std::unique_ptr<T, Delete> data_;
+};
+
+// Runs every direction, its work split among the threads that no other direction has.
+template <typename Pass, typename T>
+void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel) {
+  const Pass& first = passes.front();
+  const Size directions = static_cast<Size>(passes.size()), count = kernel.count(first);
+  const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
+  const Workspace<T> packed(directions * packed_size);
+  parallel(pool, directions * panels, [&](Size task) {
+    const Size direction = task / panels;
+    kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
+  });
+
+  const Size threads = std::max<Size>(1, pool.num_threads());
+  const Size tiles = (count + kernel.tile - 1) / kernel.tile;
+  const Size wanted = std::min((threads + directions - 1) / directions, tiles);
+  const Size size = wanted ? (tiles + wanted - 1) / wanted * kernel.tile : 1;
+  const Size parts = (count + size - 1) / size;
+  const Size scratch_size = kernel.scratch_size(first, size);
+  const Workspace<T> scratch(directions * parts * scratch_size);
+  parallel(pool, directions * parts, [&](Size task) {
+    const Size direction = task % directions, begin = task / directions * size;
+    kernel.run(passes[direction], begin, std::min(begin + size, count),
+               packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
+  });
+}
+
+// Buffer after buffer of a call, as arrays of T.
+template <typename T>
+class Arguments {
+ public:
+  explicit Arguments(ffi::RemainingArgs buffers) : buffers_(buffers) {}
+  template <typename U = T>
+  const U* next() {
+    return static_cast<const U*>(buffers_.get<ffi::AnyBuffer>(index_++)->untyped_data());
+  }
+
+ private:
+  ffi::RemainingArgs buffers_;
+  std::size_t index_ = 0;
+};
+
+template <typename T>
+class Results {
+ public:
+  explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
+  std::size_t left() const { return buffers_.size() - index_; }
+  T* next() {
+    return static_cast<T*>((*buffers_.get<ffi::AnyBuffer>(index_++))->untyped_data());
+  }
+
+ private:
+  ffi::RemainingRets buffers_;
+  std::size_t index_ = 0;
+};
+
+// Calls f with the kernels of the dtype of `buffer`.
+template <typename F>
+inline ffi::Error with_kernels(const ffi::AnyBuffer& buffer, const F& f) {
+  const InstructionSet& chosen = instruction_set();
+  try {
+    switch (buffer.element_type()) {
+      case ffi::F32:
+        f(chosen.float32);
+        return ffi::Error::Success();
+      case ffi::F64:
+        f(chosen.float64);
+        return ffi::Error::Success();
+      default:
+        return ffi::Error::InvalidArgument("flax_bilstm: expected arrays of float32 or float64.");
+    }
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "flax_bilstm: out of memory.");
+  }
+}
+
+}  // namespace flax_bilstm
+
+#endif  // FLAX_BILSTM_CALL_H_
