@@ -54,6 +54,12 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
     sizes = [array.shape[0] for array in inputs.values() if array.ndim]
     size = max(set(sizes), key=sizes.count) if sizes else 0
     order = rng.permutation(size)
+    for array in inputs.values():
+        if array.shape == order.shape and array.dtype.kind in "iu":
+            for key in (array.astype(np.int64), -array.astype(np.int64)):
+                if np.all(np.diff(key) >= 0):
+                    order = order[np.argsort(key[order], kind="stable")]
+                    break
 
     def moved(name: str, array: np.ndarray) -> np.ndarray:
         if array.ndim and array.shape[0] == size:

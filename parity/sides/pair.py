@@ -20,7 +20,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.transforms import SAME
-from parity.sides import calls
+from parity.sides import calls, unseen
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -130,6 +130,7 @@ def of_modules(
         reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
     )
     reference.chosen = candidate.chosen = chosen
+    notes += unseen.notes(torch_model, flax_model, reference.parameters)
     return ModulePair(
         reference, candidate, loss.name, tuple(notes), torch_model, flax_model, stages, lstms
     )

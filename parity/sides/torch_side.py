@@ -257,9 +257,10 @@ class TorchSide(Side):
         optimizer: Optimizer,
     ) -> Step:
         moments: dict[str, np.ndarray | None] = {}
-        for n, parameter in model.named_parameters(remove_duplicate=False):  # tied: by each name
-            kept = updates.state.get(parameter, {})
-            for moment in optimizer.moments if n in self.parameters else ():
+        trained = dict(model.named_parameters(remove_duplicate=False))  # tied: by each name
+        for n in self.parameters:
+            kept = updates.state.get(trained[n], {}) if n in trained else {}  # none for a buffer
+            for moment in optimizer.moments:
                 tensor = kept.get(moment)
                 moments[f"{n}.{moment}"] = None if tensor is None else array_of(tensor)
         state = model.state_dict()

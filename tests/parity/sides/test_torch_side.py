@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from parity.sides import optimizers
 from parity.sides.losses import CROSS_ENTROPY
 from parity.sides.optimizers import ADAM, MOMENTUM
 from parity.sides.torch_side import TorchSide
@@ -81,3 +82,13 @@ def test_a_bfloat16_model_hands_over_exact_values(model):
     assert torch.equal(exact, model.linear.weight.float())
     assert side.forward(side.parameters, INPUTS, "bfloat16")["output"].dtype == jnp.bfloat16
     assert side.forward(side.parameters, INPUTS, "float64")["output"].dtype == np.float64
+
+
+def test_a_buffer_has_no_moment_in_training():
+    model = torch.nn.Linear(2, 1)
+    model.register_buffer("offset", torch.ones(1))
+    side = TorchSide(model)
+    batch = {"x": np.ones((3, 2)), "target": np.zeros((3, 1))}
+    (step,) = side.train(side.parameters, [batch], optimizers.MOMENTUM, "float64")
+    assert step.moments["offset.momentum_buffer"] is None
+    assert step.moments["weight.momentum_buffer"] is not None
