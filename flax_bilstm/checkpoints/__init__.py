@@ -27,7 +27,7 @@ from flax_bilstm.checkpoints.formats import (
     format_of,
 )
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.checkpoints.unwrap import Checkpoint, folded, unwrap
+from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
 from flax_bilstm.conversion.reading import is_ours
 from flax_bilstm.conversion.rows import Names, matches, rows
 from flax_bilstm.conversion.weights import (
@@ -97,7 +97,10 @@ def load(
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on a module that is there.")
     form = detect(Path(arguments.path("path", path)))
-    checkpoint = _read(path, form, prefix, key)
+    chosen = () if form is ORBAX else rows(into, names, ignore)
+    own = [name for row in chosen for name in row.torch_names]
+    keep = [each for each in PREFIXES if own and all(name.startswith(each) for name in own)]
+    checkpoint = _read(path, form, prefix, key, keep)
     with naming(path):
         if form is ORBAX:
             skipped = load_variables(into, checkpoint.tensors, ignore=ignore)
@@ -163,13 +166,17 @@ def fitting(
 
 
 def _read(
-    path: str | os.PathLike[str], form: Format, prefix: str | None, key: str | None
+    path: str | os.PathLike[str],
+    form: Format,
+    prefix: str | None,
+    key: str | None,
+    keep: Sequence[str] = (),
 ) -> Checkpoint:
     arguments.string_or_none("prefix", prefix)
     arguments.string_or_none("key", key)
     with naming(path):
         content = form.read(Path(path))
-        checkpoint = unwrap(content.tree, prefix, key)
+        checkpoint = unwrap(content.tree, prefix, key, keep)
     return checkpoint._replace(notes=content.notes + checkpoint.notes)
 
 

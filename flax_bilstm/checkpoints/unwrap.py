@@ -47,12 +47,15 @@ class Checkpoint(NamedTuple):
 
 
 def unwrap(
-    content: Mapping[Any, Any], prefix: str | None = None, key: str | None = None
+    content: Mapping[Any, Any],
+    prefix: str | None = None,
+    key: str | None = None,
+    keep: Collection[str] = (),
 ) -> Checkpoint:
     """The state dict in `content`, its names stripped of what all of them begin with.
 
     With `prefix` only the names that begin with it are taken, and the rest is left out; `key` is
-    where the state dict lies.
+    where the state dict lies. `keep` are those of `PREFIXES` that the model's own names begin with.
 
     Raises:
         ValueError: `content` holds no state dict or several, a value is no tensor, a name cannot
@@ -68,7 +71,7 @@ def unwrap(
             notes.append(f"beside it: {', '.join(beside[:8] + more)}")
     held = {name: value for name, value in found.state_dict.items() if not _is_extra(name, notes)}
     _check_names(held)
-    names = _strip(held, prefix, notes)
+    names = _strip(held, prefix, keep, notes)
     others = [name for name in names if not is_tensor(held[name])]
     if others:
         raise ValueError(
@@ -118,7 +121,9 @@ def _check_names(held: Mapping[Any, Any]) -> None:
             )
 
 
-def _strip(names: Collection[str], prefix: str | None, notes: list[str]) -> dict[str, str]:
+def _strip(
+    names: Collection[str], prefix: str | None, keep: Collection[str], notes: list[str]
+) -> dict[str, str]:
     """Name in the file → name in the model, for the names that are the model's."""
     taken = {name: _without_wrappers(name) for name in names}
     used = [part for part in WRAPPERS if any(part in name for name in taken)]
@@ -139,7 +144,8 @@ def _strip(names: Collection[str], prefix: str | None, notes: list[str]) -> dict
                 notes.append(f"left out: {len(rest)} outside of {found} ({shortened})")
             taken = inside
         else:
-            shared = (p for p in PREFIXES if all(name.startswith(p) for name in taken.values()))
+            cut = [each for each in PREFIXES if each not in keep]
+            shared = (p for p in cut if all(name.startswith(p) for name in taken.values()))
             found = next(shared, "")
             if not found:
                 break

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_bilstm as fb
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.unwrap import unwrap
 
 STATE = {"lstm.weight": np.ones(2), "fc.bias": np.zeros(3)}
@@ -92,3 +95,19 @@ def test_lightning_keeps_a_list_of_optimizers() -> None:
 def test_what_is_refused(content: dict[str, Any], prefix: str | None, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         unwrap(content, prefix)
+
+
+@pytest.mark.parametrize(
+    ("child", "wrapped"), [("model", ""), ("model", "module."), ("module", "")]
+)
+def test_a_module_whose_only_child_is_called_as_a_wrapper_keeps_the_name(child, wrapped, tmp_path):
+    class Outer(nnx.Module):
+        def __init__(self, seed):
+            setattr(self, child, fb.LSTM(3, 2, rngs=nnx.Rngs(seed)))
+
+    there, path = Outer(1), tmp_path / "model.safetensors"
+    state_dict = fb.state_dict(there)
+    checkpoints.SAFETENSORS.write({wrapped + n: a for n, a in state_dict.items()}, path)
+    loaded = fb.load(path, into=Outer(2))
+    for name, array in fb.state_dict(loaded).items():
+        assert array.tobytes() == state_dict[name].tobytes()

@@ -21,12 +21,9 @@ def numbers(*names):
 # One of every kind, forward and backward, by every way of planting.
 SPREAD = numbers(
     "biases folded into one",
-    "input and forget gates exchanged, reverse only",
     "state restarts at step 16",
-    "halves of the output swapped",
     "reverse direction starts in the padding",
     "scores divided by √d",
-    "head reads the first step",
     "folded biases: bias_hh gets no gradient",
     "no gradient through the attention weights",
     "recurrence's products in bfloat16",
@@ -34,8 +31,6 @@ SPREAD = numbers(
     "AdamW with optax's default weight decay",
     "the head's weight clipped to where it started",
     "a Padé fraction for the cell gate's tanh",
-    "gates exchanged in the second layer",
-    "a causal mask",
     "the cell's output is its cell state",
     "function: no gradient through the hidden state",
 )
