@@ -16,7 +16,7 @@ from parity.sides.side import TARGET, Arrays, Pair
 from parity.tolerances import DTYPES, TRUTH
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
-"""What the models are called with: an array, several by position, or by name."""
+"""What the models are called with: one array, several by position, or several by name."""
 
 
 def check(
@@ -36,39 +36,39 @@ def check(
     seed: int = 0,
     progress: Progress = lambda what: None,
 ) -> Report:
-    """Compare two models as they are handed over: parameters, forward, gradients, training.
+    """Compare two models: parameters, forward pass, gradients, training.
 
-    The models are neither converted nor changed. Training runs every optimizer from the models'
-    parameters over the same batches, drawn from x, on both sides.
+    The models are neither converted nor changed. Each optimizer trains both sides from the models'
+    parameters over the same batches, which are drawn from x.
 
     Args:
         torch_model: the reference.
         flax_model: the candidate, which returns the same arrays: a module, or a function of the
             reference's state dict (names → arrays) and the inputs.
-        x: what to run them on, as the models take it. A tuple where they take several arrays by
-            position. An LSTM takes (x, lengths), (x, h_0, c_0) and (x, h_0, c_0, lengths), the
-            network of this package (x, lengths).
-        keywords: inputs that both take by keyword.
-        names: Flax path → torch path of modules and parameters that are named otherwise, several in
-            a tuple where weights are tied.
-        ignore: patterns of torch names that have no counterpart.
-        stages: torch path → Flax path of the submodules to look into; None: all that both have.
-        loss: what gradients and training descend.
-        targets: inputs that only the loss reads, by name; the mean squared error's `target` is
-            drawn at random where it is not among them.
-        dtypes: any of "float64", which judges meaning, and "float32" and "bfloat16", which judge
-            arithmetic. The models are cast to each, parameters included, and everything is first
-            rounded to the narrowest of them; there is no training in bfloat16.
+        x: the inputs of both models; a tuple if they take several arrays by position. An LSTM
+            takes (x, lengths), (x, h_0, c_0) and (x, h_0, c_0, lengths), the network of this
+            package (x, lengths).
+        keywords: inputs that both models take by keyword.
+        names: Flax path → torch path of modules and parameters whose names differ; a tuple of torch
+            paths where weights are tied.
+        ignore: patterns of torch names that have no counterpart in Flax.
+        stages: torch path → Flax path of the submodules to compare; None: all that both have.
+        loss: the loss of the gradients and of training.
+        targets: inputs that only the loss reads, by name; if the loss needs a `target` that is not
+            among them, it is drawn at random.
+        dtypes: any of "float64", which shows errors in the equations, and "float32" and "bfloat16",
+            which show errors in the arithmetic. Models and parameters are cast to each, and all
+            values are first rounded to the narrowest of them; bfloat16 is not trained.
         training_steps: steps for each optimizer and dtype; 0 leaves training out.
         optimizers: rows of `parity.optimizers`.
-        seed: of targets and batches.
-        progress: told what is being checked.
+        seed: the seed of targets and batches.
+        progress: called with a line that says what is being checked.
 
     Returns:
         The report, in order of computation; `report.assert_passed()` raises unless it passed.
 
     Raises:
-        TypeError: a model is of another kind.
+        TypeError: a model is of an unsupported type.
         ValueError: the reference does not take x, or a parameter has no counterpart.
     """
     inputs = data.named(x, torch_model, flax_model) | dict(keywords or {})
@@ -96,10 +96,10 @@ def check_pair(
     targeted: bool = True,
     progress: Progress = lambda what: None,
 ) -> Report:
-    """`check` for a pair at hand, whose compiled functions are then used again.
+    """`check` for an existing pair, whose compiled functions are reused.
 
     Args:
-        targeted: whether the loss reads a `target` that is to be drawn.
+        targeted: whether a `target` for the loss has to be drawn.
     """
     rng = np.random.default_rng(seed)
     shape = data.target_shape(pair.reference.forward(pair.reference.parameters, inputs, TRUTH))

@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
     if not console.is_terminal:
         console.width = rendering.WIDTH
-    if arguments[:1] == ["selftest"]:  # a checkpoint of that name is ./selftest
+    if arguments[:1] == ["selftest"]:  # write ./selftest for a checkpoint with this name
         return _selftest(arguments[1:], console, errors)
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)  # matrices this small lose more to threads than they gain
+    torch.set_num_threads(1)  # more threads are slower on matrices this small
     try:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
@@ -64,7 +64,7 @@ def _report(options: argparse.Namespace, progress: Progress) -> Report:
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """FLAX=TORCH, each."""
+    """The table of names from arguments of the form FLAX=TORCH."""
     wrong = [each for each in given if not all(each.partition("="))]
     if wrong:
         raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}")
@@ -207,7 +207,7 @@ def _positive(text: str) -> int:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
-    """What is being done: a live line in a terminal, else a line whenever two seconds passed."""
+    """Shows progress: a live line in a terminal, otherwise at most a line every two seconds."""
     if console.is_terminal:
         with console.status("starting") as status:
             yield status.update

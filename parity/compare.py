@@ -15,7 +15,7 @@ from parity.sides.side import Arrays, Pair, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
-"""Told what is being checked, before it is."""
+"""Called with what is about to be checked."""
 
 
 def compare_sides(
@@ -31,19 +31,19 @@ def compare_sides(
 ) -> Report:
     """Compare the two sides of a pair.
 
-    Everything both sides compute on is first rounded to the narrowest of the dtypes, so that all
-    precisions see the same numbers. Matrix products are pinned to their highest precision.
+    All parameters and inputs are first rounded to the narrowest of the dtypes, so that all dtypes
+    compute on the same numbers. Matrix products run at their highest precision.
 
     Args:
-        pair: the two sides, each with the parameters it holds.
+        pair: the two sides, each with its parameters.
         inputs: named arrays, among them the loss's `target`.
-        dtypes: what to compute in, of the rows of `parity.tolerances.TOLERANCES`.
-        optimizers: what to train with, in lockstep, from the parameters and over the batches; not
+        dtypes: the dtypes to compute in, keys of `parity.tolerances.TOLERANCES`.
+        optimizers: each trains both sides in lockstep, from their parameters over the batches, except
             in bfloat16, where training is not judged.
-        batches: one training step's inputs each.
-        case: how the rows call these inputs.
-        facts: for the report's environment, sizes and seeds for instance.
-        progress: told what comes next.
+        batches: the inputs of each training step.
+        case: the name of these inputs in the rows.
+        facts: what to add to the report's environment, such as sizes and seeds.
+        progress: called with what comes next.
 
     Raises:
         ValueError: an unknown dtype, or none.
@@ -97,7 +97,7 @@ def compare_sides(
 
 
 def _handed(pair: Pair, inputs: Arrays, case: str) -> Iterator[Row]:
-    """What the sides are handed: equal parameters, finite inputs."""
+    """The rows of parameters, which must be equal, and of inputs, which must be finite."""
     ours, theirs = pair.candidate.parameters, pair.reference.parameters
     for name in names(theirs, ours):
         yield identical(
@@ -111,7 +111,7 @@ def _handed(pair: Pair, inputs: Arrays, case: str) -> Iterator[Row]:
 def _functions(
     pair: Pair, inputs: Arrays, dtype: str, case: str, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
-    """Every stage alone, every stage of the forward pass, every gradient in backward order."""
+    """Rows of every stage alone, every stage of the forward pass, and every gradient, last first."""
     stages = truths["forward"]
     if pair.reference.opens and pair.candidate.opens and len(stages) > 1:
         yield from judge_run(

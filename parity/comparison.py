@@ -18,7 +18,7 @@ from parity.tolerances import (
 
 Value = np.ndarray | None
 PIECE = 2**15
-"""Elements whose distances are taken at once."""
+"""The number of elements whose distances are computed at once."""
 
 
 def judge(
@@ -31,16 +31,17 @@ def judge(
     elements: bool = True,
     **place: Any,
 ) -> Row:
-    """The candidate against the truth, by the rule of `parity.tolerances`.
+    """Judge the candidate against the truth by the rule of `parity.tolerances`.
 
     Args:
         truth: the reference in float64.
         candidate: the candidate in `dtype`.
-        own: the reference in `dtype`: its plain run first, then its nudged ones.
-        dtype: what the candidate and `own` were computed in.
-        spread: what the reference's runs have strayed by already, in training for instance.
-        elements: whether the elements of an undetermined array are judged one by one. Not in
-            training, where an optimizer makes a whole step of a sign that is only rounding.
+        own: the reference in `dtype`: the plain run first, then the nudged runs.
+        dtype: the dtype of the candidate's and the reference's runs.
+        spread: the reference's largest distance so far, for instance in earlier training steps.
+        elements: whether the elements of an undetermined array are judged one by one. False in
+            training, where an optimizer can turn a sign that only rounding determines into a whole
+            step.
         **place: the row's case, check, name and step.
     """
     place["dtype"] = dtype
@@ -48,7 +49,7 @@ def judge(
     if broken is not None:
         return Row(passed=False, distance=float("nan"), note=broken, **place)
     if truth is None or candidate is None:
-        return Row(passed=True, **place)  # never used, on every side
+        return Row(passed=True, **place)  # unused on both sides
     runs = [run for run in own if run is not None]
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
@@ -79,7 +80,7 @@ def judge(
 
 
 def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
-    """Whether rows fail, and none by more than that many times its bound."""
+    """Whether rows fail, but none by more than `rechecked` times its bound."""
     failing = [row for row in rows if not row.passed]
     return bool(failing) and all(row.tightness <= rechecked for row in failing)
 
@@ -87,7 +88,7 @@ def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
 def _wrong_elements(
     truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], dtype: str, scale: float
 ) -> tuple[tuple[int, ...], str] | None:
-    """The worst of the elements that the reference knows and the candidate has wrong, in words."""
+    """The worst wrong element among those that the reference determines: its index, and a note."""
     spread = np.max([_distances(run, truth) for run in runs], axis=0)
     distance = _distances(candidate, truth)
     row, unit = TOLERANCES[dtype], max(epsilon(dtype) * scale, smallest(dtype))
@@ -107,7 +108,7 @@ def _wrong_elements(
 def _why_undetermined(
     truth: np.ndarray, runs: Sequence[np.ndarray], spread: float, scale: float
 ) -> str:
-    """Why the reference does not know an array, in words."""
+    """A note on why an array is undetermined."""
     for name, array in (("the truth", truth), *(("the reference", run) for run in runs)):
         if not np.all(np.isfinite(array)):
             return f"undetermined: {_not_finite(name, array)}"
@@ -120,7 +121,7 @@ def _why_undetermined(
 def _equal(
     truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: dict[str, Any]
 ) -> Row:
-    """Whole numbers and truth values, which are equal or wrong."""
+    """The row of integers or booleans, which must be equal."""
     known = np.all([run == truth for run in runs], axis=0)
     unequal = np.argwhere((candidate != truth) & known)
     unsure = int(known.size - known.sum())
@@ -137,11 +138,10 @@ def _equal(
 
 
 def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
-    """The candidate against the reference where both must be equal to the last bit.
+    """The row of a candidate that must be equal to the reference to the last bit.
 
-    Equal in dtype, too: in training, a parameter that one side widened would go on otherwise.
-
-    `note` says what is wrong where they are not, for the failing row.
+    The dtypes must be equal too: a parameter that one side widened would be trained differently.
+    `note` is the failing row's note.
     """
     broken = _incomparable(reference, candidate, ()) or _infinite(reference, candidate)
     if broken is not None:
@@ -152,7 +152,7 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
         broken = f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
         return Row(passed=False, distance=float("nan"), note=broken, **place)
     distance, where = _distance(candidate, reference.astype(np.float64))
-    unequal = np.argwhere(_bits(reference) != _bits(candidate))  # also 0.0 and -0.0
+    unequal = np.argwhere(_bits(reference) != _bits(candidate))  # tells 0.0 from -0.0
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
         words = f"only the sign of zero, 0.0 or −0.0, at {list(where)}"
@@ -184,7 +184,7 @@ def magnitude(array: Value) -> float:
 
 
 def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:
-    """Why no distance can be taken, in words; None where one can."""
+    """A note on why no distance can be computed; None if one can."""
     sides = [("the truth", truth), ("the candidate", candidate)]
     sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
     if truth is None and candidate is not None and not any(o is not None for o in own):
@@ -207,7 +207,7 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
 
 
 def _infinite(reference: Value, candidate: Value) -> str | None:
-    """Which side is not finite, in words."""
+    """A note on which side is not finite; None if both are finite."""
     for side, array in (("the reference", reference), ("the candidate", candidate)):
         if array is not None and not np.all(np.isfinite(array)):
             return _not_finite(side, array)
@@ -220,7 +220,7 @@ def _not_finite(side: str, array: np.ndarray) -> str:
 
 
 def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, ...]]:
-    """Max |value − truth|, and where; piece by piece, since whole arrays leave the cache."""
+    """Max |value − truth| and its index; computed in pieces that fit in the cache."""
     if truth.size == 0:
         return 0.0, ()
     values, truths = value.reshape(-1), truth.reshape(-1)
@@ -235,7 +235,7 @@ def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, .
 
 
 def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """|value − truth|, taken in float64; infinite where either is not finite."""
+    """|value − truth|, computed in float64; infinite where either is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
     np.abs(difference, out=difference)

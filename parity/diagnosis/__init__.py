@@ -1,1 +1,1 @@
-"""After a failed check: which stage is wrong of itself, and what is wrong there."""
+"""After a failed check: locates the first faulty stage and names what is wrong there."""

@@ -1,8 +1,8 @@
-"""After a failed check: which stage is wrong of itself, and what is wrong there, as a row.
+"""After a failed check: a row that says which stage is faulty and what is wrong there.
 
-The row says it in words that point at code: "layer 0, reverse, t = 17, forget gate: …". It stands
-before the check's own rows, so that it is the report's first divergence. A stage is a submodule, or
-the code between two, or, in a pair of LSTMs, a layer, a direction, a step, a gate.
+Its note points at code: "layer 0, reverse, t = 17, forget gate: …". The row is put before the rows
+of the check, so that it is the report's first divergence. A stage is a submodule, the code between
+two submodules, or, in a pair of LSTMs, a layer, a direction, a step or a gate.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from parity.tolerances import TRUTH
 
 
 def explain(handed: Sequence[Row], pair: Pair) -> list[Row]:
-    """The rows of the parameters, those that differ with what they hold instead, if recognised."""
+    """The rows of the parameters; where one differs, its note says how, if that is recognised."""
     theirs, ours = pair.reference.parameters, pair.candidate.parameters
 
     def explained(row: Row) -> Row:
@@ -41,9 +41,9 @@ def locate(
     optimizers: Sequence[Optimizer],
     batches: Sequence[Arrays],
 ) -> list[Row]:
-    """What explains the first failure among the rows of one case: one row, or none.
+    """At most one row, which explains the first failure among the rows of one case.
 
-    The candidate is given the reference's parameters: what is looked for is wrong code.
+    The candidate runs on the reference's parameters, so that only faulty code can differ.
     """
     first = first_failing(rows)
     if first is None or not isinstance(pair, ModulePair):
@@ -67,7 +67,7 @@ def locate(
         words = f"the update itself, on the reference's gradients, is wrong: {_size(failing)}"
         known = match.of_update(failing, pair, optimizer, slopes)
         return [replace(failing, note=f"{words}; {known or match.UNKNOWN}")]
-    # The update is right: then a function is wrong at the parameters that training has reached.
+    # The update is right, so the forward pass or the gradients fail at the trained parameters.
     reached = (first.step or 1) - 1
     trained = pair.holding(before[reached], before[reached])
     return _in_functions(trained, batches[reached], first, ["forward", "gradients"])
@@ -108,7 +108,7 @@ def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
 
 
 def _made_in(stage: str) -> str:
-    """Where the gradient that arrives at a stage is made: in what reads it."""
+    """The stage that computes the gradient arriving at this one: the module that reads its value."""
     if stage == "output" or stage.startswith("output."):
         return "loss"
     module, found, _ = stage.partition(".input")
@@ -116,7 +116,7 @@ def _made_in(stage: str) -> str:
 
 
 def _flow(row: Row, judged: Judged) -> str:
-    """What is wrong about a gradient, in words."""
+    """A note on whether a gradient is wrong or missing."""
     truth, given = judged.truth.get(row.name), judged.candidate.get(row.name)
     if truth is not None and given is not None and np.any(truth) and not np.any(given):
         return f"no gradient arrives at {row.name}: "
@@ -124,7 +124,7 @@ def _flow(row: Row, judged: Judged) -> str:
 
 
 def _lstm_of(stage: str, check: str, pair: ModulePair) -> str | None:
-    """The LSTM that makes this stage, or in the backward pass this gradient."""
+    """The path of the LSTM that computes this stage, or this gradient in the backward pass."""
     made = ("output", "h_n", "c_n") if check == "forward" else ("input", "h_0", "c_0")
     for path in pair.lstms:
         name = path or "lstm"
@@ -147,7 +147,7 @@ def _parameters(pair: ModulePair, path: str) -> set[str]:
 
 
 def _size(row: Row) -> str:
-    """How far a row is off, in words."""
+    """A note on how large the error of a row is."""
     if row.note:
         return row.note
     return (
