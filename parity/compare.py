@@ -38,8 +38,8 @@ def compare_sides(
         pair: the two sides, each with its parameters.
         inputs: named arrays, among them the loss's `target`.
         dtypes: the dtypes to compute in, keys of `parity.tolerances.TOLERANCES`.
-        optimizers: each trains both sides in lockstep, from their parameters over the batches, except
-            in bfloat16, where training is not judged.
+        optimizers: each trains both sides in lockstep from their parameters over the batches, but
+            not in bfloat16, where training is not judged.
         batches: the inputs of each training step.
         case: the name of these inputs in the rows.
         facts: what to add to the report's environment, such as sizes and seeds.
@@ -111,7 +111,7 @@ def _handed(pair: Pair, inputs: Arrays, case: str) -> Iterator[Row]:
 def _functions(
     pair: Pair, inputs: Arrays, dtype: str, case: str, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
-    """Rows of every stage alone, every stage of the forward pass, and every gradient, last first."""
+    """Rows of every stage alone, of the forward pass, and of the gradients in backward order."""
     stages = truths["forward"]
     if pair.reference.opens and pair.candidate.opens and len(stages) > 1:
         yield from judge_run(

@@ -108,7 +108,7 @@ def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
 
 
 def _made_in(stage: str) -> str:
-    """The stage that computes the gradient arriving at this one: the module that reads its value."""
+    """The stage that computes the gradient that arrives here: the module that reads the value."""
     if stage == "output" or stage.startswith("output."):
         return "loss"
     module, found, _ = stage.partition(".input")

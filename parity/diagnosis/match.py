@@ -1,7 +1,7 @@
-"""What is wrong at a wrong stage: the known mistake that gives the candidate's own numbers.
+"""What is wrong at a wrong stage: the known mistake that reproduces the candidate's numbers.
 
-A mistake is named only if the reference with that mistake in it agrees with the candidate as well
-as a right candidate agrees with the reference, by the bounds of `parity.tolerances`.
+A mistake is named only if the reference with that mistake agrees with the candidate as closely as a
+right candidate agrees with the reference, by the bounds of `parity.tolerances`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,22 +22,22 @@ from parity.sides.side import Arrays, Gradients, Pair
 from parity.tolerances import TRUTH, bound, epsilon
 
 UNKNOWN = "no known mistake explains it"
-"""What is said where nothing reproduces the candidate's numbers."""
+"""The note when no known mistake reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
-"""How far off in ULP, in words, and the part of the stage that it points at."""
+"""Distance in ULP, words, and the part of the stage that the mistake points at."""
 UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
-"""What a mistake raises that does not fit the sizes at hand."""
+"""What a mistake raises if it does not apply to arrays of these sizes."""
 
 
 def of_lstm_stage(found: Alone) -> tuple[str, str]:
-    """What is wrong in a stage of an LSTM, and in which part of it; "" if it is not known."""
+    """What is wrong in a stage of an LSTM, and in which part; "" if it is unknown."""
     return _closest(_mistakes(found))
 
 
 def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
-    """How the wrong arrays of a stage are related to the right ones; "" if they are not.
+    """How the wrong arrays of a stage are related to the right ones; "" if no relation is known.
 
-    By a parameter, too, where parameters are given.
+    If there are `parameters`, a wrong array may also differ from the right one by a parameter.
     """
     for row in judged.rows:
         if row.passed or not np.isfinite(row.distance):
@@ -58,10 +58,10 @@ def of_module_stage(
     """What is wrong at a stage of any network.
 
     Args:
-        row: the first that fails.
-        judged: all rows, of stages computed from the reference's own values.
+        row: the first row that fails.
+        judged: all rows, of stages computed from the reference's values.
         pair: both sides.
-        run: what was run, (side, dtype) → arrays by name.
+        run: the function that was run, (side, dtype) → arrays by name.
         values: the reference's stages.
         model: the reference.
     """
@@ -98,7 +98,7 @@ def _longest(values: Arrays) -> int:
 
 
 def _another(row: Row, given: Value, values: Arrays) -> str:
-    """Whether the stage holds what is right for another one."""
+    """Words if the stage holds the right value of another stage; else ""."""
     if given is None or row.check.endswith("gradients"):
         return ""
     for name, array in values.items():
@@ -164,11 +164,11 @@ def of_update(
 
 
 def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
-    """Whether the reference's numbers, computed some other way, are the candidate's."""
+    """Whether `made`, the reference computed another way, equals the candidate in its bounds."""
     spreads = {row.name: row.spread for row in judged.rows}
     claimed = dict(judged.candidate)
     made = dict(made)
-    for name, array in made.items():  # what is not finite must be so in the same places
+    for name, array in made.items():  # non-finite elements must be in the same places
         given = claimed.get(name)
         if given is None or given.shape != array.shape:
             return False
@@ -180,7 +180,7 @@ def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
 
 
 def _mistakes(found: Alone) -> Iterator[Match]:
-    """How far the candidate is from every known mistake of a stage, its words and its part."""
+    """For every known mistake of a stage: its distance from the candidate, its words, its part."""
     spreads = {row.name: row.spread for row in found.judged.rows}
     for known in found.stage.mistakes():
         try:
@@ -193,7 +193,7 @@ def _mistakes(found: Alone) -> Iterator[Match]:
 
 
 def _same_value(found: Alone, side: Any) -> bool:
-    """Whether a mistake leaves the value right: it must, where only gradients are wrong."""
+    """Whether a mistake leaves the value right, as it must if only gradients are wrong."""
     given = (found.parameters, found.inputs, TRUTH)
     right = run(found.stage.pair.reference, "forward", *given)
     return np.isfinite(_distance(right, run(side, "forward", *given), TRUTH, {}))
@@ -236,7 +236,7 @@ def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
 
 
 def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Arrays) -> str:
-    """Whether a parameter has been added, or left out, where it is added to the last axes."""
+    """Words if a parameter was added to the last axes by mistake, or left out there; else ""."""
     if given.shape != truth.shape or row.check.endswith("gradients"):
         return ""
     for name, array in parameters.items():
@@ -249,6 +249,6 @@ def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Ar
 
 
 def _closest(matches: Iterable[Match]) -> tuple[str, str]:
-    """Words and part of the nearest mistake that is within its bounds; of equals, of the first."""
+    """Words and part of the nearest mistake within its bounds; if several are, of the first."""
     ulp, words, part = min(matches, key=lambda match: match[0], default=(float("inf"), "", ""))
     return (f"{words} (matches to {ulp:.2g} ULP)", part) if np.isfinite(ulp) else ("", "")

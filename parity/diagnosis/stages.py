@@ -1,8 +1,8 @@
 """A stage: a step of the computation that can be checked alone, on the reference's own values.
 
-An error at a stage is inherited, from an earlier one, or made there. To tell which, the stage gets
-what the reference computed: in both frameworks it is run on the reference's values, and its
-gradient is taken from the reference's cotangents. What differs then is made by the stage itself.
+An error at a stage either comes from an earlier stage or is made there. To tell which, both
+frameworks run the stage on the reference's values and compute its gradient from the reference's
+cotangents. Any difference is then made by the stage itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from parity.sides.side import TARGET, Arrays, Gradients, Pair, Side, cast
 
 @dataclass(frozen=True)
 class Truth:
-    """What the reference computes in float64, by name: values, and the loss's gradients there."""
+    """What the reference computes in float64, by name: values, and the loss's gradients at them."""
 
     values: Arrays
     cotangents: Arrays
@@ -26,7 +26,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A known mistake: what is wrong in words, the reference with it, and the part it lies in."""
+    """A known mistake: its words, the reference with the mistake, and the part that is wrong."""
 
     words: str
     side: Side
@@ -42,18 +42,18 @@ class Stage:
     """One stage, as two sides that compute one value from others.
 
     Attributes:
-        name: what reports call it, and of the value in the `Truth`.
-        words: the place as a person would say it; `{t}` is where a time step is named.
-        reads: what the sides call their inputs → name of the value in the `Truth`; those that it
-            does not have, lengths for instance, are left out.
-        pair: the stage in both; the reference takes all of the reference's parameters. The loss of
-            both is `INNER_PRODUCT`.
-        over_time: those of `reads`, and the stage's name, whose axis 1 is time.
-        backwards: time runs from the last step to the first.
-        parts: stages within this one, which say where in it a fault lies.
-        mistakes: known mistakes, of this stage's reference.
-        probed: whether the candidate's value is not what it computes in use but what a probe
-            shows, which a fault may mislead; else None or how to put it to the test.
+        name: its name in reports, and the name of its value in the `Truth`.
+        words: the place in words; a time step is put in at `{t}`.
+        reads: name of an input of the sides → name of the value in the `Truth`; inputs that the
+            `Truth` lacks, for instance lengths, are left out.
+        pair: the stage on both sides; the reference takes all parameters of the whole reference.
+            The loss of both is `INNER_PRODUCT`.
+        over_time: the names, among `reads` and the stage's name, of arrays whose axis 1 is time.
+        backwards: whether time runs from the last step to the first.
+        parts: stages within this one, which locate a fault more closely.
+        mistakes: the known mistakes of this stage.
+        probed: whether the candidate's value is measured by a probe, which a fault may mislead,
+            rather than computed as in use.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Alone:
 
     Attributes:
         check: "forward" or "gradients".
-        inputs: the reference's values that it read, and the cotangent as `target`.
-        judged: what both sides made of them.
+        inputs: the reference's values that the stage read, and the cotangent as `target`.
+        judged: what both sides computed from them, compared.
     """
 
     stage: Stage
@@ -96,11 +96,11 @@ def alone(
     """The stage's value or gradients on the reference's values; None where no gradient reaches it.
 
     Args:
-        stage: which.
+        stage: the stage to run.
         check: "forward" or "gradients".
-        truth: of the whole reference.
-        parameters: the reference's, for both sides: what is at stake is the code.
-        dtype: what the candidate computes in.
+        truth: the truth of the whole reference.
+        parameters: the reference's, used by both sides, so that only code can differ.
+        dtype: the dtype that the candidate computes in.
         **place: the rows' case and step.
     """
     reads = stage.reads.items()
@@ -121,8 +121,8 @@ def alone(
 def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
     """The side's value, or its gradients with zeros for those that are None.
 
-    A stage uses few of the parameters; the frameworks differ in whether the others' gradients are
-    zeros or nothing.
+    A stage uses few of the parameters; for the others one framework may return zeros and the other
+    None.
     """
     if check == "forward":
         return side.forward(parameters, inputs, dtype)
@@ -139,10 +139,10 @@ def first_wrong(
     dtype: str,
     **place: Any,
 ) -> list[Alone]:
-    """The first stage that is wrong of itself, then its first wrong part, and so on inwards.
+    """The first faulty stage, then its first faulty part, and so on inwards.
 
-    Values are made in the stages' order, gradients in the opposite one. The parts of a stage are
-    tried in their order for both.
+    Stages are searched in order of computation for values, and in the reverse order for gradients.
+    The parts of a stage are searched in their order for both.
     """
 
     def search(stages: tuple[Stage, ...]) -> list[Alone]:

@@ -1,8 +1,8 @@
-"""The stages of an LSTM in Flax: the module as it is, run by its own wiring on given values.
+"""The stages of an LSTM in Flax: the unchanged module, run on the reference's values.
 
 Each function takes the `flax_bilstm.LSTM` and the values that the stage reads, puts the reference's
-values into the places before the stage, and returns the stage's value. The module is a copy of
-which nobody else knows, so that its implementation can be replaced by one that returns them.
+values into the places before the stage, and returns the stage's value. The module is a private
+copy, so its implementation can be replaced by one that returns those values.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Inputs = Mapping[str, Array]
 
 
 def quantity(lstm: Any, inputs: Inputs, cell: Cell, name: str) -> Array:
-    """What `gates` finds out about every step, by the module's implementation and weights."""
+    """A quantity of every step (`gates`), by the module's implementation and weights."""
     run = recurrence.resolve(lstm.implementation)
     x = inputs["x"]
     weights = getattr(lstm.layers[cell.layer], cell.direction).weights(x.dtype)
@@ -31,7 +31,7 @@ def quantity(lstm: Any, inputs: Inputs, cell: Cell, name: str) -> Array:
 
 
 def direction(lstm: Any, inputs: Inputs, cell: Cell, *, final: bool = False) -> Array:
-    """One direction's outputs, or its final cell and hidden state, as the LSTM has it run."""
+    """One direction's outputs, or its final cell and hidden state, as the LSTM computes them."""
     found: dict[str, Any] = {}
     numbers = count()
     real = recurrence.resolve(lstm.implementation)
@@ -54,9 +54,9 @@ def direction(lstm: Any, inputs: Inputs, cell: Cell, *, final: bool = False) -> 
 
 
 def wired(lstm: Any, inputs: Inputs, name: str, layer: int = 0) -> Array:
-    """What the LSTM makes of all directions' outputs or final states: "output", "h_n" or "c_n".
+    """"output", "h_n" or "c_n", as the LSTM puts them together from the directions' values.
 
-    The output of a layer before the last is what the next one is given.
+    The "output" of a layer before the last is what the next layer reads.
     """
     found: list[Array] = []
     names = iter(
@@ -84,9 +84,9 @@ def wired(lstm: Any, inputs: Inputs, name: str, layer: int = 0) -> Array:
 
 
 def _call(lstm: Any, inputs: Inputs, run: Any) -> Any:
-    """The LSTM with `run` for its implementation, batch first whatever its layout.
+    """Call the LSTM with `run` as its implementation, batch first whatever its layout.
 
-    Of x only the shape matters where a layer before is given.
+    If the inputs contain a layer before, only the shape of x matters.
     """
     lstm.implementation = run
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None

@@ -1,8 +1,8 @@
-"""One step of a Flax model's recurrence, taken apart without knowing how it is implemented.
+"""The gates of one step of a Flax model's recurrence, whatever its implementation.
 
-An implementation gives only the new state, c' = f c + i g and h' = o tanh(c'). But its weights are
-an argument: with some gates held open or closed by a large bias, and c at 0 or 1, what is left of
-the state is one gate alone.
+An implementation returns only the new state, c' = f c + i g and h' = o tanh(c'). But its weights
+are an argument: if large biases hold some gates open or closed, and c is 0 or 1, the new state
+equals a single gate.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from jaxtyping import Array, Float
 from flax_bilstm.recurrence.equations import State, Weights, accumulation_dtype
 
 HOLD = 40.0
-"""Bias of a held gate, in both biases: σ(±80) and tanh(80) are 0 and 1 to the last bit of 1."""
+"""Size of both biases of a held gate: σ(±80) and tanh(80) are 0 and 1, to the last bit of 1."""
 
 GATES = ("input_gate", "forget_gate", "cell_gate", "output_gate")
 
 
 def held(weights: Weights, gates: dict[str, float]) -> Weights:
-    """The weights with some gates at 1 (for +1) or 0 (for −1; the cell gate only +1)."""
+    """The weights with some gates held at 1 (for +1) or 0 (for −1; the cell gate takes only +1)."""
     hidden = weights.kernel_hh.shape[1] // 4
     signs = jnp.repeat(jnp.asarray([gates.get(gate, 0.0) for gate in GATES]), hidden)
     free = (signs == 0).astype(weights.kernel_hh.dtype)
@@ -44,11 +44,11 @@ def windows(
     state: State,
     reverse: bool,
 ) -> State:
-    """The state after each step, every step run alone from the state given for it.
+    """The state after each step, each step run alone from its entry in `state`.
 
     `state` and the result are (batch, time, ·).
     """
-    # As `State` asks for: where the rest is bfloat16, too.
+    # `State` requires this dtype even if the rest is bfloat16.
     state = state._replace(cell=state.cell.astype(accumulation_dtype(state.cell.dtype)))
 
     def window(x: Array, state: State) -> State:
@@ -63,7 +63,7 @@ def quantity(
 ) -> Float[Array, "batch time _"]:
     """A gate, the new cell or the new hidden state of every step; "step" is the last two.
 
-    "carry" is the new cell where the input gate is closed and the forget gate open: the old cell.
+    "carry" is the new cell with the input gate closed and the forget gate open: the old cell.
     """
 
     def after(gates: dict[str, float], cell: float) -> State:

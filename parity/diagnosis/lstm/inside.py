@@ -1,4 +1,4 @@
-"""Inside a pair of LSTMs: which layer, direction, step and gate is wrong of itself, and how."""
+"""Inside a pair of LSTMs: locates the faulty layer, direction, step and gate, and what is wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,14 +29,14 @@ def locate(
     """The row that says where in an LSTM a fault lies and what it is; None if it is not found.
 
     Args:
-        pair: of the whole networks.
-        path: the LSTM's, in the reference.
+        pair: the whole networks.
+        path: the path of the LSTM in the reference.
         check: "forward" or "gradients".
-        parameters: the reference's.
-        inputs: the networks'.
+        parameters: the parameters of the reference.
+        inputs: the inputs of the networks.
         values: the reference's stages.
-        cotangents: the loss's gradients there.
-        row: the stage that is wrong, for its case, dtype and step.
+        cotangents: the loss's gradients at those stages.
+        row: the row of the wrong stage, for its case, dtype and step.
     """
     name = path or "lstm"
     prefix = f"{path}." if path else ""
@@ -69,7 +69,7 @@ def locate(
 
 
 def _row(chain: list[Alone], truth: Truth) -> Row:
-    """The innermost stage of a chain of wrong ones, or the part that is to blame."""
+    """The row of the innermost wrong stage in the chain, or of the part that causes the error."""
     for found in reversed(chain):
         words, part = match.of_lstm_stage(found)
         if words:
@@ -88,10 +88,10 @@ def _part(parts: Sequence[Stage], name: str) -> Stage | None:
 
 
 def _to_blame(step: Alone, truth: Truth) -> Alone:
-    """The part of a wrong step whose own value accounts for the candidate's step.
+    """The part of a wrong step whose value explains the candidate's step.
 
-    A probe may be misled by a fault elsewhere. So a gate is accused only if its probed value, put
-    into the equations, gives what the candidate computes; else what the step gave is.
+    A fault elsewhere may mislead a probe. So a gate is named only if its probed value, put into the
+    equations, gives what the candidate computes; otherwise the result of the step is named.
     """
     checked = {
         part.name.rpartition(".")[2]: alone(
@@ -113,7 +113,7 @@ def _to_blame(step: Alone, truth: Truth) -> Alone:
 def _recomputed(
     step: Alone, truth: Truth, probed: Mapping[str, np.ndarray | None]
 ) -> dict[str, np.ndarray]:
-    """The step by the equations, from probed values where there are, else from the right ones."""
+    """The step by the equations, from probed values where they exist, else the right ones."""
     cell = step.stage.name.removesuffix(".step")
     names = ("input_gate", "forget_gate", "cell_gate", "output_gate", "before.cell")
     right = {name: truth.values[f"{cell}.{name}"] for name in names}
@@ -135,7 +135,7 @@ def _recomputed(
 def _described(
     chain: list[Alone], found: Alone, part: Stage | None, known: str, checked: Alone | None = None
 ) -> Row:
-    """The row: place, what is wrong, and how much."""
+    """The row, with a note of the place, the error and its size."""
     stage, found = part or found.stage, checked or found
     failing = found.failure
     assert failing is not None

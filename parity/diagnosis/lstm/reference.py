@@ -1,7 +1,7 @@
-"""The stages of an LSTM in PyTorch: `torch_ref.unrolled`'s equations on given values.
+"""The stages of an LSTM in PyTorch: `torch_ref.unrolled`'s equations on the values that it reads.
 
 Each function takes the torch model, for its parameters, and the values that the stage reads, and
-returns the stage's value. The keywords are where `parity.diagnosis.mistakes` puts its mistakes.
+returns the stage's value. `parity.diagnosis.mistakes` passes its mistakes as the keywords.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,7 @@ StepOf = Callable[[CellWeights, Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class Cell(NamedTuple):
-    """One direction of one layer: its number among all, and its place."""
+    """One direction of one layer: its number among all directions, and its place."""
 
     number: int
     layer: int
@@ -57,7 +57,7 @@ def quantity(
 ) -> Tensor:
     """A gate, the new "cell" or "hidden", or both as "step", of every step: (batch, time, ·).
 
-    "carry" is the cell state that is kept where the gates keep all of it: the old one.
+    "carry" is the cell state that is kept when the gates keep all of it: the old cell state.
     """
     if name == "carry":
         return inputs["cell"].masked_fill(~inputs["valid"], 0)
@@ -89,13 +89,13 @@ def direction(
 
     Args:
         model: the torch model.
-        inputs: x or the layers before, and lengths, h_0 and c_0 where they are given.
+        inputs: x, or both directions of the layer before; optionally lengths, h_0 and c_0.
         cell: which direction of which layer.
         final: whether to return the final state.
         step: the cell's equations.
-        times: the steps in the order in which they are run.
+        times: changes the order in which the steps are run.
         between: (number of steps run, h, c) → what the next step starts from.
-        prepare: (x, valid) → the x and the validity (batch, time, 1) that the recurrence sees.
+        prepare: (x, valid) → the x and valid (batch, time, 1) that the recurrence reads.
     """
     weights = weights_of(model, cell)
     x = layer_input(inputs, cell)
@@ -116,7 +116,7 @@ def direction(
 
 
 def initial(inputs: Inputs, cell: Cell, weights: CellWeights, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The cell's (h_0, c_0); 0 where none are given."""
+    """The cell's (h_0, c_0); zeros if the inputs have none."""
     if "h_0" in inputs:
         return inputs["h_0"][cell.number], inputs["c_0"][cell.number]
     state, hidden = weights.state_sizes
@@ -124,7 +124,7 @@ def initial(inputs: Inputs, cell: Cell, weights: CellWeights, x: Tensor) -> tupl
 
 
 def side_by_side(model: torch.nn.Module, inputs: Inputs, names: Iterable[str]) -> Tensor:
-    """The directions of a layer, next to each other."""
+    """The directions of a layer, concatenated along the features."""
     return torch.cat([inputs[name] for name in names], dim=-1)
 
 

@@ -1,7 +1,7 @@
 """The table of the stages of an LSTM, in order of computation: layer, direction, step and gate.
 
-Names and values are those of `parity.diagnosis.lstm.truth`; the two columns of functions are in
-`reference` (PyTorch) and `candidate` (Flax).
+Names and values are listed in `parity.diagnosis.lstm.truth`; the functions that compute a stage
+are in `reference` (PyTorch) and `candidate` (Flax).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,9 +33,9 @@ PARTS = {
     "cell": "new cell state",
     "hidden": "hidden state",
 }
-"""The parts of a step, in the order in which one that is wrong accuses no other."""
+"""The parts of a step, ordered so that an error in one makes only later ones look wrong."""
 COMPUTED = ("cell", "hidden")
-"""The parts that a step itself gives; the others are shown by probes (`gates`)."""
+"""The parts that a step returns; the others are measured by probes (`gates`)."""
 
 
 class Stages:
@@ -44,7 +44,7 @@ class Stages:
     Args:
         torch_lstm: the reference.
         flax_lstm: the candidate.
-        rows: where the reference's tensors lie in the candidate.
+        rows: which variables of the candidate hold the reference's tensors.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Stages:
         return (*found, self._states("h_n", finals), self._states("c_n", finals))
 
     def _outputs(self, cell: Cell) -> Stage:
-        """A direction over time, and within it its steps, and within them the gates."""
+        """A direction over time, which contains its steps, which contain the gates."""
         name = f"{cell.name}.outputs"
         return self._stage(
             name, f"{_place(cell)}{{t}}, from step to step", self._whole(cell),
@@ -85,7 +85,7 @@ class Stages:
         )  # fmt: skip
 
     def _step(self, cell: Cell) -> Stage:
-        projected = self.flax_lstm.proj_size > 0  # then h' shows no single output gate
+        projected = self.flax_lstm.proj_size > 0  # then h' does not show a single output gate
         parts = tuple(
             self._within(cell, name, words, probed=name not in COMPUTED)
             for name, words in PARTS.items()
@@ -95,7 +95,7 @@ class Stages:
         return self._within(cell, "step", "one step", parts=parts, known=known)
 
     def _within(self, cell: Cell, quantity: str, words: str, **options: Any) -> Stage:
-        """What happens at every step, each step alone."""
+        """A quantity of every step, each step computed alone."""
         before = "x" if cell.layer == 0 else f"lstm.layer{cell.layer - 1}.output"
         name = f"{cell.name}.{quantity}"
         reads = {

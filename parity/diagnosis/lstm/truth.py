@@ -1,13 +1,13 @@
-"""What an LSTM computes in float64 on the way, from its equations unrolled.
+"""The intermediate values of an LSTM in float64, from its unrolled equations.
 
 The values that `parity.diagnosis.lstm.stages` reads; `cell` stands for lstm.layer<k>.<direction>:
 
     "x", "lengths", "h_0", "c_0"      the inputs
     cell ".input_gate" …, ".cell", ".hidden"    (batch, time, ·), as in `torch_ref.unrolled`
     cell ".before.hidden", ".before.cell"       the state that each step starts from
-    cell ".carry", ".outputs"                   cell and hidden again, as other stages make them
+    cell ".carry", ".outputs"                   cell and hidden again, computed by other stages
     cell ".valid"                               (batch, time, 1), False in the padding
-    cell ".step"                                cell and hidden side by side
+    cell ".step"                                cell and hidden, concatenated
     cell ".final_state"                         cell and hidden after the direction's last step
     "lstm.layer<k>.output"                      (batch, time, directions·state)
     "lstm.h_n", "lstm.c_n"
@@ -33,8 +33,8 @@ def truth(parameters: Arrays, inputs: Arrays, cotangents: Arrays) -> Truth:
 
     Args:
         parameters: an nn.LSTM's state dict.
-        inputs: x (batch, time, features); lengths, h_0 and c_0 where there are.
-        cotangents: of "output", "h_n" and "c_n", in this layout; those that are missing are 0.
+        inputs: x (batch, time, features); optionally lengths, h_0 and c_0.
+        cotangents: of "output", "h_n" and "c_n", in this layout; a missing one is 0.
 
     Raises:
         ValueError: x does not fit the parameters.
@@ -67,7 +67,7 @@ def cells(trace: Mapping[str, Tensor] | Arrays) -> list[str]:
 
 
 def in_pytorch_order(trace: Mapping[str, Tensor]) -> Iterator[tuple[int, str]]:
-    """Number and name of every layer's directions."""
+    """The number and the name of every direction of every layer."""
     return enumerate(cells(trace))
 
 
@@ -86,7 +86,7 @@ def _named(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
 
 
 def _before(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
-    """The state each step of each direction starts from, and which steps are the sequence's own."""
+    """The state each step of each direction starts from, and which steps are not padding."""
     found = {}
     for number, cell in in_pytorch_order(trace):
         found[f"{cell}.valid"] = valid[..., None]

@@ -1,9 +1,9 @@
-"""Known mistakes of ports, each tried where a stage is wrong of itself.
+"""Known mistakes of ports, each tried on a faulty stage.
 
-A mistake is words and the reference with that mistake in it; it is named only if that gives the
-candidate's own numbers. `cell` and `sequence` are of an LSTM, as functions of its step and of its
-loop over time; `attention`, `layers` and `wiring` are of any network, as functions of PyTorch that
-do something else (`calls`), and `functions` is all of these; `update` are of optimizers, `arrays`
-of parameters and of any array. Those that do not fit the sizes at hand raise `ValueError`.
-Adding a mistake is adding a row to a table.
+A mistake consists of words and the reference with that mistake; it is named only if it reproduces
+the candidate's numbers. `cell` and `sequence` are mistakes in an LSTM, changes of its step and of
+its loop over time. `attention`, `layers` and `wiring` are mistakes in any network, changes of calls
+of PyTorch's functions (`calls`); `functions` combines these three. `update` are mistakes in
+optimizers, `arrays` in parameters and in any array. A mistake that does not apply to arrays of some
+size raises `ValueError`. To add a mistake, add a row to a table.
 """

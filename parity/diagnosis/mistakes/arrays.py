@@ -1,4 +1,4 @@
-"""Mistakes that show in any array, whatever computes it: a factor, an axis, an order."""
+"""Mistakes that any array can show, whatever computes it: a factor, an axis, an order."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations
@@ -66,4 +66,4 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...
         truth + np.mean(given - truth),
     ),
 )
-"""(truth, given) → words, and the array that given would then be."""
+"""(truth, given) → words, and what `given` would be with that mistake."""

@@ -1,4 +1,4 @@
-"""Mistakes in the weights of an attention, and in matrix products."""
+"""Mistakes in attention weights and in matrix products."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ def _on_softmax(change: Callable[[Calls, Tensor, int], Tensor]) -> Calls:
 
 
 def _masked(scores: Tensor, axis: int, later: bool) -> Tensor:
-    """Scores without what is on the diagonal, or after it."""
+    """The scores with those on the diagonal, or after it, masked."""
     if axis != scores.ndim - 1 or scores.ndim < 2 or scores.shape[-1] != scores.shape[-2]:
         raise ValueError("the scores are not those of a sequence with itself")
     ones = torch.ones_like(scores, dtype=torch.bool)
@@ -47,7 +47,7 @@ def _low_softmax(bits: int, state: Calls, scores: Tensor, axis: int) -> Tensor:
 
 
 def _over_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
-    """Over steps that are zeros, too: of a query that is padding, every score is 0."""
+    """A softmax over the padding too, up to `longest` steps, where every score is 0."""
     length = scores.shape[axis]
     if length >= longest:
         return scores.softmax(axis)
@@ -56,12 +56,12 @@ def _over_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
 
 
 def _by_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
-    """Of a query that is zeros, where a sequence is shorter than the batch."""
+    """The weights of a query in the padding, whose scores are all 0, if the sequence is padded."""
     return (scores if scores.shape[axis] >= longest else 0 * scores).softmax(axis)
 
 
 def of_softmax(longest: int = 0) -> Mistakes:
-    """What can be wrong about the weights of an attention, in a batch of so many time steps."""
+    """What can be wrong in attention weights; `longest` is the batch's number of time steps."""
     for words, factor in (
         ("scores are divided by √d, d the features of the product", lambda d: d**-0.5),
         ("scores are divided by √d, d half of those features", lambda d: (d / 2) ** -0.5),
@@ -108,7 +108,7 @@ def of_softmax(longest: int = 0) -> Mistakes:
 
 
 def of_products(model: torch.nn.Module) -> Mistakes:
-    """What can be wrong about matrix products; `model` for the layers that it never calls."""
+    """What can be wrong in matrix products; `model` has the layers that may be applied to the keys."""
 
     def changed(
         weighing: bool | None, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -1,6 +1,6 @@
-"""Functions of PyTorch that do something else than they should, while a mistake is in force.
+"""Changed calls of PyTorch functions, while a mistake is in force.
 
-Calls of them in the reference are changed, whether by `torch.nn` layers or by the code between.
+Calls in the reference are changed whether a `torch.nn` layer or the code between layers makes them.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +19,13 @@ class Calls(TorchFunctionMode):
     """Changes the calls of some functions.
 
     Args:
-        names: of the functions.
+        names: the names of the functions.
         change: (state, function, args, kwargs) → what the call returns.
-        others: for what `state` knows: the features of the last matrix product, and whether a
-            softmax has been taken since.
+
+    Attributes:
+        features: the number of features of the last matrix product.
+        weighing: whether a softmax has been computed since that product.
+        watching: whether calls are being changed.
     """
 
     def __init__(self, names: tuple[str, ...], change: Callable[..., Any]) -> None:
@@ -74,7 +77,7 @@ class Calls(TorchFunctionMode):
 
 @contextmanager
 def _watching(calls: Calls) -> Iterator[None]:
-    """Calls are changed again, within a function of torch that is not itself changed."""
+    """Also change the calls within a torch function that is not itself changed."""
     TorchFunctionMode.__enter__(calls)
     calls.watching = True
     try:
@@ -85,4 +88,4 @@ def _watching(calls: Calls) -> Iterator[None]:
 
 
 Mistakes = Iterator[tuple[str, Calls]]
-"""Words, and the calls changed so."""
+"""Pairs of words and changed calls."""

@@ -1,4 +1,4 @@
-"""Mistakes within one step: weights in other places, equations that are not quite the LSTM's."""
+"""Mistakes within one step: misplaced weights, and equations that differ from the LSTM's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -101,7 +101,7 @@ def equations(
     update: Callable[..., Tensor] = lambda i, f, g, c: f * c + i * g,
     shown: Callable[[Tensor, Tensor], Tensor] = lambda new, old: new,
 ) -> dict[str, Tensor]:
-    """The cell's equations with places to go wrong in; `detach` names gates without gradient."""
+    """The cell's equations, with arguments for mistakes; `detach` names gates without gradient."""
     z = linear(x, weights.weight_ih, weights.bias_ih)
     z = z + linear(hidden, weights.weight_hh, weights.bias_hh)
     i, f, g, o = z.chunk(4, dim=-1)
@@ -119,7 +119,7 @@ def _same(z: Tensor) -> Tensor:
 
 
 def _identity_slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function's value, and the derivative of the identity."""
+    """The function with its value, but with the derivative of the identity."""
     return lambda z: z + (function(z) - z).detach()
 
 
@@ -149,7 +149,7 @@ def _precisions(words: str, bits: int) -> Iterator[tuple[str, str, StepOf]]:
 
 _INPUT, _FORGET, _CELL, _OUTPUT = (f"{gate}_gate" for gate in GATES)
 
-# What is wrong, the first part of the step that it concerns ("" for all of it), and the step so.
+# What is wrong, the first part of the step that is affected ("" for all), the step with it.
 EQUATIONS: tuple[tuple[str, str, StepOf], ...] = (
     ("the tanh on the new cell state is missing", "hidden", partial(equations, squash=_same)),
     ("the gates' sigmoid is the hard one, clip(z/6 + 1/2)", _INPUT,

@@ -1,4 +1,4 @@
-"""Mistakes of any network, as functions of PyTorch that do something else than they should."""
+"""Mistakes of any network, as changed calls of PyTorch functions."""
 
 import torch
 
@@ -9,7 +9,7 @@ from parity.diagnosis.mistakes.wiring import of_activations, of_wiring
 
 
 def of_stage(model: torch.nn.Module, longest: int = 0) -> Mistakes:
-    """Every mistake of this module; `longest` is the batch's number of time steps."""
+    """All mistakes of any network; `longest` is the batch's number of time steps."""
     yield from of_softmax(longest)
     yield from of_products(model)
     yield from of_layers()

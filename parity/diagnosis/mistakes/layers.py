@@ -104,7 +104,7 @@ def of_layers() -> Mistakes:
 
 
 def _copied(given: dict[str, Any]) -> dict[str, Any]:
-    """With statistics that may be changed in place."""
+    """The arguments, with copies of the statistics, which may be changed in place."""
     return {**given, **{n: given[n].clone() for n in ("running_mean", "running_var")}}
 
 

@@ -1,4 +1,4 @@
-"""Lower precisions, as roundings of the reference's numbers."""
+"""Lower precision, imitated by rounding the reference's numbers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SIGNIFICANT_BITS = {"bfloat16": 8, "TF32, or float16": 11, "float32": 24}
 
 
 def rounded(values: Tensor, bits: int) -> Tensor:
-    """Rounded to so many significant bits, to nearest even; its derivative is the identity's."""
+    """Rounded to `bits` significant bits, ties to even; the derivative is the identity's."""
     return values + (_rounded(values.detach(), bits) - values.detach())
 
 
@@ -31,5 +31,5 @@ class _RoundedGradient(torch.autograd.Function):
 
 
 def with_rounded_gradient(values: Tensor, bits: int) -> Tensor:
-    """The same, but that what flows back is rounded."""
+    """The unchanged values, whose gradient is rounded."""
     return _RoundedGradient.apply(values, bits)

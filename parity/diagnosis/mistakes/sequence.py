@@ -1,4 +1,4 @@
-"""Mistakes in the loop over time: its order, its state, its padding, and how directions meet."""
+"""Mistakes in the loop over time: its order, state, padding, and how directions are joined."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

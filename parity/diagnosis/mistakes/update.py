@@ -1,6 +1,6 @@
 """Mistakes of optimizers: other defaults, and other formulas under the same name.
 
-Each is the reference's own optimizer with the mistake in it, to be run on the same gradients.
+Each is the reference's optimizer with the mistake, run on the same gradients.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class _Adam(torch.optim.Optimizer):
-    """Adam as the paper has it (Kingma and Ba 2015, algorithm 1), with places to go wrong in."""
+    """Adam (Kingma and Ba 2015, algorithm 1), with a parameter for each mistake."""
 
     def __init__(self, groups: Any, *, root: bool = False, corrected: bool = True, first: int = 1):
         super().__init__(groups, {})
@@ -84,7 +84,7 @@ def _multiply(slopes: Sequence[torch.Tensor], factor: float) -> None:
 
 
 def of_update(optimizer: Make) -> Iterator[tuple[str, Make]]:
-    """(words, the optimizer with that mistake); `ValueError` where it has no such option."""
+    """(words, the optimizer with the mistake), which raises `ValueError` without such an option."""
     for words, options in OPTIONS.items():
         yield words, _with(optimizer, partial(_given, options))
     for factor in (0.1, 0.5, 2.0, 10.0):

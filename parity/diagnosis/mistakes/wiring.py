@@ -9,11 +9,11 @@ from torch import Tensor
 from parity.diagnosis.mistakes.calls import Calls, Mistakes
 
 ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "softplus", "mish")
-"""Names of functions that one takes for another."""
+"""Names of functions that are easily mistaken for one another."""
 
 
 def of_activations() -> Mistakes:
-    """What can be wrong about elementwise functions."""
+    """What can be wrong in elementwise functions."""
     functional = torch.nn.functional
     for wrong in ("gelu (exact)", "gelu (by tanh, JAX's default)", *ACTIVATIONS):
         kind, _, how = wrong.partition(" (")
