@@ -1,4 +1,4 @@
-"""What a report says about where it was made, and the precision that it was made with."""
+"""The environment in which a report is made, and the precision that is set for it."""
 
 import os
 import platform
@@ -16,11 +16,11 @@ MATMUL_PRECISION = "highest"
 
 @contextmanager
 def pinned_precision() -> Iterator[None]:
-    """Matrix products in the dtype they are written in, in both frameworks; restored at the end.
+    """Compute matrix products in the arrays' dtype in both frameworks; restored at the end.
 
     By default JAX may use TF32 on GPUs and bfloat16 on TPUs, and torch's cuDNN uses TF32. torch
-    runs in one thread: several wait for each other by spinning, which on a busy machine takes ten
-    times as long as the small operations that they share.
+    runs in one thread: several threads wait for each other by spinning, which on a busy machine
+    takes ten times as long as the small operations themselves.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Both sides run and compared: the truth, the plain and nudged references, and the candidate."""
+"""Run both sides and compare: the truth, the plain and nudged references, and the candidate."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Run = Callable[[Side, str], Mapping[str, Value]]
 
 @dataclass(frozen=True)
 class Judged:
-    """What both sides computed, and the comparison: a row for every name."""
+    """What both sides computed, and the comparison, a row for every name."""
 
     truth: Mapping[str, Value]
     candidate: Mapping[str, Value]
@@ -35,9 +35,9 @@ def judge_run(
 
     Args:
         pair: both sides.
-        run: what is run.
-        dtype: what the candidate is run in.
-        truth: what the run of the reference in float64 gave, where that is known already.
+        run: the function to run.
+        dtype: the dtype that the candidate is run in.
+        truth: the result of the reference in float64, if it is already computed.
         **place: the rows' case, check and step.
     """
     truth = run(pair.reference, TRUTH) if truth is None else truth
@@ -45,7 +45,7 @@ def judge_run(
     place["dtype"] = dtype
     try:
         candidate = run(pair.candidate, dtype)
-    except Exception as error:  # whatever the candidate's code raises is what is wrong with it
+    except Exception as error:  # any error that the candidate raises is its failure
         return Judged(truth, {}, (raised(error, **place),))
     rows: tuple[Row, ...] = ()
     for sides, rechecked in nudging.rounds(pair.reference, dtype):
@@ -60,7 +60,7 @@ def judge_run(
 
 
 def raised(error: Exception, **place: Any) -> Row:
-    """The row for what the candidate raised, named after the stage that it was raised in."""
+    """The row for an error that the candidate raised, named after the stage that raised it."""
     stage = getattr(error, "parity_stage", "the candidate")
     words = (str(error) or "without a message").splitlines()[0]
     note = f"the candidate raises {type(error).__name__}: {words}"

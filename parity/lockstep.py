@@ -14,7 +14,7 @@ from parity.tolerances import TRUTH
 
 
 class CandidateError(Exception):
-    """What the candidate's code raised while it trained."""
+    """An error that the candidate's code raised during training."""
 
     def __init__(self, raised: Exception) -> None:
         super().__init__(str(raised))
@@ -31,7 +31,7 @@ class Losses(NamedTuple):
 def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
 ) -> tuple[list[Row], Losses]:
-    """Both sides trained from the same start over the same batches, compared after every step."""
+    """Train both sides from the same start over the same batches; compare after every step."""
     nudged: list[Side] = []
     rows: list[Row] = []
     losses = Losses([], [])
@@ -69,7 +69,7 @@ def _train(
 
 
 def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
-    """The candidate's steps; what they raise is told apart from what the harness raises."""
+    """The candidate's steps; an error in them is raised as a `CandidateError`."""
     try:
         yield from steps
     except Exception as error:
@@ -85,7 +85,7 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
 def update(
     port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
 ) -> list[Row]:
-    """Both sides' optimizers alone: from the reference's parameters, on the same gradients."""
+    """Compare the optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate = port.reference, port.candidate
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
@@ -106,10 +106,10 @@ def compare_steps(
     unused: set[str],
     place: Mapping[str, Any],
 ) -> list[Row]:
-    """A row per quantity: its first failing step, or else the determined one nearest its bound.
+    """A row per quantity: its first failing step, else the determined step nearest to its bound.
 
-    An error made in one step stays in the state, so the reference's spread only grows from step to
-    step.
+    An error made in one step stays in the state, so the reference's spread can only grow with the
+    steps.
     """
     rows: dict[str, Row] = {}
     lost: dict[str, Row] = {}
@@ -132,7 +132,7 @@ def compare_steps(
 
 
 def _worse(row: Row, than: Row) -> bool:
-    """Whether a row says more: it fails, or else is determined, or else nearer to its bound."""
+    """Whether `row` goes before `than`: failing first, then determined, then nearest its bound."""
     return (not row.passed, row.determined, row.tightness) > (
         False,
         than.determined,
@@ -141,16 +141,16 @@ def _worse(row: Row, than: Row) -> bool:
 
 
 def _with_note(row: Row, lost: Row | None) -> Row:
-    """The row, with the step from which the reference no longer knows the array."""
+    """The row, with a note of the step from which on the array is undetermined."""
     if lost is None or not row.passed or not row.determined:
         return row
     return replace(row, note=f"from step {lost.step} on {lost.note}")
 
 
 def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str, Any]) -> Row:
-    """A parameter that the forward pass never uses must stay what it was, on both sides."""
+    """The row of a parameter that the forward pass never uses: neither side may change it."""
     sides = {"the candidate": candidate, "the reference": reference}
-    start = None if start is None else start.astype(place["dtype"])  # which is no narrower
+    start = None if start is None else start.astype(place["dtype"])  # a dtype that is not narrower
     rows = [
         identical(start, held, note=f"the reference never trains it, yet {side} moved it", **place)
         for side, held in sides.items()
@@ -166,7 +166,7 @@ def judged(
     place: dict[str, Any],
     elements: bool = True,
 ) -> Row:
-    """One name of each mapping against the others; a name that one side lacks fails."""
+    """The row that compares one name across the mappings; a name missing on one side fails."""
     name = place["name"]
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
@@ -177,5 +177,5 @@ def judged(
 
 
 def names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:
-    """All names, in the reference's order, then what the candidate has besides."""
+    """All names in the reference's order, then those that only the candidate has."""
     return list(dict.fromkeys([*reference, *candidate]))

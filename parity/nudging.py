@@ -1,11 +1,10 @@
-"""A side moved by rounding: what its arithmetic is worth, seen by running it again.
+"""Nudged sides: how accurate a side's arithmetic is, measured by running it on moved values.
 
-A nudged side computes what the side does, with everything that it is given (parameters, inputs,
-gradients) moved by at most one ULP of itself, and every value of an elementary function that torch
-computes on the way: σ, tanh, softmax and the like are the operations that IEEE 754 leaves to the
-libraries, and no two libraries round them alike. Sums and products stay as they are: their rounding
-is the dtype's. Repeating a run with random roundings to see how many digits it has is Monte Carlo
-arithmetic (Parker, 1997).
+A nudged side computes what the side does, but all its parameters, inputs and gradients are moved by
+at most one ULP of themselves, and so is every value of an elementary function that torch computes:
+IEEE 754 leaves σ, tanh, softmax and the like to the libraries, and no two libraries round them
+alike. Sums and products are not moved: the dtype determines their rounding. To repeat a run with
+random rounding, to see how many of its digits are right, is Monte Carlo arithmetic (Parker, 1997).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,18 +30,18 @@ ELEMENTARY = frozenset(
         "atanh", "native_layer_norm", "native_batch_norm", "native_group_norm",
     )
 )  # fmt: skip
-"""Names of torch's operators, without what marks a variant: _softmax, sigmoid_, gelu_backward."""
+"""Names of torch's operators, without the marks of variants (_softmax, sigmoid_, gelu_backward)."""
 
 
 def runs(side: Side, dtype: str) -> list[Side]:
-    """The side itself, and as many nudged ones as the dtype's row of the table asks for."""
+    """The side itself, and as many nudged sides as `TOLERANCES` has for the dtype."""
     return [side, *nudged_sides(side, range(TOLERANCES[dtype].nudges))]
 
 
 class Round(NamedTuple):
-    """Nudged sides, and up to how many times its bound what fails by them is tried by further ones.
+    """Nudged sides, and the largest distance over bound at which a failure goes to the next round.
 
-    Each widens the bound, so that what passes a round would pass all that follow.
+    Each round can only widen the bound, so what passes one round would pass all later ones.
     """
 
     sides: list[Side]
@@ -50,7 +49,7 @@ class Round(NamedTuple):
 
 
 def rounds(side: Side, dtype: str) -> list[Round]:
-    """A few with data alone moved, which are quick; some with functions moved too; many."""
+    """A few quick sides, with only data moved; then some with functions moved too; then many."""
     nudges = TOLERANCES[dtype].nudges
     quick: list[Side] = [Nudged(side, i, functions=False) for i in range(DATA_NUDGES)]
     return [
@@ -66,11 +65,11 @@ def nudged_sides(side: Side, seeds: Iterable[int]) -> list[Side]:
 
 
 class Nudged(Side):
-    """A side with data and elementary functions moved; its optimizers' step lengths too.
+    """A side with its data, elementary functions and optimizers' step lengths moved.
 
     Args:
-        side: what is moved.
-        seed: of the moves.
+        side: the side to move.
+        seed: the seed of the moves.
         functions: whether elementary functions are moved. Each operation then goes through Python.
     """
 
@@ -129,7 +128,7 @@ class Nudged(Side):
 
 
 class Moved(Sequence[Any]):
-    """The arrays of every step, moved when they are asked for: one step's at a time in memory."""
+    """The arrays of every step, moved when accessed, so that memory holds one step at a time."""
 
     def __init__(self, data: Sequence[Gradients], dtype: str, seed: int) -> None:
         self.data, self.dtype, self.seed = data, dtype, seed
@@ -142,7 +141,7 @@ class Moved(Sequence[Any]):
 
 
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
-    """Every floating element times 1 − ε or 1 + ε at random, in the dtype; zeros stay."""
+    """Every floating element times 1 − ε or 1 + ε at random, in the dtype; zeros stay zero."""
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
     moved: dict[str, Any] = {**arrays, **cast(held, dtype)}
@@ -158,7 +157,7 @@ def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
 
 @contextmanager
 def flushed(seed: int) -> Iterator[None]:
-    """While it lasts, for odd seeds, numbers below the smallest normal one are zero, as in XLA."""
+    """For odd seeds, treat numbers below the smallest normal one as zero, as XLA does."""
     torch.set_flush_denormal(seed % 2 == 1)
     try:
         yield
@@ -168,10 +167,11 @@ def flushed(seed: int) -> Iterator[None]:
 
 @contextmanager
 def moved_functions(dtype: str, seed: int) -> Iterator[None]:
-    """While it lasts, torch's elementary functions are off by one ULP of their value; `flushed`.
+    """Move the values of torch's elementary functions by one ULP; flush as `flushed` does.
 
-    In float32 oneDNN's LSTM, one operator on CPUs, is taken apart: its pieces round as it does. In
-    bfloat16 it stays, since its pieces would round every gate to 8 bits, which it does not.
+    On CPUs an LSTM is one operator of oneDNN. In float32 it is replaced by its single operations,
+    which round as it does. In bfloat16 it is kept, since single operations would round every gate
+    to 8 bits and the operator does not.
     """
     (enabled, *_) = torch.backends.mkldnn.set_flags(None if dtype == "bfloat16" else False)
     try:
@@ -190,7 +190,7 @@ def _elementary(func: Any) -> bool:
 class _Moving:
     """What `_ElementaryFunctions` does with every operation.
 
-    A class of its own because torch wraps the method of a direct subclass of its mode in
+    This is a separate class because torch wraps the method of a direct subclass of its mode in
     `torch._dynamo.disable`, which takes longer than a small operation.
     """
 
@@ -216,7 +216,7 @@ class _Moving:
 
 
 class _ElementaryFunctions(_Moving, TorchDispatchMode):
-    """Below autograd, so that derivatives see the moved values too."""
+    """Moves values below autograd, so that derivatives see the moved values too."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ _POOL = 2**16
 
 @cache
 def _factors(dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """1 − ε or 1 + ε at random, `_POOL` of them twice over: enough for a slice from anywhere."""
+    """`_POOL` random factors 1 − ε or 1 + ε, repeated once, so that a slice can begin anywhere."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.int8) * 2 - 1
     return (signs.to(dtype) * torch.finfo(dtype).eps + 1).repeat(2)

@@ -1,4 +1,4 @@
-"""The outcome of a check: rows in order of computation, and what they add up to."""
+"""The outcome of a check: rows in order of computation, and the verdict on them."""
 
 import json
 import math
@@ -17,26 +17,26 @@ class Row:
     """One named array of the candidate against the truth (the reference in float64).
 
     Attributes:
-        case: which inputs and sizes; `what: which` sums up with the others of the same `what`.
-        check: "parameters", "inputs", "first wrong stage, …" (of a failed check, what explains it),
+        case: the inputs and sizes; cases `what: which` of the same `what` are summarized together.
+        check: "parameters", "inputs", "first wrong stage, …" (which explains a failed check),
             "local" (every stage computed from the reference's values),
             "forward", "gradients" or "training, <optimizer>".
-        dtype: what both sides computed in.
+        dtype: the dtype that both sides computed in.
         name: the stage, parameter or moment.
         passed: whether the distance is within the bound, and everything finite.
         distance: max |candidate − truth| over the elements, in the array's own unit.
         reference_distance: the same for the reference itself in that dtype.
-        spread: the largest reference_distance of its plain and its nudged runs
-            (`parity.nudging`), which the bound is made from (`parity.tolerances`).
+        spread: the largest reference_distance of the plain and the nudged runs
+            (`parity.nudging`), from which the bound is computed (`parity.tolerances`).
         bound: the largest distance that passes.
-        scale: max |truth|, or what stands for it where the truth is cancellation alone.
+        scale: max |truth|, or a substitute for it if the truth is nothing but cancellation.
         epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0
-            where equality to the last bit is asked.
+            if the arrays must be equal to the last bit.
         step: in training, the first step that fails, or the one nearest to its bound; from 1.
         where: the index of the worst element.
         note: for a failure, what is wrong, in words; else why an array is undetermined.
-        determined: whether the reference itself knows the array (`parity.tolerances`). Where not,
-            a row that has not failed is "undetermined", which is neither.
+        determined: whether more than rounding determines the array (`parity.tolerances`). If not,
+            a row that has not failed is "undetermined", neither passed nor failed.
     """
 
     case: str
@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one run of parity found.
+    """The results of one run of parity.
 
     Attributes:
         rows: one per compared array, in order of computation.
@@ -95,17 +95,17 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True when there are rows, none failed, and every check has determined ones."""
+        """Whether there are rows, none failed, and every check has determined rows."""
         return bool(self.rows) and all(row.passed for row in self.rows) and not self.unproven
 
     @property
     def undetermined(self) -> tuple[Row, ...]:
-        """The rows of arrays that the reference itself does not know, and that have not failed."""
+        """The rows of undetermined arrays that have not failed."""
         return tuple(row for row in self.rows if row.verdict == "undetermined")
 
     @property
     def unproven(self) -> tuple[tuple[str, str, str], ...]:
-        """The checks (case, check, dtype) that say nothing: every row of them is undetermined."""
+        """The checks (case, check, dtype) that prove nothing: all their rows are undetermined."""
         groups: dict[tuple[str, str, str], bool] = {}
         for row in self.rows:
             groups[row.group] = groups.get(row.group, False) or row.verdict != "undetermined"
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def first_divergence(self) -> Row | None:
-        """The failing row that is computed first; in training, the earliest step goes first."""
+        """The failing row that is computed first; in training, the one of the earliest step."""
         return first_failing(self.rows)
 
     def assert_passed(self) -> None:
@@ -123,7 +123,7 @@ class Report:
 
     @classmethod
     def joined(cls, reports: Iterable["Report"]) -> "Report":
-        """Several reports as one, the rows in the order given."""
+        """Several reports as one, with their rows in this order."""
         reports = list(reports)
         environment: dict[str, Any] = {}
         figures: dict[str, list[Mapping[str, Any]]] = {}
@@ -169,7 +169,7 @@ class Report:
         return cls(rows, content["environment"], content["figures"])
 
     def write(self, directory: str | Path) -> None:
-        """Write report.json, .md and .html into the directory, which is made if need be."""
+        """Write report.json, .md and .html into the directory; create it if it is missing."""
         from parity.render import html, text
 
         directory = Path(directory)
@@ -200,7 +200,7 @@ def _row_to_json(row: Row) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same, but that numbers which JSON cannot write are strings."""
+    """The value, with numbers that JSON cannot write as strings."""
     if isinstance(value, Mapping):
         return {name: _finite(held) for name, held in value.items()}
     if isinstance(value, list | tuple):

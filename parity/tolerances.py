@@ -1,4 +1,4 @@
-"""How far apart is too far: the one rule that decides, its constants, and their reasons.
+"""How far apart is too far: the rule that decides, its constants, and their reasons.
 
 The truth is the reference in float64. A candidate's distance from it, max |candidate − truth|
 over all elements of an array, is allowed
@@ -6,37 +6,37 @@ over all elements of an array, is allowed
     distance ≤ k · own distance + floor · unit,      unit = max(ε · scale, smallest normal number)
 
 with scale = max |truth| and ε the dtype's machine epsilon: a unit is one ULP of the array's scale.
-Beyond that the candidate has failed.
+A candidate beyond that has failed.
 
-**Own distance** is what the reference's arithmetic itself is worth: the largest distance from the
-truth among its run in that dtype and a few nudged ones (`parity.nudging`), in which everything
-given and every value of σ, tanh and their like is moved by one ULP of itself. Data stored in a
-dtype is uncertain by that much, and so are functions that every library rounds in its own way, so
-no program can be held to more (backward error: Higham, Accuracy and Stability of Numerical
+**Own distance** measures how accurate the reference's arithmetic is: the largest distance from the
+truth among its run in that dtype and a few nudged runs (`parity.nudging`), in which all data and
+every value of σ, tanh and the like are moved by one ULP of themselves. Data stored in a dtype is
+uncertain by that much, and so are functions that every library rounds in its own way, so no program
+can be held to a tighter bound (backward error: Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., section 1.5). The nudged runs carry the problem's conditioning into the bound —
 cancellation in a small output, saturated gates and softmaxes, Adam's division by a root near zero,
-long training — and they make it steady: one run alone may be right by luck, and a lucky reference
-would accuse everyone. For the same reason nobody is accused by a few runs. They are made in rounds
-(`parity.nudging.rounds`), and the bound comes from all that were made: first `DATA_NUDGES` quick
-ones, whose bound is the tightest; if anything fails by it, those that the dtype's row asks for; and
-where an array would fail by less than `RECHECKED` times its bound then, `MORE_NUDGES` more.
+long training. They also make the bound steady: a single run may be exact by luck, and a bound from
+it would fail right candidates. For the same reason a few runs are not enough to fail a candidate.
+Runs are made in rounds (`parity.nudging.rounds`), and the bound comes from all runs so far: first
+`DATA_NUDGES` quick ones, whose bound is the tightest; if anything fails, as many as the dtype's row
+asks for; and if any array then fails by less than `RECHECKED` times its bound, `MORE_NUDGES` more.
 
-**Undetermined.** Where k · own distance is above ceiling · scale, only rounding determines the
-array: chaotic training, saturated gates, a gradient that is zero but for cancellation. The
-reference does not know it, whatever the candidate is, so a candidate within the bound is neither
-right nor wrong there. The row says so with the reason, and is counted; a check none of whose arrays
-is determined does not pass. What is beyond the bound has failed there as anywhere. And the elements
-of such an array that the reference does know, by the same rule with `ONE_ELEMENT` · k in k's place,
-must be right, one by one, before training. So nothing hides in an array that is uncertain in parts:
-the first steps of a chaotic sequence, the finite elements beside a NaN.
+**Undetermined.** If k · own distance is above ceiling · scale, only rounding determines the array:
+chaotic training, saturated gates, a gradient that is zero but for cancellation. The
+reference does not determine it, so a candidate within the bound is neither right nor wrong there. The row says so, with
+the reason, and is counted; a check that has no determined array does not pass. An undetermined
+array beyond the bound has failed, like any other. Outside training, the elements of such an array
+that are determined, by the same rule with `ONE_ELEMENT` · k instead of k, must each be right. So no
+error is hidden by an array that is uncertain only in parts: the first steps of a chaotic sequence,
+the finite elements beside a NaN.
 
-**Numbers below the smallest normal one** are kept by some programs (PyTorch) and taken for zero by
-others (XLA). Every other nudged run takes them for zero, which puts what depends on them into the
-own distance; the unit is never smaller for what the array itself holds.
+**Numbers below the smallest normal one** are kept by some programs (PyTorch) and replaced by zero
+in others (XLA). Every other nudged run replaces them by zero, so that the effect is part of the own
+distance; the unit is never less than the smallest normal number.
 
-**Whole numbers and truth values** are equal, or wrong, where all runs of the reference agree.
+**Integers and booleans** must be equal wherever all runs of the reference agree.
 
-Both sides sum the same products in another order, so that k need not be large; it stays below
+The two sides sum the same products in different orders, so that k need not be large; it stays below
 the 2¹² ULP or more by which lowered precision (TF32, bfloat16) or wrong semantics move a float32.
 """
 
@@ -47,7 +47,7 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Tolerance:
-    """One row: see the module's text for the rule. `trains`: whether training is judged in it."""
+    """One row; the module's docstring has the rule. `trains`: whether training is judged in it."""
 
     k: float
     floor: float
@@ -91,31 +91,31 @@ TOLERANCES = {
 }
 
 ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
-"""By how many ULP the step's length may be rounded in Adam, by which the nudged runs move it. Adam
+"""By how many ULP Adam may round the length of its step; nudged runs move it by as much. Adam
 divides its second moment by 1 − 0.999^t. torch computes that in Python's floats, optax in the
 dtype, where storing 0.999 alone costs up to ε/4 and the difference thus ε/4 / (1 − 0.999); the
 square root halves it."""
 
 DATA_NUDGES = 2
-"""Quick runs, with data moved and functions left alone, that come before the others. What is within
-their bound has passed; whatever is not is judged by the others. One of them flushes to zero."""
+"""The number of quick first runs, which move data but not functions. An array within their bound
+has passed; one beyond it is judged again with further runs. One of them flushes to zero."""
 
 MORE_NUDGES = 16
 RECHECKED = 1e4
-"""Computed, for normal noise: the largest of 4 nudged runs is less than 1/16 of what the next run
-would show in 1 of 50,000 numbers, the largest of 20 in fewer than 1 of 10¹⁵. Where a sign is only
-rounding, and Adam takes a whole step by it, 4 runs agree in 1 case of 16, 20 in 1 of a million."""
+"""Computed for normal noise: the largest of 4 nudged runs is less than 1/16 of the next run in 1 of
+50,000 numbers, the largest of 20 in fewer than 1 of 10¹⁵. Where only rounding determines a sign,
+and Adam takes a whole step by it, 4 runs agree in 1 case of 16, 20 runs in 1 of a million."""
 
 ONE_ELEMENT = 64.0
-"""Elements of an undetermined array are many, and each has but one number a run: of 4 the largest
-is less than 1/1024 of the next in 1 of 10¹²."""
+"""An undetermined array has many elements, and a run gives only one number for each: the largest of
+4 is less than 1/1024 of the next in 1 of 10¹²."""
 
 REQUIRED_ACCURACY = 0.95
-"""Of the reference on the digits' test images: an untrained one would prove nothing."""
+"""The reference's accuracy on the digits' test images: an untrained one would prove nothing."""
 
 TRUTH = "float64"
 DTYPES = ("float64", "float32")
-"""What is computed in unless something else is asked for."""
+"""The dtypes of a check by default."""
 
 
 def epsilon(dtype: str) -> float:
@@ -135,6 +135,6 @@ def bound(dtype: str, own: float, scale: float) -> float:
 
 
 def determined(dtype: str, own: float, scale: float) -> bool:
-    """Whether the reference itself knows the array: its own runs agree well enough."""
+    """Whether the array is determined: the reference's runs agree closely enough."""
     row = TOLERANCES[dtype]
     return row.k * own <= max(row.ceiling * scale, row.floor * smallest(dtype))

@@ -1,1 +1,1 @@
-"""What the command `parity` proves: the published size, digits, a checkpoint."""
+"""The proofs of the command `parity`: the published size, digits, a checkpoint."""

@@ -2,7 +2,7 @@
 
 1,797 images of 8 × 8 pixels (0 to 16) in 10 classes, bundled with scikit-learn:
 https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset. The reference is trained
-in PyTorch and converted; then both sides are trained from one start over the same batches.
+in PyTorch and converted; then both sides are trained from the same start over the same batches.
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ def draw_losses(report: Report, path: Path) -> None:
     """The loss curves of both sides' training in one plot, and their difference below, as a PNG.
 
     Args:
-        report: one with what `prove` has returned.
-        path: of the PNG.
+        report: a report that contains what `prove` returned.
+        path: the path of the PNG.
     """
     (drawn,) = (c for c in report.figures["loss_curves"] if c["case"].startswith(LOCKSTEP))
     theirs, ours = Line("PyTorch", drawn["reference"]), Line("Flax", drawn["candidate"])
@@ -61,7 +61,7 @@ def draw_losses(report: Report, path: Path) -> None:
 
 
 def load() -> tuple[Split, Split]:
-    """The training and the test images: four fifths and one fifth, classes evenly."""
+    """The training and the test images: four fifths and one fifth, with classes in proportion."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)
     parts = train_test_split(
@@ -71,7 +71,7 @@ def load() -> tuple[Split, Split]:
 
 
 def batches(data: Split, epochs: int) -> list[dict[str, np.ndarray]]:
-    """The data in a new random order every epoch, in batches of one size; the rest is left out."""
+    """Batches of equal size, in a new random order every epoch; the remainder is left out."""
     rng = np.random.default_rng(SEED)
     indices = [
         order[start : start + BATCH]
@@ -91,7 +91,7 @@ def new_reference() -> torch_ref.BiLSTMWithAttention:
 def train_reference(
     data: Split, epochs: int, progress: Progress = lambda what: None
 ) -> torch_ref.BiLSTMWithAttention:
-    """The network trained in PyTorch as PyTorch users do it."""
+    """The network, trained by an ordinary PyTorch loop."""
     model = new_reference()
     optimizer = ADAM.torch(model.parameters())
     steps = batches(data, epochs)
@@ -111,9 +111,9 @@ def prove(
     """Train, convert, compare every test image; then train both sides in lockstep.
 
     Args:
-        progress: told what comes next.
-        epochs: for the reference to reach its accuracy.
-        lockstep_epochs: for both sides together, with Adam, compared after every step.
+        progress: called with what comes next.
+        epochs: how long to train the reference until it is accurate.
+        lockstep_epochs: how long to train both sides with Adam, compared after every step.
     """
     training, test = load()
     trained = train_reference(training, epochs, progress)

@@ -1,4 +1,4 @@
-"""What the HTML report draws of our own models, as plain numbers: see docs/report-schema.md.
+"""The numbers that the HTML report draws for this package's models: see docs/report-schema.md.
 
 Errors over layer × direction × time, and the last step's attention, of both sides.
 """
@@ -23,7 +23,7 @@ from parity.tolerances import DTYPES, TRUTH, bound, epsilon
 
 DIRECTIONS = ("forward", "reverse")
 SEQUENCES = 8
-"""As many of a batch's sequences have their attention drawn."""
+"""The number of a batch's sequences whose attention is drawn."""
 
 
 def stage_errors(
@@ -35,7 +35,7 @@ def stage_errors(
         torch_lstm: the reference, batch first.
         flax_lstm: its counterpart.
         x: (batch, time, features).
-        case: how the report calls them.
+        case: their name in the report.
     """
     reference = TorchSide(torch_lstm, _torch_directions)
     candidate = NnxSide(flax_lstm, rows_of(flax_lstm), _flax_directions)
@@ -62,7 +62,7 @@ def attention(
 
 
 def _errors(pair: Pair, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]:
-    """Per place the largest error of every time step, in ULP of the place's scale."""
+    """The largest error of every time step for each place, in ULP of the place's scale."""
     theirs, ours = pair.reference, pair.candidate
     truth = theirs.forward(theirs.parameters, inputs, TRUTH)
     own = [side.forward(side.parameters, inputs, dtype) for side in nudging.runs(theirs, dtype)]
@@ -90,7 +90,7 @@ def _errors(pair: Pair, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
 
 
 def _torch_directions(lstm: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every layer's and direction's outputs: each layer run as an nn.LSTM of its own."""
+    """Every layer's and direction's outputs, with each layer run as a separate nn.LSTM."""
     x = inputs["x"]
     options = {name: getattr(lstm, name) for name in ("bias", "bidirectional", "proj_size")}
     found = {}
@@ -109,7 +109,7 @@ def _torch_directions(lstm: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def _flax_directions(lstm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as the Flax LSTM runs them."""
+    """The same outputs, as the Flax LSTM computes them."""
     found: dict[str, Any] = {}
     real = recurrence.resolve(lstm.implementation)
 
@@ -125,7 +125,7 @@ def _flax_directions(lstm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _WatchSoftmax(TorchFunctionMode):
-    """Keeps what every softmax returns that torch computes under it, however it is called."""
+    """Keeps the result of every softmax that torch computes, however it is called."""
 
     def __init__(self) -> None:
         super().__init__()

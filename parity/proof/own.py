@@ -1,4 +1,4 @@
-"""A user's own port: two functions that make the models, a checkpoint for both, inputs."""
+"""A user's port: two functions that make the models, a checkpoint for both, and inputs."""
 
 import importlib
 import os
@@ -38,22 +38,22 @@ def proof(
     steps: int,
     progress: Progress,
 ) -> Report:
-    """The report on the models that two functions make.
+    """Check the models that two functions make.
 
     Args:
-        checkpoint: what both load; None leaves them as they are made.
-        reference: "package.module:function" that makes the `torch.nn.Module`.
+        checkpoint: the file that both models load; None leaves them as they are made.
+        reference: the "package.module:function" that makes the `torch.nn.Module`.
         candidate: the same for the `nnx.Module`, or for a function of a state dict and the inputs.
         inputs: see INPUT; one or several, as the models take them by position.
         names: see `parity.check`.
         ignore: see `parity.check`.
-        seeds: as many times inputs are drawn where they are: of a standard normal's size, 30 times
-            and a tenth as large.
-        steps: of training, with the first inputs.
-        progress: told what comes next.
+        seeds: how often random inputs are drawn: standard normal ones, then 30 times and a tenth as
+            large.
+        steps: the number of training steps, with the first inputs.
+        progress: called with what comes next.
 
     Raises:
-        ValueError: what was given makes no pair of models, or they do not take the inputs.
+        ValueError: the functions do not make a pair of models, or these do not take the inputs.
         OSError: a file cannot be read.
     """
     always = all(each.endswith(FILES) for each in inputs)
@@ -76,15 +76,15 @@ def proof(
 
 
 def made(option: str, spec: str, *kinds: Any) -> Any:
-    """What the function makes that is named as package.module:function.
+    """The result of the function that `spec` names as package.module:function.
 
     Raises:
-        ValueError: there is no such function, it raises, or makes none of these kinds.
+        ValueError: there is no such function, it raises, or its result is none of these kinds.
     """
     module, _, function = spec.partition(":")
     if not module or not function:
         raise ValueError(f"{option}: expected package.module:function, got {spec!r}")
-    if os.getcwd() not in sys.path:  # as for `python -m`: the user's own code lies there
+    if os.getcwd() not in sys.path:  # as `python -m` does: the user's code is there
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function)()
@@ -108,8 +108,8 @@ def _called(kind: type) -> str:
 def _load(
     path: Path, theirs: torch.nn.Module, ours: Any, names: Mapping[str, str], ignore: Sequence[str]
 ) -> None:
-    """The checkpoint into both models, by the loaders of each framework."""
-    checkpoints.read(path)  # what cannot be read is told in our words
+    """Load the checkpoint into both models, each by its framework's loader."""
+    checkpoints.read(path)  # an unreadable file raises our message
     weights = torch_weights(path)
     try:
         theirs.load_state_dict(weights, strict=True)
@@ -120,7 +120,7 @@ def _load(
 
 
 def _inputs(given: Sequence[str], seed: int) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
-    """The inputs of a seed: by name what a .npz holds, else by position."""
+    """The inputs for a seed: the arrays of a .npz by name, others by position."""
     if len(given) > 1 and any(each.endswith(".npz") for each in given):
         raise ValueError(f"--input: expected one .npz alone, or none, got {list(given)}")
     rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def _file(path: str) -> Any:
 
 
 def _drawn(given: str, rng: np.random.Generator, seed: int) -> np.ndarray:
-    """Numbers of a shape such as "4x11x16", or whole ones below 100 for "4x11:100"."""
+    """Random numbers of a shape such as "4x11x16"; for "4x11:100" integers below 100."""
     found = re.fullmatch(r"(\d+(?:x\d+)*)(?::([1-9]\d*))?", given)
     if not found:
         raise ValueError(f"--input: expected {INPUT}, got {given!r}")

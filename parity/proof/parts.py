@@ -1,4 +1,4 @@
-"""The parts of a long proof, in processes beside each other."""
+"""The parts of a long proof, in parallel processes."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -14,19 +14,19 @@ Part = Callable[[Progress], Report]
 
 
 def silent(what: str) -> None:
-    """The progress that is told to nobody."""
+    """A progress callback that does nothing."""
 
 
 def prove(parts: Sequence[Part], jobs: int, progress: Progress) -> list[Report]:
-    """The report of every part, in their order; what one raises is raised, of several any.
+    """The report of every part, in their order; an error of any part is raised.
 
-    Other processes begin with the first part. This one begins with the last, and takes what no
-    other has begun.
+    Other processes start with the first part. This process starts with the last part, and takes
+    the parts that no other has started.
 
     Args:
-        parts: long ones at both ends, so that nobody is left alone with one.
-        jobs: processes at once; 1 is this one alone.
-        progress: told what this process does.
+        parts: put long parts at both ends, so that none of them starts last.
+        jobs: the number of processes; 1 is this process alone.
+        progress: called with what this process does.
     """
     if jobs == 1:
         return [part(progress) for part in parts]

@@ -1,4 +1,4 @@
-"""What `parity` proves: the published size at several shapes and seeds, digits, a checkpoint."""
+"""The proofs of `parity`: the published size at several shapes and seeds, digits, a checkpoint."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -21,11 +21,11 @@ from parity.sides.side import Arrays, Pair
 
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 128, 64, 1
 LOUDNESS = (1.0, 30.0, 0.1)
-"""How many times a standard normal's the inputs are, seed after seed: large ones shut gates."""
+"""Factors of the standard normal inputs, one after another by seed: large inputs saturate gates."""
 
 
 class Shape(NamedTuple):
-    """Of a batch; a padded one has sequences of all lengths, and rubbish in the padding."""
+    """The shape of a batch; a padded one has sequences of all lengths and garbage as padding."""
 
     batch: int
     time: int
@@ -36,8 +36,8 @@ SHAPES = (
     Shape(4, 12), Shape(1, 12), Shape(4, 1), Shape(1, 1), Shape(5, 9, padded=True), Shape(8, 50),
     Shape(33, 70),
 )  # fmt: skip
-"""Training is checked at the first. The last has a batch and a length from which on the
-implementations go other ways than below: 32 sequences, 64 steps."""
+"""Training is checked at the first. The last one is above 32 sequences and 64 steps, the sizes from
+which on implementations compute differently."""
 DRAWN = Shape(8, 50)
 
 
@@ -49,13 +49,13 @@ def whole(seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
 
 
 def of_checkpoint(path: Path, seeds: int, steps: int, jobs: int, progress: Progress) -> Report:
-    """The checkpoint as both frameworks load it, at several shapes, one random input per seed.
+    """Check the checkpoint as both frameworks load it: several shapes, one random input per seed.
 
     Raises:
         ValueError: the file does not hold a state dict of the network or of an LSTM.
         OSError: it cannot be read.
     """
-    _loaded(path)  # what cannot be read is found out here, before any process is started
+    _loaded(path)  # raises for an unreadable file before any process is started
     each = [partial(_checkpoint, path, shape, seeds, steps) for shape in SHAPES]
     return Report.joined(parts.prove(each, jobs, progress))
 
@@ -101,7 +101,7 @@ def _sides(torch_model: torch.nn.Module, flax_model: Any, shape: Shape, features
 def _at(
     shape: Shape, pairs: Iterable[Pair], steps: int, what: str, features: int, progress: Progress
 ) -> Iterator[Report]:
-    """A shape, with the seeds 0, 1 and so on for each of the pairs."""
+    """Check one shape, with seeds 0, 1 and so on, one for each of the pairs."""
     for seed, sides in enumerate(pairs):
         yield check_pair(
             sides,
@@ -117,7 +117,7 @@ def _at(
 def _drawn(
     torch_model: Any, flax_model: Any, what: str, shape: Shape, features: int, progress: Progress
 ) -> Iterator[Report]:
-    """The figures, as a report without rows, at the shape that they are drawn of."""
+    """A report without rows that has the figures, for the shape that is drawn."""
     if shape != DRAWN:
         return
     progress(f"{what}: figures")
@@ -159,7 +159,7 @@ def _initial(seed: int) -> torch_ref.BiLSTMWithAttention:
 
 
 def _load_reference(path: Path, flax_model: fb.BiLSTMWithAttention | fb.LSTM) -> torch.nn.Module:
-    """The same file in PyTorch."""
+    """The same file as a PyTorch model."""
     weights = torch_weights(path)
     model: torch.nn.Module
     if isinstance(flax_model, fb.LSTM):
@@ -180,7 +180,7 @@ def _load_reference(path: Path, flax_model: fb.BiLSTMWithAttention | fb.LSTM) ->
 
 
 def torch_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The file's state dict, through PyTorch's own loaders, by way of none of our code.
+    """The file's state dict, through PyTorch's loaders and none of this package's code.
 
     Raises:
         ValueError: it holds something else.

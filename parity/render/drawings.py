@@ -24,9 +24,9 @@ class Line:
 
 
 def heat_map(lines: Sequence[Line], *, full: float, unit: str = "") -> Figure:
-    """A row of cells for each line, a column for each time step; the darkest is `full`.
+    """A row of cells for each line, a column for each time step; `full` is the darkest value.
 
-    Negative values have a colour of their own, and so have those above their limit or not finite.
+    Negative values have another colour; so have values that are above their limit or not finite.
     """
     columns = max(len(line.values) for line in lines)
     values = np.full((len(lines), columns), np.nan)
@@ -69,6 +69,6 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(figure: Figure, words: str) -> Markup:
-    """The figure as an image within a page, with words for those who cannot see it."""
+    """The figure as an image within a page, with `words` as its alternative text."""
     data = base64.b64encode(png(figure)).decode("ascii")
     return element("img", src=f"data:image/png;base64,{data}", alt=words)

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no script."""
+"""A report as one self-contained HTML file: no network, no script."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def page(report: Report) -> str:
 
 
 def _verdict(report: Report) -> Markup:
-    """The first thing one reads: whether it passed, and where it first went wrong."""
+    """The head of the page: whether the report passed, and its first divergence."""
     word, _, rest = verdict(report).partition(": ")
     failing = [row for row in report.rows if not row.passed]
     more = len(failing) - SHOWN_FAILURES
@@ -88,13 +88,13 @@ def _summary(rows: Sequence[Row]) -> Markup:
 
 
 def _share(tightness: float) -> Markup:
-    """How much of its bound a distance uses up."""
+    """The share of its bound that a distance takes, as a bar."""
     filled = min(tightness, 1.0) if math.isfinite(tightness) else 1.0
     return element("meter", f"{tightness:.1%}", value=f"{filled:.3f}", high=0.999, max=1)
 
 
 def _rows(rows: Sequence[Row]) -> Markup:
-    """Every row, check by check; what failed is open."""
+    """Every row, check by check; failed checks are expanded."""
     parts = []
     for group, members in groupby(rows, key=lambda row: row.group):
         held = list(members)
@@ -219,7 +219,7 @@ def _table(caption: str, headings: Sequence[str], body: Sequence[Markup]) -> Mar
 
 
 def _table_row(cells: Sequence[str], words: int, class_: str | None = None) -> Markup:
-    """The first cell heads the row; from the number `words` on cells are numbers."""
+    """The first cell is the row's heading; cells from index `words` on are numbers."""
     held = [element("td", cell, class_="number" if i > words else None) for i, cell in
             enumerate(cells[1:], start=1)]  # fmt: skip
     return element("tr", element("th", cells[0], scope="row"), *held, class_=class_)

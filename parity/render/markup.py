@@ -7,13 +7,13 @@ VOID = {"img", "link", "meta"}
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is already markup, and is not escaped again."""
 
 
 def element(name: str, /, *content: str | None, **attributes: object) -> Markup:
-    """`<name attribute="…">content</name>`; text is escaped, None left out.
+    """`<name attribute="…">content</name>`; text is escaped, None is left out.
 
-    In attributes' names an underscore stands for a hyphen, and one at the end for nothing.
+    In names of attributes an underscore becomes a hyphen, and one at the end is dropped.
     """
     own = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
@@ -26,5 +26,5 @@ def element(name: str, /, *content: str | None, **attributes: object) -> Markup:
 
 
 def join(*content: str | None) -> Markup:
-    """One after the other."""
+    """The pieces of content, joined."""
     return Markup("".join(c if isinstance(c, Markup) else escape(c) for c in content if c))

@@ -45,7 +45,7 @@ def print_to(report: Report, console: Console) -> None:
 
 
 def verdict(report: Report) -> str:
-    """One line: what passed, or where it first went wrong."""
+    """One line: what passed, or the first divergence."""
     if report.passed:
         return (
             f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
@@ -93,8 +93,8 @@ def markdown(report: Report) -> str:
 
 
 def sizes_and_seeds(cases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A line for all cases of a kind: fact by fact, every value that occurs."""
-    kinds: dict[str, dict[str, dict[str, None]]] = {}  # a dict of None: a set in order
+    """A line for all cases of a kind: for each fact, every value that occurs."""
+    kinds: dict[str, dict[str, dict[str, None]]] = {}  # the inner dict is an ordered set
     for case, facts in cases.items():
         kind = kinds.setdefault(case.partition(":")[0] or "the inputs", {})
         shapes = facts.get("inputs", {})
@@ -119,7 +119,7 @@ def _is_shape(value: list | tuple) -> bool:
 
 
 def cells(row: Row) -> list[str]:
-    """A row under `COLUMNS`."""
+    """The cells of a row, in the order of `COLUMNS`."""
     return [
         row.name,
         f"{row.verdict} {row.note}".strip(),
@@ -148,12 +148,12 @@ def _summary(rows: Iterable[Row]) -> Table:
         counts = len({row.case for row in members}), len(members)
         verdict = worst.verdict
         cells = (*group, *map(str, counts), *nearest(worst), verdict)
-        table.add_row(*map(Text, cells))  # Text: a name in brackets is no markup
+        table.add_row(*map(Text, cells))  # Text: brackets in a name are not markup
     return table
 
 
 def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list[Row], Row]]:
-    """What, check and dtype; their rows over all cases of a kind; the one nearest to its bound."""
+    """What, check and dtype; their rows over all cases of a kind; the row nearest to its bound."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.case.partition(":")[0], row.check, row.dtype), []).append(row)
@@ -162,8 +162,8 @@ def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list
 
 
 def nearest(row: Row) -> tuple[str, ...]:
-    """A row as name, its distance and the reference's, each also in ULP, and the bound in ULP."""
-    if row.epsilon == 0:  # equality to the last bit: there is no distance to tell
+    """A row's name, its distance and the reference's, each also in ULP, and the bound in ULP."""
+    if row.epsilon == 0:  # equality to the last bit: there is no distance to show
         return "all equal to the last bit" if row.passed else row.name, "", "", "", "", ""
     which = row.case.partition(":")[2].strip()
     step = "" if row.step is None else f"step {row.step}"

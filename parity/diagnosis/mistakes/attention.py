@@ -108,7 +108,7 @@ def of_softmax(longest: int = 0) -> Mistakes:
 
 
 def of_products(model: torch.nn.Module) -> Mistakes:
-    """What can be wrong in matrix products; `model` has the layers that may be applied to the keys."""
+    """What can be wrong in matrix products; `model` has layers that may be applied to keys."""
 
     def changed(
         weighing: bool | None, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
