@@ -22,9 +22,9 @@ Runs are made in rounds (`parity.nudging.rounds`), and the bound comes from all 
 asks for; and if any array then fails by less than `RECHECKED` times its bound, `MORE_NUDGES` more.
 
 **Undetermined.** If k · own distance is above ceiling · scale, only rounding determines the array:
-chaotic training, saturated gates, a gradient that is zero but for cancellation. The
-reference does not determine it, so a candidate within the bound is neither right nor wrong there. The row says so, with
-the reason, and is counted; a check that has no determined array does not pass. An undetermined
+chaotic training, saturated gates, a gradient that is zero but for cancellation. The reference does
+not determine it, so a candidate within the bound is neither right nor wrong there. The row says so,
+with the reason, and is counted; a check that has no determined array does not pass. An undetermined
 array beyond the bound has failed, like any other. Outside training, the elements of such an array
 that are determined, by the same rule with `ONE_ELEMENT` · k instead of k, must each be right. So no
 error is hidden by an array that is uncertain only in parts: the first steps of a chaotic sequence,

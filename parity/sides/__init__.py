@@ -1,1 +1,1 @@
-"""The two programs under comparison, and how they are run, opened and trained."""
+"""The two programs that are compared, and how they are run, intercepted and trained."""

@@ -1,4 +1,4 @@
-"""How a model is called with named inputs."""
+"""How to call a model with named inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 @dataclass(frozen=True)
 class Positional:
-    """Inputs by position, then those that the model takes by keyword; the loss's stay out."""
+    """Passes inputs by position, then those by keyword; leaves out the inputs of the loss."""
 
     positional: tuple[str, ...] = ("x",)
     keywords: tuple[str, ...] = ()
@@ -21,7 +21,7 @@ class Positional:
 
 
 def torch_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """A `torch.nn.LSTM` on x, and h_0, c_0 and lengths where they are given."""
+    """Call a `torch.nn.LSTM` on x and, if there are any, h_0, c_0 and lengths."""
     x, lengths = inputs["x"], inputs.get("lengths")
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
     if lengths is None:
@@ -34,6 +34,6 @@ def torch_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
 
 
 def flax_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """A `flax_bilstm.LSTM` on the same."""
+    """Call a `flax_bilstm.LSTM` on the same inputs."""
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
     return model(inputs["x"], initial_state=state, lengths=inputs.get("lengths"))

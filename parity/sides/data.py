@@ -1,4 +1,4 @@
-"""The inputs of a check: by name, and other batches of their kind to train on."""
+"""The inputs of a check by name, and similar batches for training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from parity.sides.side import Arrays, floating
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
-    """One array as "x", several as "x0", "x1" and so on; our own models' by what they are.
+    """One array as "x", several as "x0", "x1" and so on; inputs of our models by their meaning.
 
     Raises:
-        ValueError: an input of an LSTM is not floating, or is one too many.
+        ValueError: an input of an LSTM is not floating, or there are too many inputs.
     """
     if isinstance(x, Mapping):
         return {name: np.asarray(array) for name, array in x.items()}
@@ -35,7 +35,7 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
 
 
 def target_shape(stages: Arrays) -> tuple[int, ...]:
-    """The shape of the floating outputs in one array."""
+    """The shape of the floating outputs, joined in one array."""
     outputs = [
         array
         for name, array in stages.items()
@@ -45,11 +45,11 @@ def target_shape(stages: Arrays) -> tuple[int, ...]:
 
 
 def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Inputs of the same kind: what occurs, in another order, so that what holds of it still does.
+    """Similar inputs: the same values in another order, so that they stay valid inputs.
 
-    All arrays of a batch's size are put in one new order along their first axis, and floating
-    numbers moved by up to a hundredth of themselves: positive ones stay positive, zeros zeros,
-    sorted lengths are sorted again, what belongs together stays together.
+    All arrays of the batch's size are permuted alike along their first axis, so that what belongs
+    together stays together. Floating numbers are changed by up to a hundredth of themselves:
+    positive ones stay positive, zeros stay zero. Sorted lengths are sorted again.
     """
     sizes = [array.shape[0] for array in inputs.values() if array.ndim]
     size = max(set(sizes), key=sizes.count) if sizes else 0

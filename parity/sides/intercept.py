@@ -1,10 +1,10 @@
-"""Calls of submodules, intercepted: what went in, what came out, and other values put in there.
+"""Intercepts calls of submodules: records their inputs and outputs, and can replace either.
 
-A stage is a submodule's output under its path, `blocks.0.norm`, or what it was called with,
-`blocks.0.norm.input`. When a submodule is called again its name is followed by the number of the
-call, `norm[1]`; arrays in tuples, dicts and dataclasses are named by where they lie, `gru.0`, and
-arguments by keyword by their keyword, `norm.input.mask`. What goes into and comes out of a pair of
-LSTMs has the names and the layout of `parity.sides.recurrent` in both frameworks.
+A stage is a submodule's output, named by its path, `blocks.0.norm`, or its input,
+`blocks.0.norm.input`. If a submodule is called again, the number of the call follows its name,
+`norm[1]`. Arrays in tuples, dicts and dataclasses are named by their place, `gru.0`, and keyword
+arguments by their keyword, `norm.input.mask`. Inputs and outputs of a pair of LSTMs have the names
+and the layout of `parity.sides.recurrent` in both frameworks.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ from parity.sides import trees
 
 Call = Callable[..., Any]
 Handler = Callable[[Call, tuple, dict], Any]
-"""(the call itself, positional arguments, keyword arguments) → what the caller gets."""
+"""(the original call, positional arguments, keyword arguments) → what the caller gets."""
 
 _HANDLERS: dict[int, Handler] = {}
 
 
 class Ports(Protocol):
-    """How to read and to replace the arrays that go into a kind of module and come out of it."""
+    """How to read and replace the input and output arrays of a kind of module."""
 
     def arguments(
         self, name: str, args: tuple, kwargs: dict, change: trees.Change
@@ -37,7 +37,7 @@ class Ports(Protocol):
 
 
 class AnyModule:
-    """Arrays wherever they lie in arguments and results."""
+    """All arrays anywhere in arguments and results."""
 
     def arguments(
         self, name: str, args: tuple, kwargs: dict, change: trees.Change
@@ -56,17 +56,17 @@ class AnyModule:
 
 
 class Taps:
-    """Gathers the stages of one run, in order of computation.
+    """Collects the stages of one run, in order of computation.
 
     Args:
-        substitute: (stage, value) → the value that the run goes on with.
-        chosen: the stages to look at; None for all.
+        substitute: (stage, value) → the value that the run continues with.
+        chosen: the stages to collect; None for all.
         here: whether a call happens in the outermost program: in Flax a submodule may be called
-            inside of a transformation, `jax.vmap` say, whose values do not exist outside of it.
+            inside a transformation such as `jax.vmap`, and its values do not exist outside.
 
     Attributes:
-        own: what the run itself computed, by stage.
-        hidden: paths of the submodules whose calls could not be looked into.
+        own: the values that the run itself computed, by stage.
+        hidden: paths of the submodules whose calls could not be intercepted.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Taps:
         self._calls: Counter[str] = Counter()
 
     def handler(self, path: str, ports: Ports) -> Handler:
-        """What to do about a call of the submodule at this path."""
+        """The handler for calls of the submodule at this path."""
 
         def handle(call: Call, args: tuple, kwargs: dict) -> Any:
             if not self._here():
@@ -98,7 +98,7 @@ class Taps:
         return handle
 
     def keep(self, name: str, value: Any) -> Any:
-        """Notes the value of a stage; what the run goes on with."""
+        """Record the value of a stage; return the value that the run continues with."""
         if self._chosen is not None and name not in self._chosen:
             return value
         self.own[name] = value
@@ -107,7 +107,7 @@ class Taps:
 
 @contextmanager
 def placed(stage: str) -> Iterator[None]:
-    """An exception that leaves it is told where it was raised, if it has not been told already."""
+    """Note on an exception the stage that raised it, unless one is noted already."""
     try:
         yield
     except Exception as error:
@@ -120,7 +120,7 @@ def placed(stage: str) -> Iterator[None]:
 def intercepted_torch(
     handlers: Mapping[str, Handler], modules: Mapping[str, Any]
 ) -> Iterator[None]:
-    """While it lasts, calls of these torch modules, by path, go through their handlers."""
+    """Route the calls of these torch modules, by path, through their handlers."""
 
     def replaced(handler: Handler, call: Call) -> Call:
         return lambda *args, **kwargs: handler(call, args, kwargs)
@@ -128,7 +128,7 @@ def intercepted_torch(
     with ExitStack() as undo:
         for path, handler in handlers.items():
             module = modules[path]
-            # The instance's own `forward` goes first, in `torch.nn.Module.__call__`.
+            # `torch.nn.Module.__call__` prefers the instance's `forward` to that of the class.
             own = vars(module).get("forward")
             restore = (
                 (module.__dict__.pop, "forward")
@@ -142,9 +142,9 @@ def intercepted_torch(
 
 @contextmanager
 def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any]) -> Iterator[None]:
-    """While it lasts, calls of these very NNX modules, by path, go through their handlers.
+    """Route the calls of these NNX modules, by path, through their handlers.
 
-    Copies that a transformation inside the model makes of them, `nnx.scan` say, are called as ever.
+    Copies that a transformation in the model makes of them, such as `nnx.scan`, are not affected.
     """
     with ExitStack() as undo:
         for path, handler in handlers.items():
@@ -158,7 +158,7 @@ def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any])
 
 @cache
 def _watched(kind: type) -> type:
-    """The class, but that calls of modules with a handler go through it."""
+    """The class, but with calls of its modules routed through their handlers."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         handler = _HANDLERS.get(id(self))

@@ -1,4 +1,4 @@
-"""Losses that exist in both frameworks: one table, a row for each pair of twins."""
+"""Losses that exist in both frameworks: a table with a row for each pair."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from parity.sides.side import TARGET
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss in both frameworks: (what the model returned, all inputs by name) → scalar.
+    """One loss in both frameworks: (the model's output, all inputs by name) → scalar.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         torch: in PyTorch.
         jax: the same in JAX.
-        targeted: whether it reads the input `target`, drawn at random where none is given.
+        targeted: whether it reads the input `target`, which is drawn at random if there is none.
     """
 
     name: str
@@ -50,7 +50,7 @@ def _inner_product(output: Any, cotangent: Any) -> Any:
 
 
 def _on_target(torch_loss: Callable, jax_loss: Callable, name: str) -> Loss:
-    """A loss of all floating outputs in one array, and of a target of that shape."""
+    """A loss of all floating outputs, joined in one array, and of a target of that shape."""
 
     def in_torch(output: Any, inputs: Mapping[str, Any]) -> Any:
         parts = _floating(output, lambda array: array.dtype.is_floating_point)
@@ -70,7 +70,7 @@ def _on_target(torch_loss: Callable, jax_loss: Callable, name: str) -> Loss:
 
 
 def _floating(output: Any, is_floating: Callable[[Any], bool]) -> list[Any]:
-    """The floating arrays of an output by name: a dict may have another order on the other side."""
+    """The floating arrays of an output, sorted by name: the sides may order a dict differently."""
     found = trees.arrays("output", output)
     return [found[name] for name in sorted(found) if is_floating(found[name])]
 

@@ -28,7 +28,7 @@ from parity.sides.recurrent import flax_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable, floating
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
-"""(model, inputs by name) → what the model returns."""
+"""(model, inputs by name) → the model's output."""
 Named = dict[str, jax.Array]
 
 
@@ -49,7 +49,7 @@ class ParameterRow(Protocol):
 
     @property
     def default(self) -> np.ndarray | None:
-        """What the variable would be that the module lacks."""
+        """The value that the missing variable stands for."""
 
     def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
         """From the module's layout to the reference's."""
@@ -61,22 +61,22 @@ class ParameterRow(Protocol):
 class NnxSide(Side):
     """Runs copies of a module, compiled, in evaluation mode.
 
-    What is trained, and has a gradient, is what a Flax user's own loop would train: the
-    `nnx.Param`s, by `nnx.Optimizer(model, tx, wrt=nnx.Param)`.
+    It trains, and has gradients for, what an ordinary Flax loop would train: the `nnx.Param`s, by
+    `nnx.Optimizer(model, tx, wrt=nnx.Param)`.
 
     Args:
-        module: never changed.
-        rows: every tensor of the reference in one of them; all names come from here.
-        call: how it is called; it is traced.
-        loss: what gradients and training descend.
-        stages: the reference's paths of the submodules to look into → their paths here.
-        recurrent: those of them that are LSTMs, or their cells, on both sides.
-        chosen: the stages to look at; None for all of these submodules, () for none.
-        output: what the output is called.
-        name: what reports call this side.
+        module: the module; it is never changed.
+        rows: each tensor of the reference is in one of them; all names come from here.
+        call: how to call the module; JAX traces it.
+        loss: the loss of the gradients and of training.
+        stages: path in the reference → path in this module, of the submodules to intercept.
+        recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
+        chosen: the stages to collect; None for all of these submodules, () for none.
+        output: the name of the output.
+        name: the name of this side in reports.
 
     Raises:
-        ValueError: a row points at no leaf, or its two layouts do not give the same leaf back.
+        ValueError: a row's path has no leaf, or converting a leaf there and back changes it.
     """
 
     opens = True
@@ -123,7 +123,7 @@ class NnxSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}  # what the loss reads
+        read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with _precision(dtype):
             given = self._given(parameters, read, values, dtype)
             found = self._values(
@@ -153,11 +153,11 @@ class NnxSide(Side):
         """See `Side`."""
         taken = self._training(parameters, optimizer, dtype)
         for batch in batches:
-            # Not around the yield: what runs between two steps has its own precision.
+            # Not around the yield: code that runs between two steps sets its precision itself.
             with _precision(dtype):
                 value, (slopes, _), _ = self._differentiate(next(taken), batch, {}, {}, dtype)
                 left = taken.send((value, slopes))
-                del slopes  # not kept while other sides make their step
+                del slopes  # frees memory while other sides make their step
             yield left
 
     def update(
@@ -179,7 +179,7 @@ class NnxSide(Side):
             yield left
 
     def _training(self, parameters: Arrays, optimizer: Optimizer, dtype: str) -> Any:
-        """Yields the leaves; takes a loss and gradients, makes a step and yields what it left."""
+        """Yields the leaves; is sent a loss and gradients, makes a step and yields its result."""
         with _precision(dtype):
             model = self._model(self._leaves(parameters, dtype))
             updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
@@ -258,7 +258,7 @@ class NnxSide(Side):
 
     def _run_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Any:
         own, _ = self._run(leaves, inputs, given, forced)
-        return OrderedDict(own)  # jit sorts the keys of a dict, and keeps those of this
+        return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _run_slopes(
         self, trained: Named, fixed: Named, sources: Named, rest: Named, given: Named,
@@ -282,7 +282,7 @@ class NnxSide(Side):
         return value, slopes[:2], by_stage
 
     def _run(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> tuple[Named, Any]:
-        """What the run computed, by stage, and the output that goes on to the loss."""
+        """The values that the run computed, by stage, and the output for the loss."""
         outermost = _trace()
 
         def substitute(name: str, value: jax.Array) -> jax.Array:
@@ -291,7 +291,7 @@ class NnxSide(Side):
                 return value
             if not jnp.issubdtype(value.dtype, jnp.floating):
                 return jnp.where(forced, stand_in.astype(value.dtype), value)
-            # One sum for both: where nothing is forced, what stands in is 0.
+            # One sum for both cases: without forcing, the substitute is 0.
             own = jnp.where(forced, jnp.zeros_like(value), value)
             return stand_in.astype(value.dtype) + own
 
@@ -316,7 +316,7 @@ class NnxSide(Side):
         return self._given_to(self._leaves(parameters, dtype), inputs, values, dtype)
 
     def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
-        """What stands in for every stage: the given values, or zeros; nothing of other shapes."""
+        """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))
         cache = self.__dict__.setdefault("_shapes", {})
@@ -333,7 +333,7 @@ class NnxSide(Side):
         }
 
     def _leaves(self, parameters: Arrays, dtype: str) -> Named:
-        """Every variable of the module in this dtype, those with a row from the parameters."""
+        """Every variable of the module in this dtype, taken from the parameters if it has a row."""
         values = {path: leaf[...] for path, leaf in self._variables.items()}
         for row in self._rows:
             leaves = row.from_torch([np.asarray(parameters[name]) for name in row.torch_names])
@@ -343,7 +343,7 @@ class NnxSide(Side):
                 if path in self._variables
             )
         return {
-            # Cast by NumPy: JAX would compile a program for every shape.
+            # Cast with NumPy: JAX would compile a program for every shape.
             _dotted(path): jnp.asarray(np.asarray(value, dtype) if _is_floating(value) else value)
             for path, value in values.items()
         }
@@ -358,7 +358,7 @@ class NnxSide(Side):
         return model
 
     def _named(self, leaves: Mapping[tuple[Any, ...], Any]) -> dict[str, np.ndarray | None]:
-        """Leaves by the module's paths, under the reference's names; None for what is not there."""
+        """Leaves, by the module's paths, under the reference's names; None for a missing leaf."""
         found: dict[str, np.ndarray | None] = {}
         for row in self._rows:
             if all(path in leaves for path in row.paths):
@@ -369,7 +369,7 @@ class NnxSide(Side):
         return found
 
     def _exact_parameters(self) -> dict[str, np.ndarray]:
-        """What the module holds, under the reference's names and in its layout, nothing lost."""
+        """The module's parameters, exact, under the reference's names and in its layout."""
         found: dict[str, np.ndarray] = {}
         for row in self._rows:
             names = ", ".join(row.torch_names)
@@ -392,10 +392,10 @@ class NnxSide(Side):
 
 
 def _compute_as_stored(module: nnx.Module) -> None:
-    """Layers whose dtype is that of their own parameters follow those to another dtype.
+    """Let layers that compute in the dtype of their parameters follow a cast of those.
 
-    `nnx.Embed` takes the dtype of its parameters unless told otherwise, and would go on computing
-    in it. A layer that computes in another dtype than it stores does so by intention.
+    `nnx.Embed` by default fixes the dtype that its parameters have when it is made, and would keep
+    computing in it. A layer that computes in another dtype than it stores does so on purpose.
     """
     for path, part in nnx.iter_modules(module):
         dtype = getattr(part, "dtype", None)
@@ -411,7 +411,7 @@ def _is_floating(value: Any) -> bool:
 
 
 def _trace() -> Any:
-    """Which of JAX's transformations is tracing now."""
+    """The JAX transformation that is tracing now."""
     return get_opaque_trace_state(convention="nnx")
 
 
@@ -424,5 +424,5 @@ def _device(arrays: Arrays, dtype: str) -> Named:
 
 
 def _precision(dtype: str) -> Any:
-    """float64 exists in JAX only under x64; without it, JAX as its users run it."""
+    """x64 on for float64, which needs it; off for other dtypes, as JAX's users run it."""
     return jax.enable_x64(dtype == "float64")

@@ -1,9 +1,8 @@
-"""Optimizers that exist in both frameworks: one table, a row for each pair of twins.
+"""Optimizers that exist in both frameworks: a table with a row for each pair.
 
-Every hyperparameter is spelled out on both sides, since the defaults differ: weight decay in
-AdamW is 1e-2 in torch and 1e-4 in optax. The moments are where each side keeps its memory:
-`torch.optim.Optimizer.state[parameter][torch name]` and the field of that name in the optax
-state.
+Every hyperparameter is set on both sides, since the defaults differ: weight decay in AdamW is 1e-2
+in torch and 1e-4 in optax. A moment is in `torch.optim.Optimizer.state[parameter][torch name]`, and
+in the field of its optax name in the optax state.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,16 +27,16 @@ def _torch(name: str, **options: Any) -> "Callable[[Iterable[Any]], torch.optim.
     return make
 
 
-@dataclass(frozen=True, eq=False)  # a row is itself and no other: hashable by identity
+@dataclass(frozen=True, eq=False)  # hashable by identity
 class Optimizer:
     """One optimizer in both frameworks.
 
     Attributes:
-        name: what reports call it.
+        name: its name in reports.
         torch: parameters → the `torch.optim.Optimizer`.
         optax: the same as an optax transformation.
         moments: the name of each moment in torch's state → its field in optax's state.
-        step_rounding: by how many ULP an honest implementation may round its step's length.
+        step_rounding: by how many ULP a right implementation may round the length of its step.
     """
 
     name: str
@@ -53,7 +52,7 @@ _ADAM_MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
 
 
 def adam(learning_rate: float) -> Optimizer:
-    """Adam at a learning rate of one's own."""
+    """Adam with this learning rate."""
     return Optimizer(
         "adam",
         _torch("Adam", lr=learning_rate, **_TORCH_ADAM),
@@ -83,9 +82,9 @@ OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
 
 
 def moments(state: Any, field: str) -> dict[tuple[Any, ...], Any]:
-    """Path of a parameter → its moment, wherever in optax's state fields of this name are.
+    """Path of a parameter → its moment, from all fields of this name in optax's state.
 
-    A state may hold several, one for each group of parameters (`optax.multi_transform`).
+    A state may have several, one for each group of parameters (`optax.multi_transform`).
     """
     found = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -97,7 +96,7 @@ def moments(state: Any, field: str) -> dict[tuple[Any, ...], Any]:
 
 
 def nudged(optimizer: Optimizer, dtype: str, seed: int) -> Optimizer:
-    """The same with torch's learning rate moved by `step_rounding` ULP, up or down by the seed."""
+    """The optimizer with torch's learning rate moved by `step_rounding` ULP, up or down by seed."""
     factor = 1 + (-1) ** seed * optimizer.step_rounding * epsilon(dtype)
 
     def make(parameters: Iterable[Any]) -> "torch.optim.Optimizer":

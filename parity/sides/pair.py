@@ -1,7 +1,7 @@
 """A `torch.nn.Module` and its Flax counterpart as a pair of sides.
 
 Parameters are paired by the table of layers (`flax_bilstm.conversion.layers`), submodules by their
-paths. What both sides can be looked into is a stage.
+paths. Every submodule that can be intercepted on both sides is a stage.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,19 +30,19 @@ from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
 Names = Mapping[str, str | tuple[str, ...]]
-"""Flax path of a module or parameter → torch path, for what is named otherwise; several for what is
-one tensor under several names there."""
+"""Flax path of a module or parameter → torch path, where the names differ; several torch paths for
+a tensor that has several names in torch."""
 
 
 @dataclass(frozen=True)
 class ModulePair(Pair):
-    """A pair of two modules, which failed checks open up.
+    """A pair of two modules, in which the cause of a failed check can be located.
 
     Attributes:
         torch_model: the reference.
         flax_model: the candidate.
-        stages: torch path → Flax path of the submodules that are looked into.
-        lstms: torch paths of those that are an nn.LSTM and a flax_bilstm.LSTM.
+        stages: torch path → Flax path of the submodules that are intercepted.
+        lstms: torch paths of those that are an nn.LSTM in torch and a flax_bilstm.LSTM in Flax.
     """
 
     reference: TorchSide
@@ -65,24 +65,24 @@ def of_modules(
     keywords: Sequence[str] = (),
     targets: Sequence[str] = (),
 ) -> ModulePair:
-    """The pair that claims flax_model to be torch_model.
+    """The pair of torch_model, the reference, and flax_model, the candidate.
 
     Args:
         torch_model: the reference.
         flax_model: the candidate: a module, or a function of a state dict (names → arrays) and the
             inputs.
-        inputs: what both are called with, by name, in order.
+        inputs: the inputs of both models by name, in order.
         names: see `flax_bilstm.load_state_dict`.
-        ignore: patterns of torch names without a counterpart, buffers of a loss for instance.
-        stages: torch path → Flax path of the submodules to look into; None: all that both have.
-        loss: what gradients and training descend.
-        keywords: the inputs that are given by keyword.
+        ignore: patterns of torch names without a counterpart, for instance buffers of a loss.
+        stages: torch path → Flax path of the submodules to compare; None: all that both have.
+        loss: the loss of the gradients and of training.
+        keywords: the inputs that are passed by keyword.
         targets: the inputs that only the loss reads.
 
     Raises:
-        TypeError: one of the models is of another kind.
-        ValueError: parameters without a counterpart, or of another shape, all named; or stages
-            that a model does not have.
+        TypeError: one of the models is of an unsupported type.
+        ValueError: parameters have no counterpart, or another shape (the message names all), or a
+            model lacks a stage.
     """
     if not isinstance(torch_model, torch.nn.Module):
         raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
@@ -139,7 +139,7 @@ def of_modules(
 class StateFunction(nnx.Module):
     """A function of the reference's state dict and the inputs, as a module.
 
-    It trains all parameters but those to ignore, which it gets like the others.
+    It trains all parameters except ignored ones, which are still in its state dict.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class StateFunction(nnx.Module):
         return self.function(state, *args, **kwargs)
 
     def rows(self) -> tuple[Row, ...]:
-        """A row for every tensor, as it is, but for those to ignore."""
+        """A row for every tensor except ignored ones, in the reference's layout."""
         named = {name.replace("/", "."): name for name in self.tensors}
         return tuple(
             Row((theirs,), (("tensors", ours),), SAME)
@@ -174,14 +174,14 @@ class StateFunction(nnx.Module):
 def _rows(
     torch_model: torch.nn.Module, flax_model: Any, names: Names | None, ignore: Sequence[str]
 ) -> Sequence[Row]:
-    """A row for every tensor of the reference, or an error that lists all that does not fit."""
+    """A row for every tensor of the reference, or an error that lists all mismatches."""
     found = rows_of(flax_model, names, ignore)
     arrays = {
         name: array for name, array in to_numpy(torch_model.state_dict()).items()
         if not matches(name, ignore)
     }  # fmt: skip
     expected = fit.expected_tensors(found, variables(flax_model))
-    # In any dtype: where the two differ is a row of the report.
+    # In any dtype: a difference in dtype becomes a row of the report.
     open_dtypes = {
         n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
     }
@@ -199,7 +199,7 @@ def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) ->
         name = path
         for flax, torch_name in names.items():
             if path == flax or path.startswith(f"{flax}."):
-                first = torch_name if isinstance(torch_name, str) else torch_name[0]  # of tied ones
+                first = torch_name if isinstance(torch_name, str) else torch_name[0]  # tied
                 name = first + path.removeprefix(flax)
         if name and name in theirs and path:
             found[name] = path
@@ -209,9 +209,9 @@ def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) ->
 def _common(
     reference: TorchSide, candidate: NnxSide, inputs: Arrays
 ) -> tuple[frozenset[str], list[str]]:
-    """The stages that both sides have, and notes on those that are left out.
+    """The stages that both sides have, and notes on stages that are left out.
 
-    A stage of another shape is kept if the outputs' shapes differ too: then it may be the cause.
+    A stage whose shapes differ is kept if the outputs' shapes differ too: it may be the cause.
     """
     try:
         theirs = reference.forward(reference.parameters, inputs, TRUTH)
@@ -222,7 +222,7 @@ def _common(
         ) from error
     try:
         ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
-    except Exception:  # what it raises is found again by the check, and is a row of the report
+    except Exception:  # the check raises the same error, and makes a row of it
         return frozenset(), []
     both = [name for name in theirs if name in ours]
     outputs = [name for name in theirs if name == "output" or name.startswith("output.")]

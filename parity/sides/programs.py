@@ -1,7 +1,7 @@
-"""Programs of JAX that are compiled once: also a second side of the same model compiles nothing.
+"""JAX programs that are compiled once, so that another side of the same model compiles nothing.
 
-A program is known by its text after lowering, so that whatever has changed in the code of a model
-makes another program of it.
+A program is identified by its text after lowering, so that any change in the code of a model
+results in another program.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ _COMPILED: dict[str, Any] = {}
 
 
 class Program:
-    """A function of trees of arrays, compiled for each of their shapes and dtypes."""
+    """A function of trees of arrays, compiled once for each combination of shapes and dtypes."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function

@@ -1,11 +1,11 @@
-"""What goes into an LSTM and comes out of it, in one layout for both frameworks.
+"""The inputs and outputs of an LSTM, in one layout for both frameworks.
 
 `name.input` (batch, time, features), zeros in the padding; `name.h_0`, `name.c_0` and
-`name.lengths` where they are given; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
+`name.lengths` if there are any; `name.output` (batch, time, ·), `name.h_n`, `name.c_n`
 (layers·directions, batch, ·). `torch.nn.LSTM` takes a packed sequence where `flax_bilstm.LSTM`
 takes lengths, and either may have time before the batch.
 
-Of a cell `name.input`, `name.before.hidden`, `name.before.cell`, where they are given, and
+A cell has `name.input`, `name.before.hidden` and `name.before.cell` if there are any, and
 `name.hidden`, `name.cell`: PyTorch's state is (h, c), Flax's carry is (c, h).
 """
 
@@ -116,14 +116,14 @@ class FlaxCell:
         return ((c, h), x), {}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
-        """((c, h), h) with both changed; an output that is not the carry's h stays as it is."""
+        """((c, h), h) with c and h changed; an output other than the carry's h is left unchanged."""
         (c, h), output = value
         changed = change(f"{name}.hidden", h)
         return (change(f"{name}.cell", c), changed), changed if output is h else output
 
 
 def both_recurrent(theirs: Any, ours: Any) -> bool:
-    """Whether two modules are PyTorch's and our LSTM, or PyTorch's and our cell."""
+    """Whether two modules are PyTorch's LSTM and ours, or PyTorch's cell and ours."""
     return any(
         isinstance(theirs, torch_kind) and isinstance(ours, flax_kind)
         for torch_kind, flax_kind in ((torch.nn.LSTM, fb.LSTM), (torch.nn.LSTMCell, fb.LSTMCell))
@@ -131,29 +131,29 @@ def both_recurrent(theirs: Any, ours: Any) -> bool:
 
 
 def torch_ports(module: Any) -> Ports:
-    """How to reach what goes into a PyTorch LSTM or cell, and comes out."""
+    """How to reach the inputs and outputs of a PyTorch LSTM or cell."""
     return TorchLSTM(module) if isinstance(module, torch.nn.LSTM) else TorchCell()
 
 
 def flax_ports(module: Any) -> Ports:
-    """How to reach what goes into our LSTM or cell, and comes out."""
+    """How to reach the inputs and outputs of our LSTM or cell."""
     return FlaxLSTM(module) if isinstance(module, fb.LSTM) else FlaxCell()
 
 
 def _bound(args: tuple, kwargs: dict, names: tuple[str, ...]) -> list[Any]:
-    """The arguments by position, None for those that are not given."""
+    """The arguments by position, None for missing ones."""
     return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
 
 
 def _turned(x: Any, batch_first: bool, change: Any) -> Any:
-    """x changed as (batch, time, features), and laid out as it was."""
+    """x, changed in the layout (batch, time, features), in its original layout."""
     if x.ndim == 2:
         return change(x[None])[0]
     return change(x) if batch_first else change(x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
 def _batched(name: str, parts: tuple[str, str], state: Any, change: Change) -> Any:
-    """Both parts of a state changed as (layers·directions, batch, features)."""
+    """Both parts of a state, changed in the layout (layers·directions, batch, features)."""
     return tuple(
         change(f"{name}.{part}", array)
         if array.ndim == 3

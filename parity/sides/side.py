@@ -1,7 +1,7 @@
-"""What parity compares: two sides, each a program with parameters that computes named arrays.
+"""The two sides that parity compares, each a program with parameters that computes named arrays.
 
-A side is run on parameters and inputs in any floating dtype, and told which dtype to compute in
-("float64", "float32" or "bfloat16"). It changes none of what it is given. `TorchSide` and `NnxSide`
+A side takes parameters and inputs in any floating dtype, and the name of the dtype to compute in
+("float64", "float32" or "bfloat16"). It never changes its arguments. `TorchSide` and `NnxSide`
 are the sides of models; a side of another kind is another subclass.
 """
 
@@ -17,24 +17,24 @@ import numpy as np
 from parity.sides.optimizers import Optimizer
 
 Arrays = Mapping[str, np.ndarray]
-"""Arrays by name; where it matters, in the order in which they are computed."""
+"""Arrays by name; where order matters, in order of computation."""
 
 Gradients = Mapping[str, np.ndarray | None]
 """Gradients by name; None for a parameter that the computation never used."""
 
 TARGET = "target"
-"""The name, among the inputs, of what the loss compares the output with."""
+"""The name of the input that the loss compares the output with."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step leaves behind.
+    """The result of one training step.
 
     Attributes:
         loss: the loss before the step, a scalar.
         parameters: every parameter after the step, under the reference's names and layout.
-        moments: the optimizer's memory after the step, `<parameter>.<moment>`; None where the
-            optimizer holds nothing for that parameter.
+        moments: the optimizer's moments after the step, `<parameter>.<moment>`; None if the
+            optimizer has none for that parameter.
     """
 
     loss: np.ndarray
@@ -42,16 +42,16 @@ class Step:
     moments: Gradients
 
     def named(self) -> dict[str, np.ndarray | None]:
-        """All of it under one set of names, in the order in which a step computes it."""
+        """All arrays under one set of names, in order of computation."""
         return {"loss": self.loss, **self.moments, **self.parameters}
 
 
 class Side(ABC):
-    """One of the two programs under comparison.
+    """One of the two programs that are compared.
 
     Args:
-        name: what reports call it.
-        parameters: what it holds, under the reference's names and layout.
+        name: its name in reports.
+        parameters: its parameters, under the reference's names and layout.
     """
 
     opens = False
@@ -62,7 +62,7 @@ class Side(ABC):
         self.parameters = parameters
 
     def holding(self, parameters: Arrays) -> Self:
-        """The same program with other parameters: nothing is compiled again."""
+        """The same program with other parameters; nothing is compiled again."""
         other = copy.copy(self)
         other.parameters = parameters
         return other
@@ -73,7 +73,7 @@ class Side(ABC):
 
     @abstractmethod
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
-        """The loss's gradient for every parameter and floating input, in backward order."""
+        """The loss's gradient at every parameter and floating input, in backward order."""
 
     @abstractmethod
     def train(
@@ -82,40 +82,40 @@ class Side(ABC):
         """One step for each batch."""
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
-        """The stages as `forward` has them, each computed from the given values of those before.
+        """The stages of `forward`, each computed from the `values` of the stages before it.
 
-        So no error is inherited. Nothing where the side cannot be run so.
+        So no earlier error is inherited. Empty if the side cannot be run this way.
         """
         return {}
 
     def cotangents(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
-        """The loss's gradient at every stage. Nothing where the side cannot tell."""
+        """The loss's gradient at every stage. Empty if the side cannot compute it."""
         return {}
 
     def local_gradients(
         self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
     ) -> Gradients:
-        """The gradients at stages and parameters, each computed from the given ones after it.
+        """The gradients at stages and parameters, each computed from the `cotangents` after it.
 
-        Every stage is at the given values. Nothing where the side cannot be run so.
+        Every stage has its value from `values`. Empty if the side cannot be run this way.
         """
         return {}
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
-        """Training on given gradients, one step for each, without a loss; nothing if it cannot."""
+        """Train on these gradients, one step for each, without a loss; empty if the side cannot."""
         return iter(())
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference, and the candidate that claims to compute the same.
+    """A reference, and the candidate that should compute the same.
 
     Attributes:
         reference: the side to be matched.
         candidate: the side that is judged.
-        loss: what reports call the loss that is descended.
+        loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
     """
 
@@ -125,7 +125,7 @@ class Pair:
     notes: tuple[str, ...] = ()
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:
-        """The same two programs holding other parameters."""
+        """The same two programs with other parameters."""
         return replace(
             self,
             reference=self.reference.holding(reference),

@@ -24,7 +24,7 @@ from parity.sides.recurrent import STATES, torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
-"""(model, inputs by name) → what the model returns."""
+"""(model, inputs by name) → the model's output."""
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -32,17 +32,17 @@ class TorchSide(Side):
     """Runs copies of a module, in evaluation mode, on the device it is on.
 
     Args:
-        module: never changed.
-        call: how it is called.
-        loss: what gradients and training descend.
-        names: its parameters and buffers that have a counterpart; None for all.
-        stages: paths of the submodules to look into.
-        recurrent: those of them that are LSTMs, or their cells, on both sides.
-        chosen: the stages to look at; None for all of these submodules, () for none.
+        module: the module; it is never changed.
+        call: how to call the module.
+        loss: the loss of the gradients and of training.
+        names: the parameters and buffers that have a counterpart; None for all.
+        stages: paths of the submodules to intercept.
+        recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
+        chosen: the stages to collect; None for all of these submodules, () for none.
         alone: whether sequences with lengths are run one by one, unpadded, because the module takes
             no lengths.
-        output: what the output is called.
-        name: what reports call this side.
+        output: the name of the output.
+        name: the name of this side in reports.
     """
 
     opens = True
@@ -75,7 +75,7 @@ class TorchSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}  # what the loss reads
+        read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with torch.no_grad():
             given = self._tensors(values, dtype)
             model = self._model(parameters, dtype)
@@ -109,7 +109,7 @@ class TorchSide(Side):
             value = self.loss.torch(self._output(model, inputs), inputs)
             value.backward()
             updates.step()
-            updates.zero_grad()  # gradients are not kept while other sides make their step
+            updates.zero_grad()  # frees memory while other sides make their step
             yield self._left_behind(value, model, updates, optimizer)
 
     def update(
@@ -136,8 +136,9 @@ class TorchSide(Side):
     ) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
         """The gradients at parameters and inputs, and at the stages that have values.
 
-        Where stages are forced, each goes on with its given value, and what it computed itself is
-        weighed with its cotangent; else what it computed goes on.
+        If stages are forced, the run continues with each stage's entry in `values`, and what the
+        stage computed, times its cotangent, is added to the loss; otherwise the run continues with
+        what the stage computed.
         """
         model, given = self._model(parameters, dtype), self._tensors(inputs, dtype)
         sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
@@ -176,11 +177,11 @@ class TorchSide(Side):
     def _run(
         self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True
     ) -> tuple[dict[str, torch.Tensor], Any]:
-        """What the run computed, by stage, and the output that goes on to the loss."""
+        """The values that the run computed, by stage, and the output for the loss."""
 
         def put(value: torch.Tensor, leaf: torch.Tensor | None) -> torch.Tensor:
             if leaf is None or leaf.shape != value.shape:
-                return value.clone()  # the model may go on in place
+                return value.clone()  # the model may change it in place
             if forced:
                 return leaf
             return value + leaf if value.is_floating_point() else value.clone()
@@ -206,7 +207,7 @@ class TorchSide(Side):
     def _run_each(
         self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, put: Callable[..., Any]
     ) -> tuple[dict[str, torch.Tensor], Any]:
-        """Every sequence run alone, unpadded; stages are padded with zeros and put together."""
+        """Run every sequence alone, unpadded; pad the stages with zeros and join them."""
         time = inputs["x"].shape[1]
         runs = []
         for i, length in enumerate(inputs["lengths"].tolist()):
@@ -226,7 +227,7 @@ class TorchSide(Side):
         return own, torch.cat([output for _, output in runs])
 
     def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
-        """The output alone."""
+        """The output, without the stages."""
         if self.alone and "lengths" in inputs:
             return self._run(model, inputs, {})[1]
         return self.call(model, inputs)
@@ -235,7 +236,7 @@ class TorchSide(Side):
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
 
     def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
-        """The module in this dtype, holding the parameters; one copy is used again and again."""
+        """The module in this dtype with these parameters; the copy is reused."""
         model = self._models.get(dtype)
         if fresh or model is None:
             model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
@@ -259,7 +260,7 @@ class TorchSide(Side):
         moments: dict[str, np.ndarray | None] = {}
         trained = dict(model.named_parameters(remove_duplicate=False))  # tied: by each name
         for n in self.parameters:
-            kept = updates.state.get(trained[n], {}) if n in trained else {}  # none for a buffer
+            kept = updates.state.get(trained[n], {}) if n in trained else {}  # a buffer has none
             for moment in optimizer.moments:
                 tensor = kept.get(moment)
                 moments[f"{n}.{moment}"] = None if tensor is None else array_of(tensor)
@@ -284,7 +285,7 @@ def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy in NumPy, of bfloat16 too."""
     tensor = tensor.detach().cpu()
-    if tensor.dtype is torch.bfloat16:  # which NumPy has from ml_dtypes only, by way of JAX
+    if tensor.dtype is torch.bfloat16:  # NumPy has bfloat16 only from ml_dtypes, by way of JAX
         return tensor.contiguous().view(torch.int16).numpy().copy().view(jnp.bfloat16)
     return tensor.numpy().copy()
 

@@ -1,4 +1,4 @@
-"""The arrays of nested values, named by where they lie: `output.logits`, `gru.1.0`."""
+"""The arrays in nested values, named by their place: `output.logits`, `gru.1.0`."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -6,20 +6,20 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 Change = Callable[[str, Any], Any]
-"""(name, array) → what stands in its place."""
+"""(name, array) → the array that replaces it."""
 
 
 def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> Any:
-    """The value with every array in it changed; tuples, lists, dicts and dataclasses are kept.
+    """The value with every array in it changed, in the same tuples, lists, dicts and dataclasses.
 
     Args:
-        name: of the value; what lies in it is `name.0`, `name.key` or `name.field`.
-        value: an array or a nest of them.
+        name: the name of the value; its parts are `name.0`, `name.key` or `name.field`.
+        value: an array, or nested arrays.
         change: called for every array, in order.
-        strict: whether to refuse what is neither an array nor a nest.
+        strict: whether to raise for a part that is neither an array nor nested arrays.
 
     Raises:
-        TypeError: strict, and there is something in the value that cannot be compared.
+        TypeError: `strict`, and a part of the value cannot be compared.
     """
 
     def inner(key: Any, part: Any) -> Any:

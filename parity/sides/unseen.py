@@ -1,6 +1,6 @@
-"""What a comparison cannot see, in words for the report: it runs models in evaluation mode.
+"""Notes for the report on what a comparison cannot see, since it runs models in evaluation mode.
 
-Of what only training mode does, the settings of both models are compared, though no numbers.
+For layers that only training mode uses, the settings of both models are compared, but no values.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from parity.sides.side import Arrays
 
 
 def notes(torch_model: torch.nn.Module, flax_model: nnx.Module, held: Arrays) -> Iterator[str]:
-    """Sentences on dropout, running averages and parameters that hide what is done with them.
+    """Sentences on dropout, running averages and parameters whose values hide how they are used.
 
     Args:
         torch_model: the reference.
@@ -47,7 +47,7 @@ def _torch_dropout(modules: list[Any]) -> list[float]:
 
 
 def _flax_dropout(modules: list[Any]) -> list[float]:
-    """Of `flax_bilstm.LSTM` by way of the Dropout that it has."""
+    """The rates of all Dropout layers, of those in `flax_bilstm.LSTM` too."""
     return sorted(float(m.rate) for m in modules if isinstance(m, nnx.Dropout) and m.rate)
 
 
@@ -57,5 +57,5 @@ def _torch_momentum(modules: list[Any]) -> list[float]:
 
 
 def _flax_momentum(modules: list[Any]) -> list[float]:
-    """As PyTorch counts it: the share of the new value, not of the old one."""
+    """The momentum in PyTorch's meaning: the weight of the new value, not of the old one."""
     return sorted(round(1 - m.momentum, 9) for m in modules if isinstance(m, nnx.BatchNorm))
