@@ -1,4 +1,4 @@
-"""What others load of `parity`: the command and pytest's plugin. Both import it when it is needed.
+"""The entry points of `parity`: the command and the pytest plugin. They import it only when needed.
 
 `parity` imports JAX and PyTorch, which takes seconds, and pytest loads plugins in every run.
 """

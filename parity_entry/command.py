@@ -1,4 +1,4 @@
-"""The command `parity`: `parity.cli`, where what it needs is installed."""
+"""The command `parity`: runs `parity.cli` if its dependencies are installed."""
 
 import sys
 
@@ -6,7 +6,7 @@ NEEDED = {"matplotlib", "optax", "rich", "sklearn", "torch"}
 
 
 def run() -> None:
-    """Run the command line; what is not installed is bad input, and one message on stderr."""
+    """Run the command line; a missing dependency is bad input, with one message on stderr."""
     try:
         from parity.cli import main
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AssertParity(Protocol):
-    """What the fixture is."""
+    """The type of the fixture."""
 
     def __call__(
         self,
@@ -27,7 +27,7 @@ class AssertParity(Protocol):
         training_steps: int = 0,
         **options: Any,
     ) -> "Report":
-        """The report, if it passed; a test failure that shows the report, if not."""
+        """Return the report if it passed; otherwise fail the test and show the report."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def assert_parity() -> AssertParity:
     """`assert_parity(torch_module, flax_module, inputs)`: fail unless the two agree.
 
     Parameters, forward pass and gradients are compared, in float64 and float32; with
-    `training_steps=10` also training. All options of `parity.check` are taken.
+    `training_steps=10` also training. It takes all options of `parity.check`.
     """
 
     def assert_parity(

@@ -1,4 +1,4 @@
-"""What a caller hands over besides the weights, checked, in the form the equations use."""
+"""Checks the inputs besides the weights, and brings them into the form that the equations use."""
 
 from collections.abc import Sequence
 
@@ -28,10 +28,10 @@ def check_input(layers: tuple[Layer, ...], x: Float[Tensor, "batch time inputs"]
 def valid_steps(
     x: Float[Tensor, "batch time inputs"], lengths: Int[Tensor, " batch"] | Sequence[int] | None
 ) -> Bool[Tensor, "batch time"]:
-    """True at a sequence's own steps, False in its padding; all True without lengths.
+    """True at the steps of a sequence, False in its padding; all True without lengths.
 
     Raises:
-        ValueError: lengths not integers of shape (batch,), or not all in 1…time.
+        ValueError: lengths are not integers of shape (batch,), or not all in 1…time.
     """
     batch, time = x.shape[:2]
     if lengths is None:
@@ -54,10 +54,10 @@ def first_state(
     x: Float[Tensor, "batch time inputs"],
     initial_state: State | None,
 ) -> State:
-    """(h_0, c_0), each (layers·directions, batch, features), as torch.nn.LSTM; 0 where not given.
+    """(h_0, c_0), each (layers·directions, batch, features), as in torch.nn.LSTM; 0 by default.
 
     Raises:
-        ValueError: another shape, or another dtype than x.
+        ValueError: the shape is wrong, or the dtype is not that of x.
     """
     cells = sum(map(len, layers))
     sizes = layers[0]["forward"].state_sizes

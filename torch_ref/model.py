@@ -14,15 +14,15 @@ SCORES = ("dot", "general")
 
 
 class Attention(nn.Module):
-    """Self-attention over the time steps of a sequence: every step asks, every step answers.
+    """Self-attention over the time steps of a sequence: every step is a query and a key.
 
     Args:
         hidden_dim: features per time step.
-        score: how a query meets a key (Luong et al. 2015, section 3.1).
+        score: how the score of a query and a key is computed (Luong et al. 2015, section 3.1).
             "dot", the reference's: queryᵀ key. `attn` is never used, so its gradients are None
-            and optimizers leave it alone; it is in every checkpoint all the same.
-            "general": queryᵀ W key with W = attn.weight. `attn.bias` stays unused, gradient None:
-            it would add one number to all scores of a query, and the softmax drops that.
+            and optimizers do not change it; every checkpoint contains it nevertheless.
+            "general": queryᵀ W key with W = attn.weight. `attn.bias` is not used, and its gradient
+            is None: it would add one number to all scores of a query, which the softmax cancels.
 
     Raises:
         ValueError: for any other score.
@@ -68,7 +68,7 @@ class BiLSTMWithAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time input_dim"]
     ) -> Float[Tensor, "batch output_dim"]:
-        """The head's output for each sequence, read off its last step's context."""
+        """The head's output for each sequence, from its last step's context."""
         lstm_out, _ = self.lstm(x)  # (batch, time, 2·hidden_dim)
         attn_out = self.attention(lstm_out)  # (batch, time, 2·hidden_dim)
         return self.fc(attn_out[:, -1, :])

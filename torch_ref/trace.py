@@ -1,6 +1,6 @@
-"""A trace, a dict from name to tensor in order of computation, and what one asks of it.
+"""Functions on a trace, a dict from name to tensor in order of computation.
 
-`torch_ref.unrolled` makes traces and says what their names are.
+`torch_ref.unrolled` makes traces and lists their names.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ Trace = dict[str, Tensor]
 def steps(
     trace: Mapping[str, Tensor | None], stage: str, quantity: str
 ) -> Float[Tensor, "batch time _"]:
-    """All time steps of one quantity, in order of time whatever the direction.
+    """All time steps of one quantity, in order of time for both directions.
 
     Args:
-        trace: of `lstm` or `network`, or the `gradients` of one.
-        stage: layer and direction, as "lstm.layer0.reverse".
-        quantity: as "forget_gate", see the module's docstring.
+        trace: a trace of `lstm` or `network`, or the `gradients` of one.
+        stage: layer and direction, such as "lstm.layer0.reverse".
+        quantity: a name such as "forget_gate", see `torch_ref.unrolled`.
 
     Raises:
         KeyError: the trace has no such stage or quantity.
-        ValueError: gradients of which a step's is None.
+        ValueError: the gradient of a step is None.
     """
     values: list[Tensor] = []
     while (name := f"{stage}.t{len(values)}.{quantity}") in trace:
@@ -39,7 +39,7 @@ def steps(
 
 
 def leaves(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Detached copies in the dtype, each of which gathers a gradient; the given ones stay as is."""
+    """Detached copies in the dtype that require gradients; the originals are unchanged."""
     return {
         name: value.detach().clone().to(dtype).requires_grad_() for name, value in tensors.items()
     }
@@ -48,10 +48,10 @@ def leaves(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 def gradients(named: Mapping[str, Tensor], loss: Float[Tensor, ""]) -> dict[str, Tensor | None]:
     """The loss's gradient at each named tensor; None where the loss does not depend on it.
 
-    The graph is kept, so that a second loss can be asked of the same trace.
+    The graph is kept, so that the gradients of a second loss can be computed from the same trace.
 
     Args:
-        named: a trace, and with it the leaves it was computed from where those matter.
+        named: a trace, together with the leaves it was computed from if their gradients matter.
         loss: a scalar computed from them.
 
     Raises:

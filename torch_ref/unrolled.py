@@ -7,8 +7,8 @@
     grads = unrolled.gradients({**weights, **trace}, trace["output"].sum())
 
 A trace is a dict from name to tensor in order of computation; the reverse direction therefore runs
-from the last step to t0. Later entries are computed from the very tensors in earlier ones, so each
-entry's gradient is the whole of what flows through it. The names:
+from the last step to t0. Later entries are computed from the tensors of earlier ones, so an entry's
+gradient is its total gradient. The names:
 
     trace     = "input"                                (batch, time, input_size)
                 "lstm.h_0", "lstm.c_0"                 (layers·directions, batch, state or hidden)
@@ -29,9 +29,9 @@ entry's gradient is the whole of what flows through it. The names:
                 "hidden"                               (batch, state)
     gate      = "input" | "forget" | "cell" | "output"
 
-state is proj_size where the LSTM has a projection, else hidden; features = directions·state.
+state is proj_size if the LSTM has a projection, else hidden; features = directions·state.
 With lengths, every entry is 0 in a sequence's padding (scores: where query or key is padding).
-There is no dropout here: an nn.LSTM that has it is matched in eval mode.
+There is no dropout: the equations are those of an nn.LSTM in eval mode.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def cell_step(
     """One time step of one direction; quantity → tensor, 0 where valid is False.
 
     The equations of torch.nn.LSTM: i, f, o = sigmoid, g = tanh of W_ih x + b_ih + W_hh h + b_hh;
-    c' = f c + i g; h' = o tanh(c'), times W_hr where there is a projection.
+    c' = f c + i g; h' = o tanh(c'), times W_hr if there is a projection.
     """
     from_input = linear(x, weights.weight_ih, weights.bias_ih)
     from_hidden = linear(hidden, weights.weight_hh, weights.bias_hh)
@@ -76,7 +76,7 @@ def cell_step(
     ):
         step[f"{gate}.preactivation"] = value.masked_fill(~valid, 0)
         step[gate] = activation(step[f"{gate}.preactivation"]).masked_fill(~valid, 0)
-    # With all gates 0 in padding, what follows is 0 there too.
+    # All gates are 0 in the padding, so everything computed from them is 0 there too.
     step["cell"] = step["forget_gate"] * cell + step["input_gate"] * step["cell_gate"]
     step["cell.tanh"] = torch.tanh(step["cell"])
     new_hidden = step["output_gate"] * step["cell.tanh"]
@@ -94,22 +94,21 @@ def lstm(
     initial_state: State | None = None,
     lengths: Int[Tensor, " batch"] | Sequence[int] | None = None,
 ) -> Trace:
-    """torch.nn.LSTM(batch_first=True), unrolled. Layers and options are read off the keys.
+    """torch.nn.LSTM(batch_first=True), unrolled. The keys determine layers and options.
 
     Args:
-        state_dict: torch's names, bare (`weight_ih_l0`) or the network's (`lstm.weight_ih_l0`).
+        state_dict: with torch's names, bare (`weight_ih_l0`) or prefixed (`lstm.weight_ih_l0`).
         x: the sequences, in the weights' dtype.
         initial_state: (h_0, c_0) as torch.nn.LSTM takes them; 0 by default.
-        lengths: each sequence's own number of steps, 1…time. As with packed sequences, the reverse
-            direction starts at a sequence's own end, final states are those of its own steps, and
-            outputs past it are 0. What stands in the padding, NaN included, changes nothing.
+        lengths: the number of steps of each sequence, 1…time. As with packed sequences, the reverse
+            direction starts at the sequence's last step, final states come from its steps only,
+            and outputs in the padding are 0. Values in the padding, NaN included, have no effect.
 
     Returns:
         The trace up to "lstm.c_n", see the module's docstring.
 
     Raises:
-        ValueError: an argument of another shape or dtype than stated, or a state dict that is not
-            an nn.LSTM's.
+        ValueError: an argument has a wrong shape or dtype, or the state dict is not an nn.LSTM's.
     """
     layers = lstm_weights(state_dict)
     check_input(layers, x)
@@ -144,12 +143,12 @@ def network(
     lengths: Int[Tensor, " batch"] | Sequence[int] | None = None,
     score: str = "dot",
 ) -> Trace:
-    """`torch_ref.BiLSTMWithAttention`, unrolled; with lengths, each sequence as if it came alone.
+    """`torch_ref.BiLSTMWithAttention`, unrolled; with lengths, each sequence as if it were alone.
 
-    Attention never sees padding, and the head reads each sequence's own last step.
+    Attention ignores padding, and the head reads the last step of each sequence.
 
     Args:
-        state_dict: the network's; the LSTM in it may have any of nn.LSTM's options.
+        state_dict: the network's state dict; its LSTM may have any of nn.LSTM's options.
         x, lengths: as `lstm`.
         score: "dot" or "general", as `torch_ref.Attention`.
 
@@ -157,7 +156,7 @@ def network(
         The whole trace, see the module's docstring.
 
     Raises:
-        ValueError: as `lstm`, and for another score.
+        ValueError: as for `lstm`, or the score is neither of these.
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {SCORES}, got {score!r}")

@@ -1,4 +1,4 @@
-"""A state dict's tensors, ordered for use: its sizes and options are read off its keys.
+"""The tensors of a state dict, by layer and direction; keys and shapes determine its options.
 
 The layout is PyTorch's: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
 """
@@ -20,7 +20,7 @@ Shapes = dict[str, tuple[int, ...]]
 class CellWeights(NamedTuple):
     """One direction of one layer. Gates are stacked i, f, g, o along the first axis.
 
-    `state` is hidden, or proj_size where there is a projection (`weight_hr`).
+    `state` is hidden, or proj_size if there is a projection (`weight_hr`).
     """
 
     weight_ih: Float[Tensor, "four_hidden inputs"]
@@ -39,7 +39,7 @@ Layer = dict[str, CellWeights]  # direction → its weights, forward first
 
 
 class NetworkWeights(NamedTuple):
-    """What the network's equations use; features = directions·state of the last layer."""
+    """The weights of the network; features = directions·state of the last layer."""
 
     lstm: tuple[Layer, ...]
     attn_weight: Float[Tensor, "features features"]
@@ -50,10 +50,10 @@ class NetworkWeights(NamedTuple):
 def lstm_weights(state_dict: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     """The layers of an nn.LSTM's state dict.
 
-    Where names begin with `lstm.` it is a network's, and only those entries are read.
+    If names begin with `lstm.`, it is a network's state dict, and only those entries are read.
 
     Raises:
-        ValueError: entries missing, unexpected, misshapen, or not of one floating dtype; all named.
+        ValueError: names all entries that are missing, unexpected or of a wrong shape or dtype.
     """
     own = {k.removeprefix("lstm."): v for k, v in state_dict.items() if k.startswith("lstm.")}
     entries = own or dict(state_dict)
@@ -77,10 +77,10 @@ def lstm_weights(state_dict: Mapping[str, Tensor]) -> tuple[Layer, ...]:
 
 
 def network_weights(state_dict: Mapping[str, Tensor]) -> NetworkWeights:
-    """The whole network's weights; `attention.attn.bias` must be there and is never used.
+    """The whole network's weights; `attention.attn.bias` must be present but is never used.
 
     Raises:
-        ValueError: as `lstm_weights`.
+        ValueError: as for `lstm_weights`.
     """
     layers = lstm_weights(state_dict)
     features = sum(weights.state_sizes[0] for weights in layers[-1].values())
@@ -105,7 +105,7 @@ def _layer(name: str) -> int:
 
 
 def _lstm_shapes(entries: Mapping[str, Tensor]) -> Shapes:
-    """The names and shapes that nn.LSTM has, with the options that the names imply."""
+    """The names and shapes of an nn.LSTM with the options that the names imply."""
     for name, shape in {
         "weight_ih_l0": "(4·hidden_size, input_size)",
         "weight_hh_l0": "(4·hidden_size, hidden_size or proj_size)",
@@ -136,7 +136,7 @@ def _lstm_shapes(entries: Mapping[str, Tensor]) -> Shapes:
 
 
 def _check(entries: Mapping[str, Tensor], shapes: Shapes) -> None:
-    """Every expected entry there, with its shape, and nothing else; one floating dtype."""
+    """Raise unless there are exactly the expected entries and shapes, all of one floating dtype."""
     problems = [f"missing: {name} {shape}" for name, shape in shapes.items() if name not in entries]
     for name, value in entries.items():
         if name not in shapes:

@@ -1,1 +1,1 @@
-"""`parity selftest`: planted faults must be found, right networks must pass."""
+"""`parity selftest`: planted faults must be found, and right networks must pass."""

@@ -1,8 +1,8 @@
-"""No false alarm: unfaulted networks of many sizes, scales and seeds, every one of which must pass.
+"""No false alarms: unfaulted networks of many sizes, scales and seeds, all of which must pass.
 
-Programs are compiled once per shape and used for all seeds of it; half of the shapes are padded
+Programs are compiled once per shape and used for all its seeds; half of the shapes are padded
 batches. Weights are from a tenth to three times as large as PyTorch draws them, inputs from a
-hundredth to ten times a standard normal's: in the loudest, gates are shut at every step.
+hundredth to ten times standard normal ones: in the largest, gates are saturated at every step.
 """
 
 from dataclasses import dataclass
@@ -47,24 +47,24 @@ SHAPES = tuple(
 
 STEPS = 3
 RUNS_PER_SHAPE = 10
-"""At least as many, where the runs do not suffice for all shapes: compiling takes longer."""
+"""At least this many runs for each shape, if necessary of fewer shapes: compiling takes longer."""
 
 
 def tasks(runs: int) -> list[tuple[int, range]]:
-    """Numbers of shapes with the seeds to check each with: as many runs in all."""
+    """Pairs of the number of a shape and its seeds, with this many runs in all."""
     shapes = min(len(SHAPES), max(1, runs // RUNS_PER_SHAPE))
     shares = [runs // shapes + (i < runs % shapes) for i in range(shapes)] if runs else []
     return [(i, range(share)) for i, share in enumerate(shares)]
 
 
 def failures_of(task: tuple[int, range]) -> list[str]:
-    """`failures` of a task."""
+    """The `failures` of one task."""
     number, seeds = task
     return failures(SHAPES[number], seeds)
 
 
 def failures(shape: Shape, seeds: range) -> list[str]:
-    """Check the shape with each of the seeds; the verdicts of those that failed.
+    """Check the shape with each of the seeds; return the verdicts of the failed ones.
 
     Training, with AdamW, is checked at every tenth seed.
     """

@@ -32,16 +32,16 @@ class Fault:
     """One fault.
 
     Attributes:
-        name: what it is.
-        stage: the name that the report's first divergence must have.
+        name: what the fault is.
+        stage: the stage that the report's first divergence must name.
         shows: a key of SHOWS.
-        says: what its diagnosis must contain: words for what is wrong, or `UNKNOWN` where no known
-            mistake explains the fault, and none may be named.
+        says: what the diagnosis must contain: words for what is wrong, or `UNKNOWN` if no known
+            mistake explains the fault, so that none may be named.
         plant: puts the fault into the code.
         hold: puts the fault into the candidate's parameters.
         case: the network and its inputs, a key of `parity.selftest.networks.NETWORKS`.
-        optimizer: what to train with: the reference right, the candidate with the fault.
-        loss: what to descend, likewise.
+        optimizer: the optimizer to train with: right in the reference, faulty in the candidate.
+        loss: the loss: right in the reference, faulty in the candidate.
     """
 
     name: str

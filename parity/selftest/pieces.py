@@ -1,6 +1,6 @@
 """Faulty pieces of the model, in JAX from scratch: weights, cells, slopes, precisions, attention.
 
-None of this shares code with `parity.diagnosis.mistakes`, by which the faults are recognised.
+None of this shares code with `parity.diagnosis.mistakes`, which recognises the faults.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from flax_bilstm.recurrence.equations import State, Weights
 
 
 def gate_order(order: Sequence[int]) -> Callable[[Weights], Weights]:
-    """The blocks of the gates taken in another order."""
+    """Puts the blocks of the gates in another order."""
 
     def reorder(array: Array | None) -> Array | None:
         if array is None:
@@ -38,12 +38,12 @@ def turned_blocks(w: Weights) -> Weights:
 
 
 def multiplied(name: str, factor: float) -> Callable[[Weights], Weights]:
-    """One of the weights times a number."""
+    """Multiplies one of the weights by a number."""
     return lambda w: w._replace(**{name: factor * getattr(w, name)})
 
 
 def stopped(*names: str) -> Callable[[Weights], Weights]:
-    """Weights through which no gradient flows."""
+    """Stops the gradient at these weights."""
     return lambda w: w._replace(**{n: jax.lax.stop_gradient(getattr(w, n)) for n in names})
 
 
@@ -56,7 +56,7 @@ def cell(
     enter: Callable[[State], State] = lambda state: state,
     shown: Callable[[Array, Array], Array] = lambda new, old: new,
 ) -> Callable[[Weights, State, Array], State]:
-    """One step of the LSTM with places to go wrong in."""
+    """One step of the LSTM, with an argument for each fault."""
 
     def step(w: Weights, state: State, x: Array) -> State:
         state = enter(state)
@@ -74,7 +74,7 @@ def cell(
 def with_slope(
     function: Callable[[Array], Array], slope: Callable[[Array], Array]
 ) -> Callable[[Array], Array]:
-    """The function, with a derivative of one's own: slope of the function's argument."""
+    """The function with another derivative: `slope`, a function of its argument."""
 
     @jax.custom_vjp
     def faulty(z: Array) -> Array:
@@ -85,7 +85,7 @@ def with_slope(
 
 
 def scaled_slope(factor: float) -> Callable[[Array], Array]:
-    """The identity, whose gradient is multiplied."""
+    """The identity, with its gradient multiplied by the factor."""
     return with_slope(lambda z: z, lambda z: jnp.full_like(z, factor))
 
 
@@ -95,7 +95,7 @@ def hard(z: Array) -> Array:
 
 
 def exponential_tanh(z: Array) -> Array:
-    """tanh as a textbook writes it: not finite where exp(2z) overflows."""
+    """tanh by its textbook formula: not finite where exp(2z) overflows."""
     return (jnp.exp(2 * z) - 1) / (jnp.exp(2 * z) + 1)
 
 
@@ -105,7 +105,7 @@ def exponential_sigmoid(z: Array) -> Array:
 
 
 def pade(z: Array) -> Array:
-    """tanh as a fraction of polynomials, near enough for small arguments."""
+    """tanh as a fraction of polynomials, accurate only for small arguments."""
     return z * (27 + z**2) / (27 + 9 * z**2)
 
 
@@ -116,7 +116,7 @@ def tanh_of_norm(c: Array) -> Array:
 
 
 def peephole(w: Weights, state: State, x: Array) -> State:
-    """A step whose input gate sees the old cell state, too (Gers and Schmidhuber 2000)."""
+    """A step whose input gate also reads the old cell state (Gers and Schmidhuber 2000)."""
     assert w.bias_ih is not None
     assert w.bias_hh is not None
     z = x @ w.kernel_ih + state.hidden @ w.kernel_hh + (w.bias_ih + w.bias_hh)[None]
@@ -126,7 +126,7 @@ def peephole(w: Weights, state: State, x: Array) -> State:
 
 
 def only_float32(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A change to float32 arrays, which leaves float64 alone."""
+    """Changes float32 arrays and leaves float64 arrays as they are."""
     return lambda array: change(array) if array.dtype == jnp.float32 else array
 
 
@@ -148,7 +148,7 @@ def attend(
     masked: bool = True,
     last: Callable[[Array], Array] = lambda lengths: lengths - 1,
 ) -> Callable[..., tuple[Array, Array]]:
-    """The last query's attention with places to go wrong in."""
+    """The last query's attention, with an argument for each fault."""
 
     def fault(real: Any, y: Array, lengths: Array | None) -> tuple[Array, Array]:
         asked = y[:, query]

@@ -1,6 +1,6 @@
 """Ways to plant a fault in the code of the Flax model.
 
-A plant is a function that gives a context manager: the fault is in force while that lasts.
+A plant is a function that returns a context manager, within which the fault is in force.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ nothing: Plant = nullcontext
 
 
 def patched(owner: Any, name: str, fault: Callable[[Any], Any]) -> Plant:
-    """`owner.name` replaced by what the fault makes of it."""
+    """Replace `owner.name` by `fault` of it."""
     return lambda: mock.patch.object(owner, name, fault(getattr(owner, name)))
 
 
@@ -39,14 +39,14 @@ def implementation(fault: Callable[..., tuple[Array, State]], only: str = "both"
 
 
 def weights(change: Callable[[Weights], Weights], only: str = "both") -> Plant:
-    """The recurrence runs on changed weights."""
+    """The recurrence, run on changed weights."""
     return implementation(
         lambda real, w, x, state, valid, reverse: real(change(w), x, state, valid, reverse), only
     )
 
 
 def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> Plant:
-    """The recurrence as a scan over a step of one's own."""
+    """The recurrence, replaced by a scan over `step`."""
     return both(
         patched(scan, "cell_step", lambda real: lambda *arguments: step(*arguments[:3])),
         implementation(lambda real, *arguments: scan.run_direction(*arguments), only),
@@ -54,9 +54,9 @@ def loop(step: Callable[[Weights, State, Array], State], only: str = "both") -> 
 
 
 def in_pieces(every: int, begin: Callable[[State, State], State]) -> Plant:
-    """The forward direction in pieces of some steps, each beginning with `begin(start, state)`.
+    """The forward direction in pieces of `every` steps, each starting from `begin(start, state)`.
 
-    Those are the state that the sequence started with, and the one after the piece before.
+    `start` is the state that the sequence started from, `state` the one after the previous piece.
     """
 
     def fault(real: Run, w: Weights, x: Array, start: State, valid: Any, reverse: bool) -> Any:
@@ -71,10 +71,10 @@ def in_pieces(every: int, begin: Callable[[State, State], State]) -> Plant:
 
 
 def product(change: Callable[[Array], Array]) -> Plant:
-    """The recurrence's matrix products on changed operands."""
+    """The recurrence, with its matrix products on changed operands."""
     return both(
         patched(fused, "matmul", lambda real: lambda a, b: real(change(a), change(b))),
-        # Traced anew: the registered one is compiled, and keeps the products it was compiled with.
+        # Traced again: the registered one is compiled, and would keep its original products.
         implementation(lambda real, *arguments: fused.run_direction(*arguments)),
     )
 
@@ -134,7 +134,7 @@ def head(change: Callable[[Array, Array], Array]) -> Plant:
 
 
 def both(*plants: Plant) -> Plant:
-    """Several at once."""
+    """Several plants at once."""
 
     @contextmanager
     def plant() -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Right ports by hand beside PyTorch, on the population of `reordering`: none may raise an alarm.
+"""Right ports, written by hand, of the networks of `reordering`: none may raise an alarm.
 
-Three ports of one network: `nnx.RNN` in a module, a function by `jax.lax.scan` and `jax.vmap`, and
-one more by `fb.LSTM`. Each is compiled once for each of a few sizes.
+Three ports of one network: a module with `nnx.RNN`, a function with `jax.lax.scan` and `jax.vmap`,
+and a module with `fb.LSTM`. Each is compiled once for each of a few sizes.
 
     parity selftest --false-alarms 3000
 """
@@ -59,7 +59,7 @@ def _sides(port: str, sizes: tuple[int, ...]) -> tuple[torch.nn.Module, pair.Mod
 
 
 def check(seed: int) -> tuple[str, Report]:
-    """The port that a case is of, and the report on it; its sizes are of the table."""
+    """The port of a case, and the report on it; the sizes are from `SIZES`."""
     port = list(PORTS)[seed % len(PORTS)]
     sizes = SIZES[seed // len(PORTS) % len(SIZES)]
     network, sides = _sides(port, sizes)
@@ -75,7 +75,7 @@ def check(seed: int) -> tuple[str, Report]:
 
 
 def outcome(seed: int) -> tuple[str, str]:
-    """What became of a case, one of OUTCOMES, and the report's verdict in words."""
+    """The outcome of a case, one of OUTCOMES, and the report's verdict in words."""
     torch.set_num_threads(1)
     port, report = check(seed)
     return kind(report), f"{port}, seed {seed}: {text.verdict(report)}"
@@ -85,4 +85,4 @@ POPULATIONS = {
     "PyTorch against its own reordering": reordering.outcome,
     "right ports by hand beside PyTorch": outcome,
 }
-"""What `parity selftest --false-alarms` checks, each with what becomes of a case."""
+"""The populations of `parity selftest --false-alarms`: words → function from seed to outcome."""

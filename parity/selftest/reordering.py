@@ -1,13 +1,13 @@
 """The control for the rule: PyTorch against PyTorch with its hidden units in another order.
 
 Both programs are right by construction, and differ as two frameworks do: they add the same products
-in another order. No rule may fail one against the other, whatever the weights, the inputs and the
+in another order. The rule must not fail one against the other, whatever the weights, inputs and
 training. `cases` is a population far wider than networks in use: inputs from 1e-38 to 1e10, weights
 from 0 to 100 times as large as PyTorch draws them, chaotic and saturated training.
 
     parity selftest --false-alarms 3000
 
-counts the alarms, of which there may be none, and what is undetermined.
+counts the alarms, of which there must be none, and the undetermined cases.
 """
 
 import multiprocessing
@@ -76,7 +76,7 @@ class Reordered(torch.nn.Module):
         self.units = torch.from_numpy(rng.permutation(network.fc.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The head's output for each sequence, read off its last step's context."""
+        """The head's output for each sequence, from its last step's context."""
         y, _ = self.lstm(x)
         last, keys = y[:, -1:, self.units], y.flip(1)[..., self.units]
         weights = torch.softmax(last @ keys.transpose(1, 2), dim=-1)
@@ -89,9 +89,9 @@ class Case:
     """One network of the population.
 
     Attributes:
-        loudness: the inputs' size.
-        gain: the weights' size, in that of PyTorch's own.
-        steps: of training.
+        loudness: the size of the inputs.
+        gain: the size of the weights, relative to PyTorch's initial ones.
+        steps: the number of training steps.
     """
 
     seed: int
@@ -133,7 +133,7 @@ def cases(seeds: range) -> Iterator[Case]:
 
 
 def check(case: Case) -> Report:
-    """The report on the network of a case against its own reordering."""
+    """The report on the network of a case against its reordered copy."""
     rng = np.random.default_rng([case.seed, 1])
     network = torch_ref.BiLSTMWithAttention(case.input_dim, case.hidden_dim, case.output_dim)
     drawn = weights(network, case, rng)
@@ -144,7 +144,7 @@ def check(case: Case) -> Report:
 def weights(
     network: torch.nn.Module, case: Case, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """A state dict of the case's size."""
+    """A state dict whose weights have the case's size."""
     size = case.gain / case.hidden_dim**0.5
     return {
         name: (size * rng.uniform(-1, 1, tensor.shape)).astype(np.float32)
@@ -153,7 +153,7 @@ def weights(
 
 
 def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
-    """The report on two sides that compute the same, run as the case has it."""
+    """The report on two sides that compute the same, with the case's inputs and training."""
 
     def batch() -> dict[str, np.ndarray]:
         x = case.loudness * rng.standard_normal((case.batch, case.time, case.input_dim))
@@ -171,14 +171,14 @@ def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
 
 
 def outcome(seed: int) -> tuple[str, str]:
-    """What became of a case, one of OUTCOMES, and the report's verdict in words."""
+    """The outcome of a case, one of OUTCOMES, and the report's verdict in words."""
     torch.set_num_threads(1)
     report = check(next(cases(range(seed, seed + 1))))
     return kind(report), text.verdict(report)
 
 
 def kind(report: Report) -> str:
-    """What the report of a right program counts as, one of OUTCOMES."""
+    """The outcome that the report on a right program counts as, one of OUTCOMES."""
     if report.first_divergence is not None:
         return ALARM
     if report.unproven:
@@ -194,15 +194,15 @@ def run(
     say: Callable[[str], None],
     progress: Progress,
 ) -> bool:
-    """Check as many cases, and say what came of them.
+    """Check `number` cases, and print the outcomes.
 
     Args:
         outcome: seed → one of OUTCOMES, and the verdict in words.
-        what: is checked, in words.
-        number: of cases, from the first one on.
-        jobs: processes at once.
-        say: told every alarm, and the count.
-        progress: told what has been done so far.
+        what: words for what is checked.
+        number: the number of cases, from the first one on.
+        jobs: the number of processes.
+        say: called with every alarm, and with the counts.
+        progress: called with what has been done so far.
 
     Returns:
         Whether none raised an alarm.

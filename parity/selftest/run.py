@@ -1,7 +1,7 @@
 """`parity selftest`: plants every known fault and shows that each is caught, placed and named.
 
-A harness that passes everything proves nothing, and one that fails everything proves no more. So
-the faults of `parity.selftest.faults` are planted one at a time in a small network, and unfaulted
+A check that passes everything proves nothing, and neither does one that fails everything. So the
+faults of `parity.selftest.faults` are planted one at a time in a small network, and unfaulted
 networks of many sizes and seeds are checked beside them (`parity.selftest.false_alarms`).
 """
 
@@ -28,17 +28,17 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one planted fault; picklable, which the fault is not.
+    """The outcome of one planted fault; unlike the fault, it can be pickled.
 
     Attributes:
-        name: of the fault.
-        caught: the report did not pass.
-        placed: its first divergence is the stage with the fault.
-        named: its text holds the diagnosis that the table asks for, or says that there is none.
-        has_name: whether the table asks for a diagnosis.
-        stage: where the fault is.
+        name: the name of the fault.
+        caught: whether the report did not pass.
+        placed: whether its first divergence is the stage with the fault.
+        named: whether its text has the diagnosis from the table, or says that there is none.
+        has_name: whether the table has a diagnosis.
+        stage: the stage with the fault.
         first: the report's first divergence.
-        seconds: how long it took.
+        seconds: the time that the check took.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the harness did all it must."""
+        """Whether the fault was caught, placed and named."""
         return self.caught and self.placed and self.named
 
 
 def plant(fault: Fault) -> Report:
-    """The report of the whole check with the fault in force.
+    """Run the whole check with the fault in force, and return the report.
 
     Operations are compiled one by one and shared by all faults; whole programs would each have to
     be compiled anew, which would take most of the time.
@@ -82,7 +82,7 @@ def plant(fault: Fault) -> Report:
 
 @contextmanager
 def as_users_write_it() -> Iterator[None]:
-    """JAX's own rules for adding a bias to a batch, and integers to floats, wherever this runs."""
+    """Use JAX's default rules for adding a bias to a batch, and integers to floats."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -106,20 +106,20 @@ def outcome(number: int) -> Outcome:
 
 
 def unfaulted(case: str) -> str:
-    """The verdict on one of the networks without a fault; "" where it passes."""
+    """The verdict on one of the networks without a fault; "" if it passes."""
     torch.set_num_threads(1)
     report = plant(Fault("nothing", "", "forward", case=case))
     return "" if report.passed else verdict(report)
 
 
 def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progress) -> bool:
-    """Plant everything, check the unfaulted, and say what came of it.
+    """Plant every fault, check unfaulted networks, and print the results.
 
     Args:
-        clean_runs: unfaulted networks to check, spread evenly over the shapes that it takes.
-        jobs: processes at once.
-        say: told every line of the result.
-        progress: told what has been done so far.
+        clean_runs: the number of unfaulted networks to check, spread evenly over the shapes.
+        jobs: the number of processes.
+        say: called with every line of the result.
+        progress: called with what has been done so far.
 
     Returns:
         Whether every fault was caught, placed and named, and every unfaulted network passed.
@@ -152,9 +152,9 @@ def run(clean_runs: int, jobs: int, say: Callable[[str], None], progress: Progre
 
 
 def _score(outcomes: Sequence[Outcome]) -> dict[str, list[bool]]:
-    """What is counted, in words, and whether each fault that it is about has it.
+    """Words for each thing that is counted → whether each fault that it applies to has it.
 
-    A name is counted only where there is one to be found.
+    A name is counted only for faults that have a diagnosis in the table.
     """
     rows = list(zip(outcomes, FAULTS, strict=True))
     score = {

@@ -116,7 +116,7 @@ class FlaxCell:
         return ((c, h), x), {}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
-        """((c, h), h) with c and h changed; an output other than the carry's h is left unchanged."""
+        """((c, h), h) with c and h changed; an output other than the carry's h is kept."""
         (c, h), output = value
         changed = change(f"{name}.hidden", h)
         return (change(f"{name}.cell", c), changed), changed if output is h else output

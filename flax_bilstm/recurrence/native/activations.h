@@ -1,4 +1,4 @@
-// σ and tanh of vectors, to 2 units in the last place; NaN gives NaN, and infinities their limits.
+// σ and tanh of vectors, to 2 units in the last place; NaN gives NaN, infinities give the limits.
 
 #ifndef FLAX_BILSTM_ACTIVATIONS_H_
 #define FLAX_BILSTM_ACTIVATIONS_H_
@@ -10,11 +10,12 @@ namespace flax_bilstm::FLAX_BILSTM_TARGET {
 template <typename T>
 struct Exponential;
 
-// ln 2 is split in two, the first part short enough that its multiples are exact. `polynomial` are
-// the coefficients of q in e^r − 1 = r + r² q(r) for |r| ≤ ln 2 / 2, fitted to the least largest
-// relative error (2e-10 and 3e-19). `round` added to a small number leaves its nearest integer in
-// the lowest bits. Above `overflow` e^x is taken for infinite, as e^`infinite` is with an excess
-// above 0; below `underflow` it stays at a normal number; above `tanh_is_1` tanh(x / 2) rounds to 1.
+// ln 2 is the sum of two parts; the first is short enough that its multiples are exact.
+// `polynomial` has the coefficients of q in e^r − 1 = r + r² q(r) for |r| ≤ ln 2 / 2, fitted to
+// minimize the largest relative error (2e-10 and 3e-19). Adding `round` to a small number leaves
+// its nearest integer in the lowest bits. Above `overflow`, x is replaced by `infinite`, where
+// e^x is infinite and the excess above 0; below `underflow`, by `underflow`, where e^x is a normal
+// number. Above `tanh_is_1`, tanh(x / 2) rounds to 1.
 template <>
 struct Exponential<float> {
   static constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
@@ -77,8 +78,8 @@ inline Vector<T> sigmoid(Vector<T> x) {
   return T{1} / (fma(e.scale, e.excess, broadcast(T{1})) + e.scale);
 }
 
-// tanh|x| = (e^2|x| − 1) / (e^2|x| + 1), from e^2|x| − 1 alone: no digit is lost near 0. What the
-// denominator loses in its rounding is given back where it matters, with 1 / denominator =
+// tanh|x| = (e^2|x| − 1) / (e^2|x| + 1), computed from e^2|x| − 1, so that no digits are lost near
+// 0. The rounding error of the denominator is corrected where it matters, with 1 / denominator =
 // (1 − quotient) / 2.
 template <typename T>
 inline Vector<T> tanh(Vector<T> x) {

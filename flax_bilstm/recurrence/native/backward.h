@@ -1,5 +1,5 @@
-// The backward pass of one direction: the gradient of the gates before σ and tanh. The gradients of
-// weights and inputs are products of it, after all steps.
+// The backward pass of one direction: dz, the gradient of the gates before σ and tanh. The
+// gradients of weights and inputs are products of dz, computed after all steps.
 
 #ifndef FLAX_BILSTM_BACKWARD_H_
 #define FLAX_BILSTM_BACKWARD_H_
@@ -108,7 +108,7 @@ class BackwardPass {
     store(d_cell_ + state, d_cell * f);
   }
 
-  // dh of the step before: dz W_hh transposed. In the padding dh stays.
+  // dh of the step before: dz W_hh transposed. In the padding dh is unchanged.
   void multiply_packed(Size t, const T* packed) {
     const Size depth = kGates * pass_.hidden;
     for (Size unit = 0; unit < pass_.hidden; unit += kPanel) {
@@ -127,9 +127,9 @@ class BackwardPass {
     }
   }
 
-  // The same from W_hh as it lies: each unit is a product of two rows.
+  // The same from W_hh without packing: each unit is a product of two rows.
   void multiply_in_place(Size t) {
-    constexpr int kUnits = 8;  // at once: 8 sums hide the latency of an addition
+    constexpr int kUnits = 8;  // computed together: 8 sums hide the latency of an addition
     for (Size row = 0; row < rows_; ++row) {
       if (!valid(t, row)) continue;
       T* to = d_hidden_ + row * width_;

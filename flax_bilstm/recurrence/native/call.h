@@ -17,7 +17,7 @@ namespace flax_bilstm {
 
 namespace ffi = xla::ffi;
 
-// Memory for vectors, not set to anything.
+// Uninitialized memory for vectors.
 template <typename T>
 class Workspace {
  public:
@@ -34,7 +34,7 @@ class Workspace {
   std::unique_ptr<T, Delete> data_;
 };
 
-// Runs every direction, its work split among the threads that no other direction has.
+// Runs all directions in parallel; each splits its work among its share of the threads.
 template <typename Pass, typename T>
 void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel) {
   const Pass& first = passes.front();
@@ -60,7 +60,7 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   });
 }
 
-// Buffer after buffer of a call, as arrays of T.
+// The buffers of a call, one after another, as arrays of T.
 template <typename T>
 class Arguments {
  public:

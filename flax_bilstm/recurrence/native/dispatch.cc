@@ -34,7 +34,7 @@ const char* best_instruction_set() {
   for (const Choice& choice : kChoices) {
     if (choice.supported()) return choice.name;
   }
-  return nullptr;  // never: the last choice runs everywhere
+  return nullptr;  // unreachable: the last choice runs on every processor
 }
 
 bool choose_instruction_set(const char* name) {

@@ -1,4 +1,4 @@
-// Which instruction set runs: the widest that this processor has, or the one that is asked for.
+// Chooses the instruction set: the widest that this processor has, or the one that is asked for.
 
 #ifndef FLAX_BILSTM_DISPATCH_H_
 #define FLAX_BILSTM_DISPATCH_H_
@@ -10,7 +10,7 @@ namespace flax_bilstm {
 // The widest of portable, avx2 and avx512 that this processor has.
 const char* best_instruction_set();
 
-// Makes `name` the one that runs from now on; false if this processor lacks it.
+// Uses instruction set `name` from now on; returns false if this processor lacks it.
 bool choose_instruction_set(const char* name);
 
 const InstructionSet& instruction_set();

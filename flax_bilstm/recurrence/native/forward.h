@@ -8,7 +8,7 @@
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
-// Steps whose product with W_ih is taken at once where the weights are not packed; whole tiles.
+// Number of steps multiplied by W_ih at once if the weights are not packed; a multiple of a tile.
 constexpr Size kChunk = 48;
 
 template <typename T>
@@ -208,7 +208,7 @@ class ForwardPass {
     save(t, row, unit, {i, f, g, o}, previous);
   }
 
-  // A step in the padding: the state stays.
+  // A step in the padding: the state is unchanged.
   inline void carry(Size t, Size row, Size unit) {
     const Size count = pass_.hidden - unit, state = row * width_ + unit;
     const Vector<T> none{};
@@ -249,7 +249,7 @@ class ForwardPass {
   const Size begin_, rows_;
   const Size width_;  // of a row of the states: whole vectors
   T *const cell_, *hidden_, *next_, *const rest_;
-  Size chunk_ = 0;  // the first step, in time, of the inputs multiplied last
+  Size chunk_ = 0;  // the first step, in time, of the last inputs multiplied
 };
 
 }  // namespace flax_bilstm::FLAX_BILSTM_TARGET

@@ -1,6 +1,6 @@
-// Compiled once for each instruction set, with FLAX_BILSTM_TARGET as its name. Nothing of the
-// standard library that is code may be used from here: the linker would keep one copy of it, perhaps
-// one that an older processor cannot run.
+// Compiled once for each instruction set, with FLAX_BILSTM_TARGET as its name. This file must not
+// use standard library functions that are compiled into it: the linker would keep one of the
+// copies, perhaps one that an older processor cannot run.
 
 #include "backward.h"
 #include "forward.h"

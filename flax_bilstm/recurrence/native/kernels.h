@@ -10,7 +10,7 @@ namespace flax_bilstm {
 
 using Size = std::ptrdiff_t;
 
-// Up to this batch size the weights are read where they lie: copying them would cost more.
+// Up to this batch size the weights are not packed: copying them would take longer than it saves.
 constexpr Size kLargestUnpackedBatch = 4;
 
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
@@ -27,9 +27,9 @@ struct Forward {
   const T *h_0, *c_0;        // (batch, hidden)
   T* outputs;                // (time, batch, output_stride), 0 in the padding
   T *h_n, *c_n;              // (batch, hidden)
-  // What a training call keeps for its backward pass; null where nothing is kept.
+  // What a training call keeps for its backward pass; null in other calls.
   T* gates;                  // (time, batch, 4 hidden), activated
-  T* cells;                  // (time, batch, hidden), that the step started from
+  T* cells;                  // (time, batch, hidden), before the step
 };
 
 template <typename T>
@@ -38,7 +38,7 @@ struct Backward {
   bool reverse;
   const std::int32_t* lengths;
   const T* kernel_hh;
-  const T* gates;            // as the forward pass kept them
+  const T* gates;            // from the forward pass
   const T* cells;
   const T* d_outputs;        // (time, batch, output_stride)
   const T *d_h_n, *d_c_n;    // (batch, hidden)
@@ -60,10 +60,10 @@ struct WeightGradients {
   T* d_bias;                 // (4 hidden,)
 };
 
-// A pass in parts: `pack` makes panel after panel of the packed weights, then `run` does the work from
-// `begin` to `end` out of `count`: rows of the batch, through all of time, or panels of dz's columns.
-// A part begins at a multiple of `tile`; no number depends on the part that it is in. Sizes are of
-// elements; `panels` is 0 where nothing is packed.
+// A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
+// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. A
+// part begins at a multiple of `tile`; results do not depend on how the work is split. Sizes are
+// numbers of elements; `panels` is 0 if nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
   Size tile;
@@ -82,7 +82,7 @@ struct Kernels {
   Kernel<WeightGradients<T>, T> weight_gradients;
 };
 
-// Two vector functions alone, for the tests of their accuracy.
+// The two vector functions by themselves, for the tests of their accuracy.
 template <typename T>
 struct Activations {
   void (*sigmoid)(Size count, const T* x, T* y);

@@ -1,4 +1,4 @@
-// The calls that XLA makes: one for each pass of one layer, all of its directions at once.
+// The calls that XLA makes: one for each pass of one layer, with all its directions.
 
 #include <vector>
 
@@ -7,10 +7,10 @@
 namespace flax_bilstm {
 namespace {
 
-// With two directions the second one is the reverse one; a direction alone may be either.
+// Of two directions, the second is the reverse one; a single direction may be either.
 
 // x, h_0, lengths, c_0, and W_ih, W_hh and the summed bias of each direction
-//   -> outputs, h_n, c_n, and, where they are asked for, the gates and cells of each direction.
+//   -> outputs, h_n, c_n and, if asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
              ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse) {
@@ -173,14 +173,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_weight_gradients, flax_bilstm::weight_
 
 const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instruction_set(); }
 
-// Of the headers that this was compiled with, as 1000 · major + minor.
+// The version of the FFI headers that this was compiled with, as 1000 · major + minor.
 int flax_bilstm_ffi_version() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
 
 bool flax_bilstm_choose_instruction_set(const char* name) {
   return flax_bilstm::choose_instruction_set(name);
 }
 
-// Of float32 (size 4) or float64 (size 8), for the tests.
+// σ and tanh of float32 (size 4) or float64 (size 8), for the tests.
 void flax_bilstm_activations(int size, std::ptrdiff_t count, const void* x, void* sigmoid,
                              void* tanh) {
   const auto evaluate = [&](const auto& functions, auto zero) {

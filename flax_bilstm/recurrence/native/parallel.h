@@ -15,8 +15,8 @@
 
 namespace flax_bilstm {
 
-// Takes tasks until none is left. `task` is used only while there is one: threads that the pool
-// starts too late, when `parallel` has returned, find none and leave.
+// Runs tasks until none is left. `task` is used only while some are left: a thread that the pool
+// starts after `parallel` has returned finds none and ends.
 template <typename Task>
 class Tasks {
  public:
@@ -27,7 +27,7 @@ class Tasks {
     if (index >= count_) return;
     std::fenv_t before;
     std::fegetenv(&before);
-    std::fesetenv(&rounding_);  // the caller's, so that no number depends on the thread
+    std::fesetenv(&rounding_);  // the caller's, so that results do not depend on the thread
     Size finished = 0;
     for (; index < count_; index = next_++, ++finished) (*task_)(index);
     std::fesetenv(&before);
@@ -51,9 +51,9 @@ class Tasks {
   Size done_ = 0;
 };
 
-// task(0), ..., task(count − 1), in any order and on any thread, this one among them. It returns
-// when all are done, and waits only for tasks that a thread is at work on: it cannot deadlock, even
-// where the pool never starts any thread of ours.
+// Runs task(0), ..., task(count − 1) in any order on any threads, including this one. Returns when
+// all are done. It waits only for tasks that a thread is already running, so it cannot deadlock,
+// even if the pool never starts one of our threads.
 template <typename Task>
 void parallel(xla::ffi::ThreadPool& pool, Size count, const Task& task) {
   if (count <= 0) return;

@@ -1,4 +1,4 @@
-// The matrix products: a tile of rows and columns is summed in registers.
+// The matrix products: each tile of rows and columns is summed in registers.
 
 #ifndef FLAX_BILSTM_PRODUCT_H_
 #define FLAX_BILSTM_PRODUCT_H_
@@ -11,11 +11,11 @@ namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
 constexpr int kGates = 4;
 
-// Vectors side by side in a tile of `Rows` rows: 4, or 8 where few rows leave registers free.
+// Number of vectors in a row of a tile of `Rows` rows: 4, or 8 if few rows leave registers free.
 template <int Rows>
 constexpr int kColumns = Rows * 8 <= kRows * 4 ? 8 : 4;
 
-// tile += a b, where `a` is (Rows, depth), its rows `a_stride` apart and its columns `a_step`,
+// tile += a b, where `a` is (Rows, depth), with rows `a_stride` apart and columns `a_step` apart,
 // and `b` is (depth, Columns vectors).
 template <typename T, int Rows, int Columns>
 inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride,
@@ -32,7 +32,7 @@ inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride
   }
 }
 
-// Calls f(Rows as a type, first row) for tiles of kRows rows, and a smaller one for the rest.
+// Calls f(Rows as a type, first row) for tiles of kRows rows, and a smaller tile for the rest.
 template <int Rows = static_cast<int>(kRows), typename F>
 inline void for_row_tiles(Size row, Size end, const F& f) {
   for (; row + Rows <= end; row += Rows) f(std::integral_constant<int, Rows>{}, row);
@@ -49,7 +49,7 @@ inline void for_column_blocks(Size columns, Size width, const F& f) {
   }
 }
 
-// Whether the weights are read where they lie. Blocks of columns must fit in one row of them.
+// Whether the weights are read without packing. A block of columns must fit in one of their rows.
 template <typename T>
 inline bool reads_weights_in_place(Size batch, Size hidden) {
   return batch <= kLargestUnpackedBatch && kGates * hidden >= kColumns<1> * kLanes<T>;

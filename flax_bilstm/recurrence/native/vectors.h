@@ -1,7 +1,7 @@
-// Vectors of the widest registers that this translation unit is compiled for.
+// Vectors as wide as the widest registers that this translation unit is compiled for.
 //
-// Products and sums are contracted only where fma() says so (-ffp-contract=off): a row's numbers
-// must not depend on the size of the tile that it is computed in.
+// Products and sums are contracted only by fma() (-ffp-contract=off): the results of a row must not
+// depend on the size of its tile.
 
 #ifndef FLAX_BILSTM_VECTORS_H_
 #define FLAX_BILSTM_VECTORS_H_
@@ -55,7 +55,7 @@ inline Vector<T> load(const T* from) {
   return v;
 }
 
-// The first `count` lanes; the others, all if there are none, are 0.
+// Loads the first `count` lanes; the other lanes, or all if `count` is 0 or less, are 0.
 template <typename T>
 inline Vector<T> load(const T* from, Size count) {
   if (count >= kLanes<T>) return load(from);
@@ -87,7 +87,7 @@ inline T sum(Vector<T> v) {
   return total;
 }
 
-// a b + c, rounded once where the instruction set can.
+// a b + c, rounded once if the instruction set has such an operation.
 #if defined(__AVX512F__)
 inline Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
   return _mm512_fmadd_ps(a, b, c);

@@ -1,5 +1,5 @@
-// The gradients of one direction's weights: [x, h of the step before, 1] transposed times dz, summed
-// over all steps and sequences.
+// The gradients of one direction's weights: the transpose of [x, h of the step before, 1] times dz,
+// summed over all steps and sequences.
 
 #ifndef FLAX_BILSTM_WEIGHT_GRADIENTS_H_
 #define FLAX_BILSTM_WEIGHT_GRADIENTS_H_
@@ -13,7 +13,7 @@ class WeightGradientsPass {
  public:
   using Pass = WeightGradients<T>;
   static constexpr Size kPanel = kGates * kLanes<T>;  // columns of dz
-  static constexpr Size kDepth = 128;  // summed in registers at once; a panel of dz fits in L1
+  static constexpr Size kDepth = 128;  // summed in registers at once; such a panel of dz fits in L1
 
   static constexpr Size kTile = 1;
   static Size count(const Pass& pass) { return whole_vectors(kGates * pass.hidden, kPanel); }
@@ -47,7 +47,7 @@ class WeightGradientsPass {
         dz_(scratch),
         features_(scratch + kDepth * kPanel) {}
 
-  // Where the gradients of a feature go: a row of W_ih, of W_hh, or the bias.
+  // The destination of a feature's gradients: a row of W_ih or of W_hh, or the bias.
   T* gradient(Size feature) const {
     if (feature < pass_.input) return pass_.d_kernel_ih + feature * columns_;
     feature -= pass_.input;
@@ -62,7 +62,7 @@ class WeightGradientsPass {
     }
   }
 
-  // (depth, width): x, the h that the step started from and 1; all 0 in the padding.
+  // (depth, width): x, the h before the step, and 1; all 0 in the padding.
   void pack_features(Size first, Size depth) {
     T* to = features_;
     for (Size step = first; step < first + depth; ++step, to += width_) {

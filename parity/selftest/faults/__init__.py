@@ -1,7 +1,7 @@
-"""The faults that `parity selftest` plants, one at a time, and what the harness must say of each.
+"""The faults that `parity selftest` plants, one at a time, and what the report must say of each.
 
-Adding a fault is adding a row: what it is, where it must be found, when it shows, what must be said
-of it, and how it is planted. Strengths are realistic: what ports get wrong, not noise.
+To add a fault, add a row: what it is, where it must be found, when it shows, what the report must
+say, and how it is planted. Faults have realistic sizes: those of errors in ports, not of noise.
 """
 
 from parity.selftest.fault import SHOWS, Fault

@@ -58,7 +58,7 @@ CELL = (
                  combine=lambda i, f, g, c: 0.9 * (f * c + i * g) + 0.1 * c))),
     Fault("LayerNorm within the tanh on the new cell state", cell("forward", "hidden"), "forward",
              UNKNOWN, planting.loop(pieces.cell(squash=pieces.tanh_of_norm))),
-    # Where the cell state is 0, as in the gates' probes, the gate is right: the new cell is not.
+    # If the cell state is 0, as in the probes of gates, the gate is right, but the new cell is not.
     Fault("a peephole: the input gate reads the cell state", cell("forward", "cell"), "forward",
              UNKNOWN, planting.loop(pieces.peephole)),
     Fault("the cell state clipped to ±0.3", cell("forward", "cell"), "forward", UNKNOWN,

@@ -18,7 +18,7 @@ method = planting.method
 
 
 def _step(step: object) -> planting.Plant:
-    """A step of one's own in every `LSTMCell`."""
+    """Every `LSTMCell` runs `step` instead of its own equations."""
     return planting.patched(cells, "cell_step", lambda real: step)
 
 

@@ -20,7 +20,7 @@ def _sum_of_squares(output: Any, inputs: Any) -> Any:
 
 
 GRADIENTS = (
-    # All four gates read the biases and the hidden state, so the step is the place, not a gate.
+    # All four gates read the biases and the hidden state, so the place is the step, not a gate.
     Fault("folded biases: bias_hh gets no gradient", cell("reverse", "step"), "gradients",
              "bias_hh gets no gradient", planting.weights(pieces.stopped("bias_hh"))),
     Fault("gradient of weight_hh halved", cell("forward", "input_gate"), "gradients", "0.5",
@@ -44,7 +44,7 @@ GRADIENTS = (
              "gradients stop every 8 steps",
              planting.in_pieces(8, lambda start, state: State(
                  *map(jax.lax.stop_gradient, state)))),
-    # What arrives at lstm.output is wrong, and the attention, which reads it, makes it so.
+    # The gradient at lstm.output is wrong; the attention, which reads that output, makes the error.
     Fault("no gradient through the attention weights", "attention", "gradients",
              "no gradient flows through the weights",
              planting.attention(pieces.attend(weigh=lambda s: jax.lax.stop_gradient(

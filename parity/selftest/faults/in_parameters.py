@@ -1,4 +1,4 @@
-"""Faults in what the model holds, as conversions make them."""
+"""Faults in the model's parameters, as conversions make them."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from parity.selftest.fault import Fault, Held
 
 
 def changed(change: Callable[[np.ndarray], np.ndarray], *fragments: str) -> Callable[[Held], Held]:
-    """Parameters of which those are changed whose name contains one of the fragments."""
+    """Changes the parameters whose name contains one of the fragments."""
     return lambda held: {
         n: change(a) if any(f in n for f in fragments) else a for n, a in held.items()
     }

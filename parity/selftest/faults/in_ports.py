@@ -1,4 +1,4 @@
-"""Faults in ports by hand: raw parameters, and a function of a state dict."""
+"""Faults in ports written by hand: raw parameters, and a function of a state dict."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ method = planting.method
 
 
 def function(name: str, change: object) -> planting.Plant:
-    """A function of the port replaced by what the change makes of it."""
+    """A function of the port, replaced by the result of the change."""
     return planting.patched(by_hand, name, change)  # type: ignore[arg-type]
 
 

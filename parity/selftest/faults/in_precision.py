@@ -1,4 +1,4 @@
-"""Faults that show in float32 only, or as numbers that are not finite."""
+"""Faults that show only in float32, or as non-finite numbers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Faults in the loop over time, in padding, and in how directions meet."""
+"""Faults in the loop over time, in padding, and in how directions are put together."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from parity.selftest.fault import UNKNOWN, Fault, cell
 
 
 def _after(t: int, change: Any) -> Any:
-    """From step t on, the weights are changed."""
+    """The weights are changed from step t on."""
 
     def fault(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse: bool) -> Any:
         first, state = real(w, x[:t], state, None, reverse)

@@ -17,7 +17,7 @@ method = planting.method
 
 
 def _norm(eps: float = 1e-5, **held: float) -> planting.Plant:
-    """BatchNorm in evaluation with another epsilon, and statistics or weights put to a number."""
+    """BatchNorm in evaluation with another epsilon, or statistics or weights set to a number."""
 
     def change(call: Any, module: Any, x: Any) -> Any:
         names = ("mean", "var", "scale", "bias")

@@ -1,4 +1,4 @@
-"""Faults that show in training only: of the optimizer, or at weights it has moved."""
+"""Faults that show only in training: in the optimizer, or at trained weights."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
 
 
 def fed(optimizer: Optimizer, transformation: optax.GradientTransformation) -> Optimizer:
-    """The twins with another optax side."""
+    """The optimizer with another transformation on the optax side."""
     return replace(optimizer, optax=transformation)
 
 
@@ -51,7 +51,7 @@ def _clipped_kernel(call: Any, module: Any, x: Any) -> Any:
 
 
 class _DecayingAll(nnx.Optimizer):
-    """AdamW's decay on what nothing trains, as of an optimizer that is handed every variable."""
+    """AdamW's decay on variables that are not trained, as when an optimizer gets every variable."""
 
     def update(self, model: Any, gradient: Any, /, **options: Any) -> None:
         super().update(model, gradient, **options)

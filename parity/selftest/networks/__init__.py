@@ -1,6 +1,6 @@
 """The networks in which faults are planted: ours, and some as other people write them.
 
-All are small, and where two sizes are equal a transposed matrix fits: the most treacherous sizes.
+All are small. In some, two sizes are equal, so that a transposed matrix raises no error.
 """
 
 from parity.selftest.networks.by_hand import BY_HAND
@@ -11,6 +11,6 @@ from parity.selftest.networks.signals import SIGNALS
 from parity.selftest.networks.text import TEXT
 
 NETWORKS: dict[str, Network] = {**OURS, **TEXT, **SIGNALS, **DECODERS, **BY_HAND}
-"""Every network and what it reads, by what faults call it."""
+"""Every network and its inputs, by the name that faults use."""
 
 __all__ = ["NETWORKS", "OURS", "Network"]

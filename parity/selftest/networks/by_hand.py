@@ -17,7 +17,7 @@ State = Mapping[str, Array]
 
 
 class TorchRaw(nn.Module):
-    """Attention by one vector over tanh of a matrix product, all of raw parameters."""
+    """Attention by one vector over tanh of a matrix product, with raw parameters only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class TorchRaw(nn.Module):
 
 
 class Raw(nnx.Module):
-    """`TorchRaw` in Flax, every line of which can be replaced by faults."""
+    """`TorchRaw` in Flax; faults can replace each of its methods."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.matrix = nnx.Param(jnp.zeros((4, 4)))
@@ -48,7 +48,7 @@ class Raw(nnx.Module):
         return self.mix(weights, x) + self.offset[...]
 
     def hide(self, x: Array) -> Array:
-        """What the query asks."""
+        """The keys: tanh of a matrix product."""
         return jnp.tanh(x @ self.matrix[...])
 
     def weigh(self, scores: Array) -> Array:
@@ -56,7 +56,7 @@ class Raw(nnx.Module):
         return jax.nn.softmax(scores, axis=1)
 
     def mix(self, weights: Array, x: Array) -> Array:
-        """The mean so weighted."""
+        """The mean of x with these weights."""
         return (weights[..., None] * x).sum(1)
 
 
@@ -86,7 +86,7 @@ def head(w: State, y: Array) -> Array:
 
 
 def recurrent(w: State, x: Array) -> Array:
-    """`TorchRecurrent`: every sequence by itself, by `jax.vmap`."""
+    """`TorchRecurrent`, each sequence alone, by `jax.vmap`."""
 
     def one(x: Array) -> Array:
         runs = [direction(w, x, "l0", False), direction(w, x, "l0_reverse", True)]

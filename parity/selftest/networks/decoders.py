@@ -16,7 +16,7 @@ Carry = tuple[Array, Array]
 
 
 class TorchDecoder(nn.Module):
-    """An LSTM encodes; an LSTMCell goes on from there, and reads what it has said before."""
+    """An LSTM encodes; an LSTMCell continues from its states and reads its own previous output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TorchDecoder(nn.Module):
 
 
 class Decoder(nnx.Module):
-    """`TorchDecoder` in Flax. What is between its layers can be replaced by faults."""
+    """`TorchDecoder` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.encoder = fb.LSTM(4, 4, rngs=rngs)
@@ -58,11 +58,11 @@ class Decoder(nnx.Module):
         return c[-1], h[-1]
 
     def first(self, x: Array) -> Array:
-        """What the decoder reads first."""
+        """The first input of the decoder."""
         return x[:, -1]
 
     def feed(self, said: Array, x: Array) -> Array:
-        """What it reads next."""
+        """The next input of the decoder."""
         return said
 
 
@@ -80,7 +80,7 @@ class TorchRecurrent(nn.Module):
 
 
 class Recurrent(nnx.Module):
-    """`TorchRecurrent` by `nnx.RNN`. How its loops run can be replaced by faults."""
+    """`TorchRecurrent` by `nnx.RNN`. Faults can replace how its loops run."""
 
     def __init__(self, rngs: nnx.Rngs, inputs: int = 4, hidden: int = 4, outputs: int = 3) -> None:
         runs = [nnx.RNN(fb.LSTMCell(inputs, hidden, rngs=rngs)) for _ in range(2)]

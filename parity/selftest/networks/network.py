@@ -1,4 +1,4 @@
-"""What a network of the self-test is: a PyTorch module, its right port, and what both read."""
+"""A network of the self-test: a PyTorch module, its right port, and the inputs of both."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Network:
 
     Attributes:
         torch: makes the reference.
-        flax: makes the port from rngs; or, where `function`, is a function of the reference's state
+        flax: makes the port from rngs; or, if `function`, is a function of the reference's state
             dict and the inputs.
-        draw: what both are called with, by name, and the loss's target.
-        names: Flax path → torch path of what is called otherwise.
+        draw: draws the inputs of both, by name, and the loss's target.
+        names: Flax path → torch path, where the names differ.
         function: whether `flax` is the candidate itself.
     """
 
@@ -40,7 +40,7 @@ class Network:
     function: bool = False
 
     def reference(self) -> Module:
-        """The reference with the same numbers in every run, of which none is a default of norms."""
+        """The reference with the same numbers in every run; none of them is a default of a norm."""
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
             model = self.torch().eval()
@@ -56,7 +56,7 @@ class Network:
         return model
 
     def pair(self, model: Module, batch: Batch, loss: Loss = MEAN_SQUARED_ERROR) -> pair.ModulePair:
-        """The reference and the port, which holds the reference's numbers."""
+        """The reference and the port with the reference's parameters."""
         candidate = self.flax
         if not self.function:
             candidate = self.flax(nnx.Rngs(SEED))

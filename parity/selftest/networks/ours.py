@@ -9,13 +9,13 @@ from flax_bilstm import BiLSTMWithAttention
 from parity.selftest.networks.network import Batch, Network, normal
 from parity.sides.side import TARGET
 
-# Where two sizes are equal a transposed matrix fits: the most treacherous sizes.
+# Two sizes are equal, so that a transposed matrix raises no error.
 INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM = 4, 4, 8
 BATCH, TIME = 3, 20
 
 
 def _torch() -> torch.nn.Module:
-    """As it is initialised, but for the LSTM's weights, doubled."""
+    """The network as initialised, but with the LSTM's weights doubled."""
     model = torch_ref.BiLSTMWithAttention(INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM)
     with torch.no_grad():
         for parameter in model.lstm.parameters():
@@ -32,14 +32,14 @@ def _plain(rng: np.random.Generator) -> Batch:
 
 
 def _padded(rng: np.random.Generator) -> Batch:
-    """With rubbish in the padding."""
+    """Sequences of several lengths, with garbage in the padding."""
     batch, lengths = _plain(rng), np.array([TIME, 7, 13])
     batch["x"][np.arange(TIME)[None] >= lengths[:, None]] = 30
     return {**batch, "lengths": lengths}
 
 
 def _large(rng: np.random.Generator) -> Batch:
-    """Every gate saturated."""
+    """Inputs that saturate every gate."""
     batch = _plain(rng)
     return {**batch, "x": batch["x"] * 1000}
 

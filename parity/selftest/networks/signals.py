@@ -15,7 +15,7 @@ BATCH, TIME = 3, 6
 
 
 class TorchConvolution(nn.Module):
-    """Convolution, BatchNorm, ReLU, the largest of every two steps, a head on all that is left."""
+    """Convolution, BatchNorm, ReLU, the largest of every two steps, a head on all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class TorchConvolution(nn.Module):
 
 
 class Convolution(nnx.Module):
-    """`TorchConvolution` in Flax, channels last. What is between its layers can be replaced."""
+    """`TorchConvolution` in Flax, channels last. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.conv = nnx.Conv(4, 4, (3,), padding=1, rngs=rngs)
@@ -55,7 +55,7 @@ class Convolution(nnx.Module):
 
 
 class TorchHeads(nn.Module):
-    """Attention of two heads with a residual and a norm, and what the last step has of it."""
+    """Attention of two heads with a residual and a norm, read at the last step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class TorchHeads(nn.Module):
 
 
 class Heads(nnx.Module):
-    """`TorchHeads` in Flax. What is between its layers can be replaced."""
+    """`TorchHeads` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.attention = nnx.MultiHeadAttention(
@@ -86,7 +86,7 @@ class Heads(nnx.Module):
 
     @staticmethod
     def attend(query: Array, key: Array, value: Array) -> Array:
-        """Scaled, in the arrays' own dtype: JAX's takes its softmax in float32."""
+        """Scaled attention in the arrays' dtype: JAX's function computes its softmax in float32."""
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / query.shape[-1] ** 0.5
         return jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), value)
 

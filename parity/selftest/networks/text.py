@@ -29,7 +29,7 @@ class TorchTagger(nn.Module):
 
 
 class Tagger(nnx.Module):
-    """`TorchTagger` in Flax. What is between its layers can be replaced by faults."""
+    """`TorchTagger` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embedding = nnx.Embed(VOCABULARY, 4, rngs=rngs)
@@ -41,11 +41,11 @@ class Tagger(nnx.Module):
         return self.tags(self.read(self.encoder(self.embed(x))[0]))
 
     def embed(self, x: Array) -> Any:
-        """What the LSTM reads."""
+        """The input of the LSTM."""
         return self.embedding(x)
 
     def read(self, y: Array) -> Array:
-        """What the scores are made of."""
+        """The values from which the scores are computed."""
         return y
 
 
@@ -67,7 +67,7 @@ class TorchClassifier(nn.Module):
 
 
 class Classifier(nnx.Module):
-    """`TorchClassifier` in Flax. What is between its layers can be replaced by faults."""
+    """`TorchClassifier` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embedding = nnx.Embed(VOCABULARY, 6, rngs=rngs)
@@ -81,11 +81,11 @@ class Classifier(nnx.Module):
         return self.head(self.pool(self.join(y, self.activate(self.hidden(y)))))
 
     def embed(self, x: Array) -> Any:
-        """What the norm reads."""
+        """The input of the norm."""
         return self.embedding(x)
 
     def activate(self, z: Array) -> Array:
-        """GELU by the error function, as PyTorch's default."""
+        """GELU by the error function, PyTorch's default."""
         return nnx.gelu(z, approximate=False)
 
     def join(self, y: Array, z: Array) -> Array:
@@ -98,7 +98,7 @@ class Classifier(nnx.Module):
 
 
 class TorchLanguageModel(nn.Module):
-    """An LSTM whose embedding is its head's weight, too."""
+    """An LSTM whose embedding is also the weight of its head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class TorchLanguageModel(nn.Module):
 
 
 class LanguageModel(nnx.Module):
-    """`TorchLanguageModel` in Flax. What is between its layers can be replaced by faults."""
+    """`TorchLanguageModel` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Embed(VOCABULARY, 4, rngs=rngs)
