@@ -1,4 +1,4 @@
-"""Proof that a Flax model computes what its PyTorch reference computes, and where if it does not.
+"""Checks that a Flax model computes what its PyTorch reference does; locates the error if not.
 
     report = parity.check(torch_model, flax_model, x)
     report.assert_passed()

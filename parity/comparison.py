@@ -174,7 +174,7 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def magnitude(array: Value) -> float:
-    """The largest absolute finite element; 0 where there is none."""
+    """The largest absolute value of the finite elements; 0 if there are none."""
     if array is None or array.size == 0:
         return 0.0
     largest = max(abs(float(array.max())), abs(float(array.min())))

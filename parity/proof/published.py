@@ -152,7 +152,7 @@ def _random_inputs(seed: int, shape: Shape, features: int) -> dict[str, np.ndarr
 
 
 def _initial(seed: int) -> torch_ref.BiLSTMWithAttention:
-    """The published network with PyTorch's own initial weights for a seed."""
+    """The published network with PyTorch's initial weights for this seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return torch_ref.BiLSTMWithAttention(INPUT_DIM, HIDDEN_DIM, OUTPUT_DIM)
@@ -183,7 +183,7 @@ def torch_weights(path: Path) -> dict[str, torch.Tensor]:
     """The file's state dict, through PyTorch's loaders and none of this package's code.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the file does not contain a state dict.
         OSError: it cannot be read.
     """
     if path.is_dir():

@@ -349,7 +349,7 @@ class NnxSide(Side):
         }
 
     def _model(self, leaves: Named) -> nnx.Module:
-        """A copy of the module that holds these leaves."""
+        """A copy of the module with these leaves."""
         model = nnx.merge(self._graphdef, nnx.clone(self._template))
         state = nnx.state(model)
         for path, leaf in nnx.to_flat_state(state):

@@ -45,7 +45,7 @@ def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> An
 
 
 def arrays(name: str, value: Any) -> dict[str, Any]:
-    """Every array in the value by its name, in order; see `mapped` for what is refused."""
+    """Every array in the value by its name, in order; raises like `mapped`."""
     found: dict[str, Any] = {}
 
     def note(name: str, array: Any) -> Any:

@@ -26,7 +26,7 @@ def locate(
     cotangents: Arrays,
     row: Row,
 ) -> Row | None:
-    """The row that says where in an LSTM a fault lies and what it is; None if it is not found.
+    """The row that locates a fault in an LSTM and names it; None if it is not found.
 
     Args:
         pair: the whole networks.
