@@ -164,7 +164,7 @@ def of_update(
 
 
 def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
-    """Whether `made`, the reference computed another way, equals the candidate in its bounds."""
+    """Whether `made`, the reference computed another way, equals the candidate within bounds."""
     spreads = {row.name: row.spread for row in judged.rows}
     claimed = dict(judged.candidate)
     made = dict(made)
@@ -205,7 +205,7 @@ def _distance(
     dtype: str,
     spreads: Mapping[str, float],
 ) -> float:
-    """The largest distance in ULP of each array's scale; infinite where one is out of bounds."""
+    """The largest distance in ULP of each array's scale; infinite if one is out of bounds."""
     worst = 0.0
     largest = max(map(magnitude, mistaken.values()), default=0.0)
     for name, array in mistaken.items():

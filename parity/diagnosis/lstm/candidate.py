@@ -54,7 +54,7 @@ def direction(lstm: Any, inputs: Inputs, cell: Cell, *, final: bool = False) -> 
 
 
 def wired(lstm: Any, inputs: Inputs, name: str, layer: int = 0) -> Array:
-    """"output", "h_n" or "c_n", as the LSTM puts them together from the directions' values.
+    """The LSTM's "output", "h_n" or "c_n", put together from the directions' values.
 
     The "output" of a layer before the last is what the next layer reads.
     """

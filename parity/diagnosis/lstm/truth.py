@@ -72,7 +72,7 @@ def in_pytorch_order(trace: Mapping[str, Tensor]) -> Iterator[tuple[int, str]]:
 
 
 def _named(trace: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
-    """The steps of a trace, or of its gradients, stacked; the last query taken out of attention."""
+    """The steps of a trace, or of its gradients, stacked over time, under the names above."""
     found = {name: tensor for name, tensor in trace.items() if ".t" not in name}
     for number, cell in in_pytorch_order(trace):
         for quantity in QUANTITIES:

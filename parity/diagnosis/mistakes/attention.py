@@ -22,7 +22,7 @@ def _on_softmax(change: Callable[[Calls, Tensor, int], Tensor]) -> Calls:
 
 
 def _masked(scores: Tensor, axis: int, later: bool) -> Tensor:
-    """The scores with those on the diagonal, or after it, masked."""
+    """A softmax with the scores on the diagonal, or after it, masked."""
     if axis != scores.ndim - 1 or scores.ndim < 2 or scores.shape[-1] != scores.shape[-2]:
         raise ValueError("the scores are not those of a sequence with itself")
     ones = torch.ones_like(scores, dtype=torch.bool)
