@@ -1,6 +1,6 @@
 """Notes for the report on what a comparison cannot see, since it runs models in evaluation mode.
 
-For layers that only training mode uses, the settings of both models are compared, but no values.
+Settings that matter only in training mode are compared between the models, but no numbers are.
 """
 
 from collections.abc import Iterator

@@ -155,7 +155,7 @@ def _described(
 
 
 def _time(found: Alone) -> int | None:
-    """The first wrong time step in order of computation; None if no array of the stage has steps."""
+    """The first wrong time step in order of computation; None if no wrong array has steps."""
     latest_first = found.stage.backwards != (found.check == "gradients")
     for row in found.judged.rows:
         truth, given = (side.get(row.name) for side in (found.judged.truth, found.judged.candidate))
