@@ -126,9 +126,9 @@ class LSTM(nnx.Module):
                 have no effect. Lengths are data, not shapes: other values cause no recompilation.
 
         Returns:
-                outputs (batch, time, directions·out), in the layout of x, and (h_n, c_n), shaped as
-                initial_state. Outputs and h_n have the compute dtype; c_n has it too, but stays float32
-                under float16 and bfloat16.
+            outputs (batch, time, directions·out), in the layout of x, and (h_n, c_n), shaped as
+            initial_state. Outputs and h_n have the compute dtype; c_n has it too, but stays float32
+            under float16 and bfloat16.
 
         Raises:
             ValueError: a shape, dtype or length does not fit. Under `jax.jit` the values of lengths
