@@ -13,7 +13,7 @@ NOT_NUMPYS = {
 
 
 def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every value as a NumPy array of the same dtype (bfloat16 by ml_dtypes), not copied if possible.
+    """Every value as a NumPy array of the same dtype (bfloat16: ml_dtypes), copied only if needed.
 
     Raises:
         ValueError: a value is not an array or dense tensor of numbers.
