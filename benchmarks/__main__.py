@@ -22,7 +22,7 @@ COMPILED = [Cell("network", "training", 64, 32, steps) for steps in (32, 2048)]
 
 
 def main() -> int:
-    """Measure everything, or with --publish put an earlier run into README.md and docs/."""
+    """Measure everything, or with --publish write an earlier run into README.md and docs/."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few cells, under two minutes")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """Every cell, then what is not a matter of one."""
+    """Every cell, then the measurements that do not belong to one cell."""
     grid = cells.quick() if quick else [*cells.layers(), *cells.networks()]
     seconds = QUICK_SECONDS_PER_CELL if quick else SECONDS_PER_CELL
     busy = _how_busy()
@@ -72,7 +72,7 @@ def _matmul_rate(started: dict[str, interleave.Worker]) -> float:
 
 
 def _beside() -> dict[str, Any]:
-    """What is measured beside the cells: dispatch, memory and compile time."""
+    """The measurements besides the cells: dispatch, memory and compile time."""
     with interleave.workers([OURS]) as started:
         dispatch = started[OURS].ask("dispatch")["seconds"]
     return {
@@ -87,7 +87,7 @@ def _beside() -> dict[str, Any]:
 
 
 def _how_busy() -> float | None:
-    """How busy others keep the machine, said where it is too much to time anything."""
+    """How busy other programs keep the machine, with a warning if it is too busy for timings."""
     share = machine.busy()
     if math.isnan(share):
         return None

@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 
 INPUT_DIM, OUTPUT_DIM = 128, 1
 AGREEMENT = 1e-4
-"""The largest difference from PyTorch in float64 that is let in, of an array's largest value."""
+"""Largest allowed difference from PyTorch in float64, relative to an array's largest value."""
 
 
 class Cell(NamedTuple):
     """One row of the tables.
 
     The part "layer" is the LSTM alone; "network" is the reference network, with attention and head.
-    The mode "inference" is the forward pass; "gradients" is that and the gradients of input and
-    parameters for a gradient of the outputs; "training" is a whole step: forward, mean squared
-    error, backward, Adam. Ragged: the sequences of the batch have different lengths.
+    The mode "inference" is the forward pass; "gradients" is the forward pass and the gradients of
+    input and parameters for a given gradient of the outputs; "training" is a whole step: forward,
+    mean squared error, backward, Adam. Ragged: the sequences in the batch have different lengths.
     """
 
     part: str
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
     @property
     def variant(self) -> str:
-        """What sets the cell apart from one bidirectional layer over whole sequences."""
+        """How the cell differs from one bidirectional layer over whole sequences."""
         words = {
             "one direction": self.directions == 1,
             f"{self.layers} layers": self.layers > 1,
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
     @property
     def lengths(self) -> list[int]:
-        """Of each sequence: evenly spread from a quarter of the time to all of it, if ragged."""
+        """The sequences' lengths; if ragged, evenly spread from a quarter of the steps to all."""
         if not self.ragged:
             return [self.time] * self.batch
         quarter, span = self.time // 4, self.time - self.time // 4
@@ -50,10 +50,10 @@ class Cell(NamedTuple):
 
     @property
     def matmul_flops(self) -> int:
-        """Operations in the matrix products that the cell cannot do without.
+        """Operations in the matrix products that the cell cannot avoid.
 
-        In each layer, direction and step the gates take [x, h] W. The gradients add dh = dz W_hhᵀ,
-        dW = [x, h]ᵀ dz and, where x is not the data of a training step, dx = dz W_ihᵀ.
+        In each layer, direction and step the gates need [x, h] W. The gradients add dh = dz W_hhᵀ,
+        dW = [x, h]ᵀ dz and, unless x is the data of a training step, dx = dz W_ihᵀ.
         """
         gates = 4 * self.hidden_dim
         total = 0
@@ -68,14 +68,14 @@ class Cell(NamedTuple):
 
 SHAPES = ((1, 32), (1, 256), (8, 2048), (32, 32), (32, 128), (128, 128), (256, 64))
 LARGE_SHAPES = ((1, 32), (1, 256), (32, 32), (32, 128), (128, 128))
-"""At hidden 512, where a step of 8 × 2048 takes seconds."""
+"""At hidden size 512, where a step of 8 × 2048 takes seconds."""
 QUICK_SHAPES = ((1, 32), (32, 32))
 MODES = {"layer": ("inference", "gradients"), "network": ("inference", "training")}
 VARIANTS: tuple[dict[str, Any], ...] = ({"directions": 1}, {"layers": 2}, {"ragged": True})
 
 
 def layers() -> list[Cell]:
-    """The LSTM alone: every size, then what differs from one bidirectional layer."""
+    """The LSTM alone: every size, then the variants of one bidirectional layer."""
     sizes = [*product((64, 128, 256), SHAPES), *((512, shape) for shape in LARGE_SHAPES)]
     cells = [Cell("layer", mode, h, *shape) for mode in MODES["layer"] for h, shape in sizes]
     for mode, variant, hidden_dim in product(MODES["layer"], VARIANTS, (64, 256)):
@@ -90,7 +90,7 @@ def networks() -> list[Cell]:
 
 
 def quick() -> list[Cell]:
-    """A few of each."""
+    """A few cells of each part."""
     cells = [
         Cell(part, mode, 64, *shape)
         for part, modes in MODES.items()
@@ -104,4 +104,4 @@ ALTERNATIVE_CELLS = tuple(
     for mode in MODES["layer"]
     for hidden_dim, shape in product((64, 256), ((32, 128), (128, 128)))
 )
-"""Where this library's other ways to run are timed too."""
+"""Where this library's other implementations and meshes are timed too."""

@@ -1,8 +1,8 @@
-"""What a jitted call of the layer costs beside what it computes.
+"""The overhead of a jitted call of the layer, beyond its computation.
 
-The layer runs on one sequence of 32 steps; the empty call takes the same arguments, module state
-included, and gives results of the same shapes. At hidden 8 there is hardly anything to compute, so
-that the difference of the two is the cost of the call; at hidden 64 it is that and the work.
+The layer runs on one sequence of 32 steps; the empty call takes the same arguments, including the
+module's state, and returns results of the same shapes. At hidden size 8 there is hardly anything to
+compute, so that the difference of the two is the overhead; at 64 it is the overhead and the work.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ CALLS = 2000
 
 
 def seconds() -> dict[str, float]:
-    """Medians of warm calls, each awaited."""
+    """Medians of warm calls, each waited for."""
     found = {}
     for hidden_dim in (8, 64):
         lstm = fb.LSTM(hidden_dim, hidden_dim, bidirectional=True, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Runs the contestants in turn, A B C A B C …, each in a process of its own."""
+"""Runs the contestants in turn, A B C A B C …, each in a separate process."""
 
 import json
 import math
@@ -18,17 +18,17 @@ from benchmarks.cells import AGREEMENT, Cell
 from benchmarks.contestants import entrants
 
 SAMPLE_SECONDS = 0.05
-"""A turn repeats a fast cell until it has taken about this long, and counts the turn's median."""
+"""A turn repeats a fast cell for about this long; the turn's median counts."""
 PAUSE_SECONDS = 0.03
-"""Between turns, for the last contestant's threads to stop spinning."""
+"""Pause between turns, so that the last contestant's threads stop spinning."""
 ROUNDS = (3, 9)
-"""The fewest and the most turns that each contestant gets, within the cell's time."""
+"""Fewest and most turns of each contestant, within the cell's time."""
 SLOW_SECONDS = 2.0
-"""Where building and the first run took longer, one more run is enough to warm up."""
+"""If building and the first run took longer, one more run is enough to warm up."""
 
 
 class Worker:
-    """A contestant's process, spoken to in JSON lines."""
+    """A contestant's process, which is sent JSON lines."""
 
     def __init__(self, name: str):
         self.name = name
@@ -78,12 +78,12 @@ def run_cell(cell: Cell, started: dict[str, Worker], seconds: float) -> dict[str
     """Check every contestant against PyTorch in float64, then time them in turn.
 
     Args:
-        cell: what is run.
-        started: the workers of all who enter, and the one called "truth".
-        seconds: about how long the timing may take; a slow cell has its fewest rounds all the same.
+        cell: the cell to run.
+        started: the workers of all contestants that run it, and the one called "truth".
+        seconds: about how long the timing may take; a slow cell still gets the fewest rounds.
 
     Raises:
-        RuntimeError: a contestant's numbers are not those of PyTorch in float64.
+        RuntimeError: a contestant's numbers differ from those of PyTorch in float64.
     """
     entered = entrants(cell)
     kernels, estimates = _check(cell, started, entered)
@@ -107,7 +107,7 @@ def run_cell(cell: Cell, started: dict[str, Worker], seconds: float) -> dict[str
 def _check(
     cell: Cell, started: dict[str, Worker], entered: list[str]
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """The kernel that each ran, and seconds of a warm run, once all gave PyTorch's numbers."""
+    """Each contestant's kernel, and seconds of a warm run, after all gave PyTorch's numbers."""
     kernels, estimates = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "truth.npz")
@@ -134,7 +134,7 @@ def _summary(samples: list[float]) -> dict[str, float]:
 
 
 def peak_memory(name: str, cell: Cell) -> int:
-    """The peak resident bytes of a process that runs one cell, less one that runs a tiny cell."""
+    """The peak resident bytes of a process that runs one cell, minus one that runs a tiny cell."""
     sizes = []
     for run in (cell._replace(batch=1, time=2), cell):
         with workers([name]) as started:
@@ -144,7 +144,7 @@ def peak_memory(name: str, cell: Cell) -> int:
 
 
 def compile_seconds(name: str, cell: Cell) -> float:
-    """Seconds to build and first run a cell, less a warm run, everything imported before."""
+    """Seconds to build and first run a cell, minus a warm run, with everything already imported."""
     with workers([name]) as started:
         started[name].ask("prepare", cell=list(cell._replace(batch=2, time=2)))
         total = started[name].ask("prepare", cell=list(cell))["seconds"]

@@ -1,4 +1,4 @@
-"""The machine that it is measured on, and whether it has anything else to do."""
+"""The machine of the measurements, and whether it is quiet."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 QUIET = 0.05
-"""The largest part of its time for which a quiet machine's processor may be busy."""
+"""Largest part of the time for which a quiet machine's processor may be busy."""
 
 
 def facts() -> dict[str, Any]:
@@ -22,7 +22,7 @@ def facts() -> dict[str, Any]:
 def busy(seconds: float = 2.0) -> float:
     """The part of the time that all cores together are busy while this process sleeps.
 
-    NaN where the system does not say (it is read from Linux's /proc/stat).
+    NaN if the system does not report it (it is read from Linux's /proc/stat).
     """
     before = _ticks()
     time.sleep(seconds)
@@ -32,7 +32,7 @@ def busy(seconds: float = 2.0) -> float:
 
 
 def _ticks() -> tuple[int, int]:
-    """Of all cores together: clock ticks in all, and idle ones."""
+    """For all cores together: total clock ticks, and idle ones."""
     path = Path("/proc/stat")
     if not path.exists():
         return 0, 0

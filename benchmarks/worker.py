@@ -1,7 +1,8 @@
-"""One contestant in a process of its own: prepares a cell, then runs it when it is told to.
+"""One contestant in a separate process: prepares a cell, then runs it on request.
 
-Talks JSON lines over standard input and output, so that the parent can interleave contestants that
-need different devices, threads and flags. A request is {"do": NAME, ...}; NAME is a method below.
+It exchanges JSON lines over standard input and output, so that the parent can interleave
+contestants that need different devices, threads and flags. A request is {"do": NAME, ...}; NAME is
+a method below.
 """
 
 import json
@@ -40,21 +41,21 @@ class Server:
         self.facts = self.module.set_up(**self.contestant.options)
 
     def prepare(self, cell: list[Any]) -> dict[str, Any]:
-        """Build the cell and run it once: the seconds that both took."""
-        self.__dict__.pop("prepared", None)  # the memory of the cell before
+        """Build the cell and run it once; returns the seconds of both together."""
+        self.__dict__.pop("prepared", None)  # frees the memory of the previous cell
         start = time.perf_counter()
         self.prepared = self.module.build(Cell(*cell), **self.contestant.options)
         self.result = self.prepared.run()
         return {"seconds": time.perf_counter() - start}
 
     def save(self, path: str) -> dict[str, Any]:
-        """Write what came of the first run to an .npz file."""
+        """Write the results of the first run to an .npz file."""
         arrays: dict[str, Any] = self.prepared.arrays(self.result)
         np.savez(path, **arrays)
         return {}
 
     def check(self, path: str) -> dict[str, Any]:
-        """How far the first run's arrays are from those in a file, and the kernel that ran."""
+        """The distance of the first run's arrays from those in a file, and the kernel that ran."""
         with np.load(path) as truth:
             arrays = self.prepared.arrays(self.result)
             off = difference(arrays, dict(truth))
@@ -62,7 +63,7 @@ class Server:
         return {"difference": off, "kernel": self.prepared.kernel()}
 
     def run(self, count: int) -> dict[str, Any]:
-        """Run the prepared cell: seconds of each run."""
+        """Run the prepared cell; returns the seconds of each run."""
         return {"samples": timed(self.prepared.run, count)}
 
     def peak_memory(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Server:
         raise RuntimeError("/proc/self/status has no VmHWM: memory is measured on Linux only")
 
     def matmul_rate(self) -> dict[str, Any]:
-        """Operations a second of a large matrix product."""
+        """Operations per second of a large matrix product."""
         return {"flops_per_second": self.module.matmul_rate()}
 
     def dispatch(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class Server:
 def main(name: str) -> None:
     """Serve requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing that a library prints may reach the parent as an answer
+    os.dup2(2, 1)  # the parent must not take a library's output as an answer
     server = Server(name)
     print(json.dumps(server.facts), file=answers, flush=True)
     for line in sys.stdin:

@@ -6,14 +6,14 @@ import numpy as np
 
 from benchmarks.cells import INPUT_DIM, OUTPUT_DIM, Cell
 
-LEARNING_RATE = 1e-3  # of Adam, in training steps
+LEARNING_RATE = 1e-3  # Adam's, in training steps
 Arrays = dict[str, np.ndarray]
 
 
 class Inputs(NamedTuple):
     """x (batch, time, input); lengths (batch,) or None if all sequences are whole.
 
-    Then the gradient of the outputs (batch, time, directions·hidden), and the targets of a training
+    Also the gradient of the outputs (batch, time, directions·hidden), and the targets of a training
     step (batch, output). x and the gradient are 0 in the padding.
     """
 
@@ -65,7 +65,7 @@ def inputs(cell: Cell) -> Inputs:
 def difference(actual: Arrays, expected: Arrays) -> float:
     """The largest difference of any array, relative to the expected one's largest value.
 
-    Arrays that a contestant does not have (a second bias, say) are not asked for.
+    Arrays that a contestant does not have (a second bias, for example) are not compared.
     """
     if not actual or not actual.keys() <= expected.keys():
         raise ValueError(f"expected arrays out of {sorted(expected)}, got {sorted(actual)}")

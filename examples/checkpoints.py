@@ -1,6 +1,6 @@
-"""Orbax checkpoints of a model and its optimizer: the best epoch's and the latest.
+"""Orbax checkpoints of a model and its optimizer: those of the best and of the latest epoch.
 
-A checkpoint is there whole or not at all, and restores what was saved, to the last bit.
+Writing a checkpoint is atomic, and restoring gives bit for bit what was saved.
 """
 
 from pathlib import Path
@@ -11,12 +11,12 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 
 def open_in(output: Path) -> ocp.CheckpointManager:
-    """The checkpoints in `output`: of those written there, the best and the latest stay."""
+    """The checkpoints in `output`, of which the best and the latest are kept."""
 
     def goodness(metrics: dict[str, float]) -> float:
         return -metrics["loss"]
 
-    # Without metrics is what was being deleted when a run was killed: let it go.
+    # A checkpoint without metrics was being deleted when a run was killed: delete it.
     best = BestN(get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False)
     keep = AnyPreservationPolicy([LatestN(1), best])
     options = ocp.CheckpointManagerOptions(
@@ -43,7 +43,7 @@ def restore(
     model: nnx.Module,
     optimizer: nnx.Optimizer,
 ) -> int:
-    """Put the model and the optimizer where they were after `epoch`; returns it, 0 for None."""
+    """Restore the model and the optimizer as after `epoch`; returns it, or 0 for None."""
     if epoch is None:
         return 0
     manager.wait_until_finished()

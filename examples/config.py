@@ -1,4 +1,4 @@
-"""What can be chosen in `train_digits.py`, on its command line, and kept beside its checkpoints."""
+"""The options of `train_digits.py`, on its command line and stored beside its checkpoints."""
 
 import argparse
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Config:
-    """What can be chosen, each on the command line too: `--learning-rate 0.003`."""
+    """The options, each of them also on the command line: `--learning-rate 0.003`."""
 
     output: Path = Path("digits-run")
-    cpu_devices: int = 2  # where there is no accelerator: as many as cores
+    cpu_devices: int = 2  # if there is no accelerator: the number of cores
     seed: int = 0
     hidden_dim: int = 64
     batch_size: int = 64
@@ -26,7 +26,7 @@ class Config:
 
 
 def parse_arguments(description: str) -> Config:
-    """The choices on the command line."""
+    """The options from the command line."""
     parser = argparse.ArgumentParser(description=description)
     for field in fields(Config):
         parser.add_argument(
@@ -42,7 +42,7 @@ def parse_arguments(description: str) -> Config:
 
 
 def remember(config: Config) -> None:
-    """Note the choices beside the checkpoints; refuse to go on under others."""
+    """Store the options beside the checkpoints; refuse to continue with different ones."""
     path = config.output / "config.json"
     chosen = json.dumps(asdict(config) | {"output": None}, indent=2)
     if not path.exists():

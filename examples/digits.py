@@ -1,9 +1,9 @@
 """The examples' data: scikit-learn's handwritten digits, each read from left to right.
 
 1,797 images of 8 × 8 pixels in 10 classes, bundled with scikit-learn:
-https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset. A column of pixels is a
-step. Columns without ink on either side are cut off, so that a digit is as long as it is wide, 2 to
-8 steps: a 1 is shorter than a 0, and `lengths` says so.
+https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset. Each column of pixels is
+one step. Columns without ink on either side are removed, so that a sequence is as long as its digit
+is wide, 2 to 8 steps: a 1 is shorter than a 0, and `lengths` says so.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ Array = np.ndarray | jax.Array
 
 
 class Sequences(NamedTuple):
-    """A padded batch, and what is to be predicted from it."""
+    """A padded batch, and the classes to predict from it."""
 
     x: Float[Array, "batch time features"]
     lengths: Int[Array, " batch"]
@@ -36,7 +36,7 @@ class Sequences(NamedTuple):
 
 
 class Data(NamedTuple):
-    """68 %, 12 % and 20 % of the digits, classes evenly; the same ones whatever the seed."""
+    """68 %, 12 % and 20 % of the digits, stratified by class; the same split for every seed."""
 
     training: Sequences
     validation: Sequences
@@ -44,7 +44,7 @@ class Data(NamedTuple):
 
 
 def load() -> Data:
-    """All digits as sequences, ink from 0 to 1, split."""
+    """All digits as sequences, ink from 0 to 1, in three parts."""
     images, labels = load_digits(return_X_y=True)
     sequences = _read_columns(images.reshape(-1, 8, 8).astype(np.float32) / 16, labels)
     rest, test = _split(np.arange(len(labels)), labels, 0.2)
@@ -53,9 +53,9 @@ def load() -> Data:
 
 
 def batches(data: Sequences, batch_size: int, seed: int, epoch: int) -> Iterator[Sequences]:
-    """One epoch, in an order that the seed and the epoch alone decide; an uneven rest is left out.
+    """One epoch, in an order that depends only on the seed and the epoch, without an uneven rest.
 
-    So a run that starts again at any epoch sees the batches that it would have seen.
+    So a run that restarts at any epoch gets the same batches as without the restart.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(data.label))
     for start in range(0, len(order) - batch_size + 1, batch_size):

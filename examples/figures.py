@@ -1,4 +1,4 @@
-"""The examples' figure: which digits are taken for which, and where the last step looks."""
+"""The examples' figure: the confusion matrix, and the attention of the last step."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def _confusion_matrix(figure: SubFigure, label: digits.Array, predicted: np.ndar
 
 
 def _attention_maps(figure: SubFigure, data: digits.Sequences, attention: np.ndarray) -> None:
-    """The first example of every class; below each column the weight that falls on it."""
+    """The first example of every class; below each column its attention weight."""
     figure.suptitle("Weight of each column in the last step's attention")
     grid = figure.subplots(4, 5, height_ratios=(3, 1, 3, 1), sharey="row")
     for digit in range(digits.CLASSES):

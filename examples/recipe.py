@@ -1,4 +1,4 @@
-"""What is minimized and how: the same in all three training scripts."""
+"""The loss and the optimizer: the same in all three training scripts."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def adamw(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
 def noisy(
     config: Config, x: Float[Array, "batch time features"], key: jax.Array
 ) -> Float[Array, "batch time features"]:
-    """The ink with noise added: no digit is seen twice."""
+    """The ink with noise added, different at every step."""
     return x + config.noise * jax.random.normal(key, x.shape)
 
 

@@ -1,4 +1,4 @@
-"""`train_digits.py` for those who write Linen: `init`, `apply` and a `TrainState`.
+"""`train_digits.py` with Linen: `init`, `apply` and a `TrainState`.
 
     python examples/train_digits_linen.py --output digits-run-linen
 
@@ -63,7 +63,7 @@ def train_step(
 
 @jax.jit
 def accuracy(state: TrainState, data: digits.Sequences) -> Float[Array, ""]:
-    """How many of the sequences get their own class."""
+    """How many of the sequences are classified correctly."""
     logits = state.apply_fn({"params": state.params}, data.x, lengths=data.lengths)
     return jnp.mean(logits.argmax(axis=-1) == data.label)
 

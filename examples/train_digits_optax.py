@@ -1,4 +1,4 @@
-"""`train_digits.py` in pure functions: parameters and optimizer state in, the new ones out.
+"""`train_digits.py` with pure functions: parameters and optimizer state in, new ones out.
 
     python examples/train_digits_optax.py --output digits-run-optax
 
@@ -26,7 +26,7 @@ Apply = Callable[[nnx.State, digits.Array, digits.Array], Array]
 
 
 class State(NamedTuple):
-    """All that a training step changes."""
+    """Everything that a training step changes."""
 
     parameters: nnx.State
     optimizer: optax.OptState
@@ -41,7 +41,7 @@ def main() -> None:
     model = fb.BiLSTMWithAttention(
         digits.FEATURES, config.hidden_dim, digits.CLASSES, rngs=nnx.Rngs(config.seed)
     )
-    # The rest is the Linear that the network owns and never calls: no optimizer may see it.
+    # The rest is the Linear that the network has but never calls: optimizers must not see it.
     graph, parameters, *rest = nnx.split(model, nnx.Param, ...)
 
     def apply(parameters: nnx.State, x: digits.Array, lengths: digits.Array) -> Array:
@@ -87,7 +87,7 @@ def train_step(
 
 @partial(jax.jit, static_argnums=0)
 def accuracy(apply: Apply, parameters: nnx.State, data: digits.Sequences) -> Float[Array, ""]:
-    """How many of the sequences get their own class."""
+    """How many of the sequences are classified correctly."""
     predicted = apply(parameters, data.x, data.lengths).argmax(axis=-1)
     return jnp.mean(predicted == data.label)
 

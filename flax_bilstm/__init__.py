@@ -1,4 +1,4 @@
-"""PyTorch's LSTM, number for number, as a Flax NNX module; and BiLSTM-with-attention upon it."""
+"""PyTorch's LSTM as a Flax NNX module, with the same numbers; and BiLSTM with attention."""
 
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save

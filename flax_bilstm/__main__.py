@@ -9,9 +9,9 @@ from flax_bilstm.cli import main
 
 
 def run() -> None:
-    """Run the command line on the CPU, so that it waits for no accelerator and takes none.
+    """Run the command line on the CPU, so that it neither waits for an accelerator nor takes one.
 
-    SIGTERM ends it as Ctrl-C does: what it was writing is cleared away.
+    SIGTERM ends it as Ctrl-C does, and unfinished output is removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     jax.config.update("jax_platforms", "cpu")

@@ -1,7 +1,7 @@
-"""What a caller may hand in, checked at the door: every error says what was expected and what came.
+"""Checks of the caller's arguments: every error says what was expected and what was passed.
 
 Shapes and dtypes are always known, so they are checked under `jax.jit` too. Values (of `lengths`)
-are checked whenever they are known, that is, outside of a trace.
+are checked whenever they are known, that is, outside a trace.
 """
 
 import math
@@ -19,11 +19,11 @@ from jaxtyping import Array, Int
 from flax_bilstm.recurrence.equations import Size
 
 LARGEST_AXIS = 2**31 - 1
-"""XLA counts an axis in 32 bits, and ends the process beyond."""
+"""XLA stores an axis' size in 32 bits, and aborts the process if it is larger."""
 
 
 def quoted(value: Any) -> str:
-    """`value` for a message: numbers, names and dtypes as they are, anything else by its class."""
+    """`value` for a message: numbers, strings, dtypes as they are, anything else by its class."""
     if isinstance(value, type):
         return value.__name__
     plain = value is None or isinstance(value, (float, complex, np.dtype))
@@ -33,7 +33,7 @@ def quoted(value: Any) -> str:
 
 
 def array(name: str, value: Any) -> Array:
-    """`value` as a JAX array; TypeError where it is none."""
+    """`value` as a JAX array; TypeError if it cannot be one."""
     if type(value).__name__ == "PackedSequence":
         raise TypeError(
             f"{name}: expected a padded array, got PackedSequence; unpack it with "
@@ -41,7 +41,7 @@ def array(name: str, value: Any) -> Array:
         )
     try:
         converted = jnp.asarray(value)
-    except Exception as error:  # of JAX, NumPy or the library whose tensor it is
+    except Exception as error:  # from JAX, NumPy or the tensor's library
         raise TypeError(
             f"{name}: expected an array of numbers, got {quoted(value)}; convert it with "
             "numpy.asarray first."
@@ -55,7 +55,7 @@ def array(name: str, value: Any) -> Array:
 
 
 def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
-    """`value` where it is a tuple or list of two arrays, such as the `parts` "(h_0, c_0)"."""
+    """`value` if it is a tuple or list of two arrays; `parts` is for instance "(h_0, c_0)"."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(f"{name}: expected the pair {parts}, got {quoted(value)}.")
     if any(part is None for part in value):
@@ -69,9 +69,9 @@ def pair(name: str, value: Any, parts: str) -> tuple[Any, Any]:
 def sequence(
     name: str, x: ArrayLike, layouts: tuple[str, ...], width: int, time_axis: int
 ) -> Array:
-    """`x` as a JAX array: floating, of one of the `layouts`' ranks, `width` features, time ≥ 1.
+    """`x` as a JAX array: floating, with the rank of one of `layouts`, `width` features, time ≥ 1.
 
-    `time_axis` is that of a batched x. Raises ValueError otherwise.
+    `time_axis` is the time axis of a batched x. Raises ValueError otherwise.
     """
     x = array(name, x)
     expected = " or ".join(layouts)
@@ -94,15 +94,15 @@ def sequence(
 
 
 def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
-    """`value` as an int array (batch,), each within 1…time where the values are known.
+    """`value` as an int array (batch,), each from 1 to time where the values are known.
 
-    Under a trace a length cannot raise. There a length above `time` counts as `time`, and one
-    below 1 as an empty sequence: outputs 0, final state = initial state, attention weights 0.
+    Under a trace the values are unknown and cannot raise: a length above `time` counts as `time`,
+    one below 1 as an empty sequence (outputs 0, final state = initial state, attention weights 0).
     """
     unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
     try:
         given: Any = value if unknown else np.asarray(value)
-    except Exception as error:  # of NumPy, JAX or PyTorch
+    except Exception as error:  # from NumPy, JAX or PyTorch
         raise TypeError(
             f"lengths: expected {batch} integers, got {quoted(value)}, which is no array of them."
         ) from error
@@ -127,7 +127,7 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
             )
     steps = jnp.asarray(value)
     if jnp.iinfo(steps.dtype).bits < 32:
-        steps = steps.astype(jnp.int32)  # a longer time does not fit into a narrower dtype
+        steps = steps.astype(jnp.int32)  # time may not fit into a narrower dtype
     return jnp.clip(steps, 0, jnp.asarray(time, steps.dtype)).astype(jnp.int32)
 
 
@@ -143,7 +143,7 @@ def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> A
 
 
 def positive(name: str, value: int, most: int = LARGEST_AXIS) -> int:
-    """`value` where it is an int from 1 to `most`; ValueError otherwise."""
+    """`value` if it is an int from 1 to `most`; ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {quoted(value)}.")
     if value > most:
@@ -152,19 +152,19 @@ def positive(name: str, value: int, most: int = LARGEST_AXIS) -> int:
 
 
 def hidden_size(name: str, value: int) -> int:
-    """`value` where it is a positive int whose four gates fit an axis; ValueError otherwise."""
+    """`value` if it is a positive int whose four gates fit an axis; ValueError otherwise."""
     return positive(name, value, LARGEST_AXIS // 4)
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` where it is True or False (or 1 or 0); ValueError otherwise."""
+    """`value` if it is True or False (or 1 or 0); ValueError otherwise."""
     if not isinstance(value, (bool, int, np.bool_)) or value not in (0, 1):
         raise ValueError(f"{name}: expected True or False, got {quoted(value)}.")
     return bool(value)
 
 
 def probability(name: str, value: Any) -> float:
-    """`value` where it is a number from 0 to 1; ValueError otherwise."""
+    """`value` if it is a number from 0 to 1; ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise ValueError(f"{name}: expected a probability from 0 to 1, got {quoted(value)}.")
     if not 0 <= value <= 1:
@@ -173,7 +173,7 @@ def probability(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: Any, options: Sequence[str]) -> str:
-    """`value` where it is one of the strings; ValueError otherwise."""
+    """`value` if it is one of the strings; ValueError otherwise."""
     if not isinstance(value, str) or value not in options:
         known = ", ".join(f'"{each}"' for each in options)
         raise ValueError(f"{name}: expected one of {known}, got {quoted(value)}.")
@@ -181,7 +181,7 @@ def one_of(name: str, value: Any, options: Sequence[str]) -> str:
 
 
 def strings(name: str, value: Any) -> Collection[str]:
-    """`value` where it is a collection of strings, and not one string; TypeError otherwise."""
+    """`value` if it is a collection of strings, and not one string; TypeError otherwise."""
     if isinstance(value, str):
         raise TypeError(
             f"{name}: expected a list of strings, got {quoted(value)}; pass [{quoted(value)}]."
@@ -193,14 +193,14 @@ def strings(name: str, value: Any) -> Collection[str]:
 
 
 def string_or_none(name: str, value: Any) -> str | None:
-    """`value` where it is a string or None; TypeError otherwise."""
+    """`value` if it is a string or None; TypeError otherwise."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name}: expected a string or None, got {quoted(value)}.")
     return value
 
 
 def path(name: str, value: Any) -> str | os.PathLike[str]:
-    """`value` where it is the path of a file or folder; TypeError or ValueError otherwise."""
+    """`value` if it is the path of a file or folder; TypeError or ValueError otherwise."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}: expected the path of a file or folder, got {quoted(value)}.")
     if not os.fspath(value):
@@ -209,14 +209,14 @@ def path(name: str, value: Any) -> str | os.PathLike[str]:
 
 
 def rngs(name: str, value: Any) -> nnx.Rngs:
-    """`value` where it is an `nnx.Rngs`; TypeError otherwise."""
+    """`value` if it is an `nnx.Rngs`; TypeError otherwise."""
     if not isinstance(value, nnx.Rngs):
         raise TypeError(f"{name}: expected nnx.Rngs, such as nnx.Rngs(0), got {quoted(value)}.")
     return value
 
 
 def learning_rate(name: str, value: Any) -> None:
-    """Raise ValueError where `value` is no finite number of at least 0, and no schedule."""
+    """Raise ValueError if `value` is neither a finite number of at least 0 nor a schedule."""
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if isinstance(value, jax.Array):
         real = value.shape == () and jnp.issubdtype(value.dtype, np.number)
@@ -228,7 +228,7 @@ def learning_rate(name: str, value: Any) -> None:
 
 
 def floating_dtype(name: str, value: DTypeLike | None) -> None:
-    """Raise ValueError where `value` is neither None nor a floating dtype."""
+    """Raise ValueError if `value` is neither None nor a floating dtype."""
     try:
         known = value is None or (
             isinstance(value, (str, type, np.dtype))
@@ -241,10 +241,10 @@ def floating_dtype(name: str, value: DTypeLike | None) -> None:
 
 
 def compute_dtype(dtype: DTypeLike | None, x: Array, parameter: Array) -> jnp.dtype:
-    """`dtype`, or what x and the parameters promote to, as in Flax's own layers."""
+    """`dtype`, or the dtype that x and the parameters promote to, as in Flax's layers."""
     if dtype is not None:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"dtype: expected a floating dtype or None, got {dtype}.")
         return jnp.dtype(dtype)
-    with jax.numpy_dtype_promotion("standard"):  # a deliberate promotion, also in strict mode
+    with jax.numpy_dtype_promotion("standard"):  # intended, also in strict mode
         return jnp.promote_types(x.dtype, parameter.dtype)

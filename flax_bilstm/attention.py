@@ -1,8 +1,8 @@
-"""Dot-product self-attention as pure functions: every query, or the last one only.
+"""Dot-product self-attention as pure functions, for every query or only the last one.
 
 The reference computes softmax(y yᵀ) y for every step and then reads one of them. `last_query`
-computes that one alone: the same numbers, in O(time) work and memory where the whole takes
-O(time²). There is no scale and no projection; `kernel` makes it the "general" score of Luong et
+computes only that one: the same numbers, with O(time) work and memory instead of O(time²).
+There is no scale and no projection; `kernel` makes it the "general" score of Luong et
 al. 2015, section 3.1: score(query, key) = queryᵀ W key.
 """
 
@@ -19,7 +19,7 @@ def attend(
     valid: Bool[Array, "batch 1 time"] | None,
     kernel: Float[Array, "features features"] | None,
 ) -> tuple[Float[Array, "batch queries features"], Float[Array, "batch queries time"]]:
-    """softmax(queries · keys) keys over the valid keys, and those weights.
+    """softmax(queries · keys) keys over the valid keys, and the attention weights.
 
     A query without any valid key gets zero weights and a zero context, with finite gradients.
     """
@@ -43,7 +43,7 @@ def all_queries(
     lengths: Int[Array, " batch"] | None = None,
     kernel: Float[Array, "features features"] | None = None,
 ) -> tuple[Float[Array, "batch time features"], Float[Array, "batch time time"]]:
-    """Attention of every step over every step; padded steps get exactly 0 and give nothing."""
+    """Attention of every step over every step; padded steps get 0 and are given no weight."""
     if lengths is None:
         return attend(y, y, None, kernel)
     valid = jnp.moveaxis(validity(lengths, y.shape[1]), 0, 1)  # (batch, time, 1)
@@ -60,7 +60,7 @@ def last_query(
     lengths: Int[Array, " batch"] | None = None,
     kernel: Float[Array, "features features"] | None = None,
 ) -> tuple[Float[Array, "batch features"], Float[Array, "batch time"]]:
-    """Attention of each sequence's last step over its own steps: `all_queries` at that step."""
+    """Attention of each sequence's last step over its valid steps: `all_queries` at that step."""
     if lengths is None:
         context, weights = attend(y[:, -1:], y, None, kernel)
     else:

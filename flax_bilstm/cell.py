@@ -1,4 +1,4 @@
-"""PyTorch's LSTM cell as a Flax NNX module: it owns one direction's parameters."""
+"""PyTorch's LSTM cell as a Flax NNX module: it has the parameters of one direction."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ class LSTMCell(nnx.RNNCellBase):
 
     Parameters are in Flax's layout, gates stacked i, f, g, o along the last axis: `kernel_ih`
     (input_size, 4·hidden_size), `kernel_hh` (out, 4·hidden_size), `bias_ih` and `bias_hh`
-    (4·hidden_size,), `kernel_hr` (hidden_size, proj_size); out is proj_size, or hidden_size where
-    there is no projection. The carry is Flax's: (c, h), c (..., hidden_size) and h (..., out).
+    (4·hidden_size,), `kernel_hr` (hidden_size, proj_size); out is proj_size, or hidden_size
+    without a projection. The carry is Flax's: (c, h), c (..., hidden_size) and h (..., out).
 
     Equations: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
 
@@ -34,7 +34,7 @@ class LSTMCell(nnx.RNNCellBase):
         rngs: draws the parameters, from PyTorch's distribution.
 
     Raises:
-        ValueError: a size is out of its range.
+        ValueError: a size is out of range.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class LSTMCell(nnx.RNNCellBase):
 
     @property
     def output_size(self) -> int:
-        """Features of the hidden state: proj_size where there is a projection, else hidden_size."""
+        """Features of the hidden state: proj_size if there is a projection, else hidden_size."""
         return self.proj_size or self.hidden_size
 
     def weights(self, dtype: jnp.dtype) -> Weights:
-        """The parameters as the pure functions take them, kernels cast to the compute dtype."""
+        """The parameters for the pure functions, kernels cast to the compute dtype."""
 
         def cast(parameter: nnx.Param[Array] | None, to: jnp.dtype) -> Array | None:
             return None if parameter is None else parameter[...].astype(to)
@@ -100,7 +100,7 @@ class LSTMCell(nnx.RNNCellBase):
         """One step: carry (c, h) and inputs (..., input_size) → new carry and h (..., out).
 
         Raises:
-            TypeError: something is no array of numbers.
+            TypeError: an argument is not an array of numbers.
             ValueError: a shape or dtype does not fit.
         """
         inputs = arguments.array("inputs", inputs)
@@ -125,10 +125,10 @@ class LSTMCell(nnx.RNNCellBase):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: nnx.Initializer | None = None,
     ) -> tuple[Array, Array]:
-        """The carry (c, h) to start from: zeros as in PyTorch, or `carry_init` with `rngs`.
+        """The initial carry (c, h): zeros as in PyTorch, or `carry_init` with `rngs`.
 
-        input_shape is that of one step, (..., input_size). Without a dtype of the cell's own the
-        carry is of the parameters' as they are now: whoever casts them casts the carry.
+        input_shape is that of one step, (..., input_size). If the cell has no dtype, the carry has
+        the current dtype of the parameters: code that casts them must cast the carry too.
         """
         if not isinstance(input_shape, (tuple, list)) or not input_shape:
             raise ValueError(

@@ -14,7 +14,7 @@ from flax.typing import Initializer
 
 
 def symmetric_uniform(features: int) -> Initializer:
-    """U(-1/√features, 1/√features): the LSTM's with its hidden size, Linear's with its inputs."""
+    """U(-1/√features, 1/√features): features is hidden_size for LSTM, in_features for Linear."""
     bound = 1.0 / math.sqrt(features)
 
     def initialize(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:

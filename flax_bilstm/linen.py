@@ -1,4 +1,4 @@
-"""The same models for Linen code, through Flax's own bridge, `flax.nnx.bridge.ToLinen`.
+"""The same models for Linen code, through Flax's bridge, `flax.nnx.bridge.ToLinen`.
 
     from flax.training.train_state import TrainState
     import flax_bilstm as fb
@@ -23,9 +23,9 @@
     variables = fb.linen.to_variables(nnx_tagger)     # {"params": ..., "batch_stats": ...}
 
 Arguments, results and numbers are those of `flax_bilstm.LSTM` and `.BiLSTMWithAttention`. The
-Linear that the reference never calls lies in its own collection, "Unused", out of the optimizer's
-sight; `apply` does without it, a checkpoint does not. Inside another Linen module a model is used
-as any other submodule; `name=` names it.
+Linear that the reference never calls is in a separate collection, "Unused", so that the optimizer
+does not see it; `apply` does not need this collection, a checkpoint does. Inside another Linen
+module a model is used like any other submodule; `name=` names it.
 """
 
 from collections.abc import Mapping
@@ -46,18 +46,18 @@ class Bridged(nnx.bridge.ToLinen):
     """An NNX model as a Linen module; made by `bridge`."""
 
     def __call__(self, *args: Any, deterministic: bool | None = None, **kwargs: Any) -> Any:
-        """The NNX model's own call, with dropout as Linen has it.
+        """The NNX model's call, with dropout as in Linen.
 
         Args:
-            *args: as the NNX model's call.
-            deterministic: required of a model with dropout, as of `flax.linen.Dropout`: False
-                drops (and takes its masks from the rng `dropout`), True does not. Required of one
-                with BatchNorm too: False takes the batch's statistics, True the running ones.
-            **kwargs: as the NNX model's call.
+            *args: as for the NNX model's call.
+            deterministic: required for a model with dropout, as for `flax.linen.Dropout`: False
+                drops (and takes its masks from the rng `dropout`), True does not. Required for one
+                with BatchNorm too: False uses the batch's statistics, True the running ones.
+            **kwargs: as for the NNX model's call.
 
         Raises:
-            ValueError: `deterministic` or the rng `dropout` is missing; `params` does not hold
-                exactly the model's parameters; or whatever the NNX model's call refuses.
+            ValueError: `deterministic` or the rng `dropout` is missing; `params` does not have
+                exactly the model's parameters; or the NNX model's call raises it.
         """
         shape = _shape_of(self)
         rate = max([0.0, *(layer.rate for layer in _layers(shape, nnx.Dropout))])
@@ -66,7 +66,7 @@ class Bridged(nnx.bridge.ToLinen):
                 f"deterministic: expected True or False of a model with dropout = {rate} or "
                 "BatchNorm, got None; pass deterministic=not training."
             )
-        # Without one, the bridge would draw the same masks at every call.
+        # Without this rng, the bridge would draw the same masks in every call.
         drawn = self.is_initializing() or not deterministic
         if rate > 0 and drawn and not self.has_rng("dropout"):
             raise ValueError(
@@ -92,9 +92,9 @@ def bridge(kind: type[nnx.Module], *args: Any, name: str | None = None, **kwargs
 
     Args:
         kind: the class. Its `rngs` come from Linen.
-        *args: of the class.
-        name: of the Linen module.
-        **kwargs: of the class, without `rngs`.
+        *args: passed to the class.
+        name: the name of the Linen module.
+        **kwargs: passed to the class, without `rngs`.
     """
     return Bridged(kind, args=args, kwargs=FrozenDict(kwargs), name=name)
 
@@ -109,9 +109,9 @@ BiLSTMWithAttention = partial(bridge, network.BiLSTMWithAttention)
 def to_variables(module: nnx.Module) -> dict[str, Any]:
     """The Linen variables of an NNX model: {"params": ..., "Unused": ...}, the latter if any.
 
-    They are what the Linen model of the same arguments initializes, with `module`'s numbers: a
-    collection for each type of variable, random states apart. What loading added because Flax's
-    layer has no variable for it (BatchNorm's count of batches) is left out.
+    They are what the Linen model with the same arguments initializes, with `module`'s numbers: one
+    collection for each type of variable, except random states. Variables that loading added because
+    Flax's layer lacks them (BatchNorm's count of batches) are left out.
     """
     added = {row.paths[0] for row in rows(module) if row.default is not None}
     found: dict[str, list[tuple[Any, Any]]] = {}
@@ -124,12 +124,12 @@ def to_variables(module: nnx.Module) -> dict[str, Any]:
 
 
 def to_module(model: Bridged, variables: Mapping[str, Any], *, rngs: nnx.Rngs | None = None) -> Any:
-    """The NNX model that `model` and its `variables` are: for `flax_bilstm.state_dict` and `save`.
+    """The NNX model with these variables, for `flax_bilstm.state_dict` and `save`.
 
     Args:
-        model: a Linen model of this file.
-        variables: its variables, "Unused" included where it has them.
-        rngs: for a model with dropout, whose masks it draws.
+        model: a Linen model made by this file.
+        variables: its variables, including "Unused" if it has them.
+        rngs: for a model with dropout, to draw its masks.
 
     Raises:
         ValueError: the variables are not exactly the model's; the error lists what is wrong.
@@ -142,19 +142,19 @@ def to_module(model: Bridged, variables: Mapping[str, Any], *, rngs: nnx.Rngs | 
 
 
 def _shape_of(model: Bridged) -> Any:
-    """The NNX model without its numbers."""
+    """The NNX model with shapes but without numbers."""
     return nnx.eval_shape(lambda: model.build(nnx.Rngs(params=0, dropout=0)))
 
 
 def _layers(module: nnx.Module, kind: type) -> list[Any]:
-    """The layers of a kind that are in a module."""
+    """The layers of one kind in a module."""
     return [layer for layer in modules(module) if isinstance(layer, kind)]
 
 
 def _require(
     model: Bridged, shape: nnx.Module, given: Mapping[str, Any], *, only: str | None = None
 ) -> None:
-    """Refuse variables that are not the model's: the bridge would draw what is missing at random.
+    """Refuse variables that are not the model's: the bridge would draw missing ones at random.
 
     A collection that the model does not have may be absent or empty.
     """

@@ -1,4 +1,4 @@
-"""`torch.nn.LSTM` as a Flax NNX module: layers of cells, run by one of the implementations."""
+"""`torch.nn.LSTM` as a Flax NNX module: layers of cells, run by the chosen implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax_bilstm.recurrence.equations import State, accumulation_dtype, validity
 
 
 class Layer(nnx.Module):
-    """One layer: the forward direction and, where bidirectional, the reverse one."""
+    """One layer: the forward direction and, if bidirectional, the reverse one."""
 
     def __init__(self, forward: LSTMCell, reverse: LSTMCell | None):
         self.forward = forward
@@ -26,22 +26,22 @@ class Layer(nnx.Module):
 
 
 class LSTM(nnx.Module):
-    """`torch.nn.LSTM`, number for number, batch-major by default.
+    """`torch.nn.LSTM` with the same numbers, batch-major by default.
 
     Reference: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
 
     Args:
         input_size: features of the input.
         hidden_size: features of each direction's cell state.
-        num_layers: layers; each after the first reads both directions of the one before.
-        bias: whether the cells have biases (two each, as PyTorch's).
-        dropout: probability with which each layer's output but the last's is zeroed, in training
-            (`model.train()`, the default, against `model.eval()`), through `nnx.Dropout`.
-        bidirectional: whether a reverse direction runs beside the forward one.
+        num_layers: number of layers; each after the first reads both directions of the one before.
+        bias: whether the cells have biases (two each, as in PyTorch).
+        dropout: probability of zeroing an element of a layer's output, except the last layer's, in
+            training (`model.train()`, the default, not `model.eval()`), by `nnx.Dropout`.
+        bidirectional: whether each layer also has a reverse direction.
         proj_size: features of a projected output, 0 for none.
         time_major: x and outputs are (time, batch, features) instead of (batch, time, features).
-        implementation: how the recurrence is run; None is "native": in C++ on CPUs where
-            `flax_bilstm.native_available()`, and everywhere else as "fused". The names are the
+        implementation: how the recurrence is run; None is "native": in C++ on CPUs if
+            `flax_bilstm.native_available()`, and otherwise the same as "fused". The names are the
             keys of `flax_bilstm.recurrence.IMPLEMENTATIONS`.
         dtype: the compute dtype; None promotes input and parameters. Under float16 and bfloat16
             the cell state and all sums stay float32.
@@ -49,8 +49,8 @@ class LSTM(nnx.Module):
         rngs: draws the parameters (stream `params`) and the dropout masks (stream `dropout`).
 
     Raises:
-        TypeError: rngs is no `nnx.Rngs`.
-        ValueError: an argument is out of its range.
+        TypeError: rngs is not an `nnx.Rngs`.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class LSTM(nnx.Module):
 
     @property
     def num_directions(self) -> int:
-        """2 where bidirectional, else 1."""
+        """2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
     def output_size(self) -> int:
-        """Features of the outputs: both directions side by side, forward first."""
+        """Features of the outputs: both directions concatenated, forward first."""
         return self.num_directions * (self.proj_size or self.hidden_size)
 
     def __call__(
@@ -120,20 +120,20 @@ class LSTM(nnx.Module):
             initial_state: (h_0, c_0), h_0 (num_layers·directions, batch, out) and c_0
                 (num_layers·directions, batch, hidden_size), without the batch axis for an unbatched
                 x; zeros if None. Forward before reverse within a layer.
-            lengths: (batch,) int, how many steps of each sequence are its own, as PyTorch's packed
-                sequences: the reverse direction starts at each sequence's own end, final states
-                are those there, padded outputs are 0, and nothing that stands in the padding, NaN
-                included, has any effect. Data, not shapes: no recompilation.
+            lengths: (batch,) int, the number of valid steps of each sequence, as PyTorch's packed
+                sequences: the reverse direction starts at the end of each sequence, final states
+                are those at its ends, padded outputs are 0, and values in the padding, even NaN,
+                have no effect. Lengths are data, not shapes: other values cause no recompilation.
 
         Returns:
-            outputs (batch, time, directions·out), laid out as x, and (h_n, c_n), shaped as
-            initial_state. Outputs and h_n have the compute dtype; c_n has it too, but stays
-            float32 under float16 and bfloat16.
+            outputs (batch, time, directions·out), in the layout of x, and (h_n, c_n), shaped as
+            initial_state. Outputs and h_n have the compute dtype; c_n has it too, but stays float32
+            under float16 and bfloat16.
 
         Raises:
-            ValueError: a shape, dtype or known length does not fit. Under `jax.jit` a length's
-                value cannot raise: above time it counts as time, below 1 as an empty sequence
-                (outputs 0, final state = initial state).
+            ValueError: a shape, dtype or length does not fit. Under `jax.jit` the values of lengths
+                are unknown and cannot raise: above time counts as time, below 1 as an empty
+                sequence (outputs 0, final state = initial state).
         """
         layout = "(time, batch, features)" if self.time_major else "(batch, time, features)"
         time_axis = 0 if self.time_major else 1
@@ -161,7 +161,7 @@ class LSTM(nnx.Module):
     def _run(
         self, x: Float[Array, "time batch in"], states: State, valid: Array | None
     ) -> tuple[Float[Array, "time batch out"], State]:
-        """Layer after layer; `states` and the final ones are (num_layers·directions, batch, ·)."""
+        """Run all layers; `states` and the final states are (num_layers·directions, batch, ·)."""
         run = recurrence.resolve(self.implementation)
         count = self.num_directions
         finals: list[State] = []
@@ -180,13 +180,13 @@ class LSTM(nnx.Module):
         initial_state: tuple[ArrayLike, ArrayLike] | None,
         batched: bool,
     ) -> State:
-        """`initial_state` checked and cast, or zeros laid out (and sharded) as x's batch is."""
+        """`initial_state` checked and cast, or zeros with the batch layout (and sharding) of x."""
         count = self.num_layers * self.num_directions
         sizes = {"h_0": self.proj_size or self.hidden_size, "c_0": self.hidden_size}
         dtypes = {"h_0": x.dtype, "c_0": accumulation_dtype(x.dtype)}
         if initial_state is None:
             column = x[0, :, :1]
-            # `where`: zeros_like alone may forget a mesh of explicit axes that nothing but x names.
+            # `where`: zeros_like alone may lose a mesh of explicit axes that only x refers to.
             column = jnp.where(False, column, jnp.zeros_like(column))  # (batch, 1)
 
             def zeros(name: str) -> Array:

@@ -19,15 +19,15 @@ QUERIES = ("all", "last")
 
 
 class Unused(nnx.Variable[Any]):
-    """A tensor that every checkpoint holds and no forward pass reads.
+    """A tensor that every checkpoint has and no forward pass reads.
 
-    It is not an `nnx.Param`, so `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` never see it:
-    as in PyTorch, where its gradient is None, no step and no weight decay moves it.
+    It is not an `nnx.Param`, so `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` ignore it. As
+    in PyTorch, where its gradient is None, no step and no weight decay changes it.
     """
 
 
 def _wide_dot_general(a: Array, b: Array, dimensions: Any, **options: Any) -> Array:
-    """`jax.lax.dot_general` that sums in float32 under half precision, as the other layers do."""
+    """`jax.lax.dot_general`, summing in float32 under half precision, as the other layers do."""
     wide = accumulation_dtype(a.dtype)
     product = jax.lax.dot_general(a, b, dimensions, preferred_element_type=wide, **options)
     return product.astype(a.dtype)
@@ -51,16 +51,16 @@ class Attention(nnx.Module):
 
     Args:
         hidden_dim: features of y (2·hidden of a bidirectional LSTM).
-        score: "dot", the reference's: score(query, key) = query · key. The Linear `attn`, which
-            the reference owns and never calls, is then carried as `Unused`. "general" trains its
+        score: "dot", as in the reference: score(query, key) = query · key. The Linear `attn`, which
+            the reference has but never calls, is then kept as `Unused`. "general" trains its
             weight: score(query, key) = query · W key (Luong et al. 2015, section 3.1). Its bias
-            would drop out of the softmax and stays `Unused`.
+            would cancel in the softmax and stays `Unused`.
         dtype: the compute dtype; None promotes input and parameters.
         param_dtype: the dtype of `attn`.
         rngs: draws `attn`, from PyTorch's distribution.
 
     Raises:
-        ValueError: hidden_dim or score is none of these.
+        ValueError: hidden_dim or score is not valid.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class Attention(nnx.Module):
         """Attend over y (batch, time, hidden_dim).
 
         Args:
-            y: the sequence, queries, keys and values in one.
-            queries: "all" gives the context of every step, (batch, time, hidden_dim); "last" that
-                of each sequence's last step alone, (batch, hidden_dim): the same numbers, in time
-                and memory linear in time.
-            lengths: (batch,) int, how many steps of each sequence are its own: no weight falls on
-                padding, padded queries give 0, and "last" is the sequence's own last step.
+            y: the sequence, which is queries, keys and values.
+            queries: "all" gives the context of every step, (batch, time, hidden_dim); "last" only
+                that of each sequence's last step, (batch, hidden_dim): the same numbers, with time
+                and memory linear in the number of steps.
+            lengths: (batch,) int, the valid steps of each sequence: padding gets no weight,
+                padded queries give 0, and "last" is the last valid step.
             return_weights: also return the attention weights, (batch, time, time) for "all" and
                 (batch, time) for "last".
 
@@ -108,7 +108,7 @@ class Attention(nnx.Module):
             The context, or (context, weights).
 
         Raises:
-            ValueError: a shape, dtype, known length or `queries` does not fit.
+            ValueError: a shape, dtype, length or `queries` does not fit.
         """
         arguments.one_of("queries", queries, QUERIES)
         arguments.flag("return_weights", return_weights)
@@ -129,7 +129,7 @@ class BiLSTMWithAttention(nnx.Module):
         input_dim: features of the input.
         hidden_dim: hidden size of each direction; the attention has 2·hidden_dim features.
         output_dim: features of the output.
-        score: the attention's score, see `Attention`; parity with the reference is for "dot".
+        score: the attention's score, see `Attention`; only "dot" is equal to the reference.
         implementation: how the recurrence is run, see `LSTM`.
         dtype: the compute dtype; None promotes input and parameters.
         param_dtype: the parameters' dtype.
@@ -187,20 +187,20 @@ class BiLSTMWithAttention(nnx.Module):
 
         Args:
             x: (batch, time, input_dim).
-            lengths: (batch,) int: each sequence gives what it would give alone, unpadded.
+            lengths: (batch,) int: each sequence gives the same result as alone, without padding.
             return_attention: also return the last step's attention weights.
 
         Returns:
-            (batch, output_dim), or that and the weights (batch, time).
+            (batch, output_dim), or a pair of it and the weights (batch, time).
 
         Raises:
-            ValueError: a shape, dtype or known length does not fit. Under `jax.jit` a length above
+            ValueError: a shape, dtype or length does not fit. Under `jax.jit` a length above
                 time counts as time; one below 1 is an empty sequence and gives the head's bias.
         """
         arguments.flag("return_attention", return_attention)
         x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)
         y, _ = self.lstm(x, lengths=lengths)  # (batch, time, 2·hidden_dim)
         context, weights = self.attention(y, queries="last", lengths=lengths, return_weights=True)
-        with jax.numpy_dtype_promotion("standard"):  # as the layers before: also in strict mode
+        with jax.numpy_dtype_promotion("standard"):  # as in the other layers; also in strict mode
             output = self.fc(context)  # (batch, output_dim)
         return (output, weights) if return_attention else output

@@ -1,19 +1,21 @@
-"""Data parallelism: the batch split over a mesh of devices, parameters copied to each of them.
+"""Data parallelism: the batch is split over a mesh of devices, each with a copy of the parameters.
 
-For the cores of a CPU, for GPUs, TPUs and several hosts. Place the model and the batch, then call
-or differentiate under `jax.jit` as on one device; XLA splits the work and sums the gradients.
+For the cores of a CPU, for GPUs, TPUs and several hosts. Place the model and the batch with these
+functions, then call or differentiate under `jax.jit` as on one device; XLA splits the work and sums
+the gradients.
 
     jax.config.update("jax_num_cpu_devices", 2)  # on CPU, before anything else uses JAX
     mesh = sharding.make_mesh()
     model = sharding.replicate(model, mesh)
     x, target = sharding.shard_batch((x, target), mesh)
 
-On CPU this is how to use more than one core: XLA runs a loop over time on one core of each device.
+On CPU, implementations other than "native" use only one core per device: XLA runs a loop over time
+on one core. A mesh over several CPU devices uses more cores.
 
-Where a batch is too small to split, the two directions of each layer can be split, instead or too:
+If a batch is too small to split, the two directions of each layer can be split, instead or as well:
 
     mesh = sharding.make_mesh(directions=2)
-    with jax.set_mesh(mesh):  # the layers look here for the axis `direction`
+    with jax.set_mesh(mesh):  # the layers look for the axis `direction` in this mesh
         y = model(x)
 
 See https://docs.jax.dev/en/latest/notebooks/Distributed_arrays_and_automatic_parallelization.html
@@ -40,13 +42,13 @@ def make_mesh(
     axis_type: AxisType = AxisType.Auto,
     directions: int = 1,
 ) -> Mesh:
-    """A mesh with the axis `batch` and, where directions is 2, the axis `direction`.
+    """A mesh with the axis `batch` and, if directions is 2, the axis `direction`.
 
     Args:
         devices: None takes all devices of all processes.
-        axis_type: the type of the axis `batch`; that of `direction` is always Auto.
+        axis_type: the type of the axis `batch`; `direction` is always Auto.
         directions: 2 gives each direction of a bidirectional layer half of the devices, inside
-            `jax.set_mesh(mesh)`; 1 leaves all of them to the batch.
+            `jax.set_mesh(mesh)`; 1 uses all of them for the batch.
 
     Raises:
         ValueError: directions is neither 1 nor 2, or 2 with an odd number of devices.
@@ -72,7 +74,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     def put(leaf: Any) -> jax.Array:
         if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
-        # device_put takes no PRNG keys (dropout's) to the devices of other processes.
+        # device_put cannot send PRNG keys (dropout's) to devices of other processes.
         data = jax.device_put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
@@ -82,10 +84,10 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
     """A tree of arrays, each (batch, ...), split along its first axis over the mesh.
 
-    With several processes, each passes its own part of the batch, and all parts have one size.
+    With several processes, each passes its part of the batch; all parts must have the same size.
 
     Raises:
-        ValueError: a batch does not divide evenly; see `pad_batch`.
+        ValueError: a batch cannot be divided evenly; see `pad_batch`.
     """
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     local = mesh.local_mesh.shape[AXIS]
@@ -106,12 +108,12 @@ def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
     """Fill the batch up to a multiple with copies of its first example.
 
     Returns:
-        The tree, every array (padded, ...), and a mask (padded,) float32: 1.0 for the batch's own
-        examples, 0.0 for the filling. Weight the losses of the examples with the mask,
-        `(losses * mask).sum() / mask.sum()`, and drop the predictions for the filling.
+        The tree, every array (padded, ...), and a mask (padded,) float32: 1.0 for the original
+        examples, 0.0 for the copies. Weight the losses of the examples with the mask,
+        `(losses * mask).sum() / mask.sum()`, and drop the predictions for the copies.
 
     Raises:
-        ValueError: multiple is not positive, or the arrays are of several batch sizes.
+        ValueError: multiple is not positive, or the arrays have different batch sizes.
     """
     arguments.positive("multiple", multiple)
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}

@@ -1,4 +1,4 @@
-"""A model as one file that JAX alone runs: StableHLO with the weights inside, by `jax.export`.
+"""A model as one file that JAX alone can run: StableHLO with the weights inside, by `jax.export`.
 
 https://docs.jax.dev/en/latest/export/export.html
 """
@@ -20,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 Input = jax.ShapeDtypeStruct | tuple[str, DTypeLike]
-"""A shape and dtype; in ("batch, time, 8", "float32") the names are sizes yet unknown."""
+"""A shape and dtype; in ("batch, time, 8", "float32") the names are sizes that are left open."""
 
 
 def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.export.Exported:
@@ -33,20 +33,20 @@ def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.expo
 
         export(tagger, ("batch, time", "int32"))                          # a module of your own
 
-    The recurrence is the plain scan, which runs everywhere. Products have the precision of
-    `jax.default_matmul_precision` at the time of the export. Older versions of JAX than the
-    exporting one may refuse it; newer ones, by six months or less, do not.
+    The recurrence is the plain scan, which runs on every platform. Products have the precision that
+    `jax.default_matmul_precision` has during the export. Versions of JAX older than the exporting
+    one may refuse the artifact; versions newer by up to six months run it.
 
     Args:
         model: any module; every `LSTM` in it is run by the plain scan.
-        *inputs: what it is called with, each a `jax.ShapeDtypeStruct` or a pair of a shape in
-            words and a dtype. None for an `LSTM` or a `BiLSTMWithAttention`: x, for any batch and
-            time of at least 1, in the model's layout and its parameters' dtype.
-        lengths: of an `LSTM` or a `BiLSTMWithAttention` without inputs: whether the artifact takes
-            lengths, (batch,) int32, beside x.
+        *inputs: the inputs of the call, each a `jax.ShapeDtypeStruct` or a pair of a shape as text
+            and a dtype. Optional for `LSTM` and `BiLSTMWithAttention`: then the input is x,
+            for any batch and time of at least 1, in the model's layout and its parameters' dtype.
+        lengths: for an `LSTM` or a `BiLSTMWithAttention` without inputs: whether the artifact takes
+            lengths, (batch,) int32, after x.
 
     Raises:
-        TypeError: another module, and no inputs.
+        TypeError: any other module without inputs.
     """
     frozen = plain(model)
     if not inputs:
@@ -55,7 +55,7 @@ def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.expo
     shapes = [_shape(each, scope) for each in inputs]
 
     def call(*arrays: Any) -> Any:
-        module = nnx.clone(frozen)  # of this trace, for nnx.scan and its like in a model
+        module = nnx.clone(frozen)  # belongs to this trace; nnx.scan in a model needs it
         return module(arrays[0], lengths=arrays[1]) if lengths else module(*arrays)
 
     with _without_source_locations():
@@ -63,7 +63,7 @@ def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.expo
 
 
 def _own_inputs(model: nnx.Module, lengths: bool) -> tuple[Input, ...]:
-    """x, and lengths, of one of our own modules."""
+    """x, and lengths, for one of this library's modules."""
     if not isinstance(model, (LSTM, BiLSTMWithAttention)):
         raise TypeError(
             "model: expected LSTM or BiLSTMWithAttention where no inputs are described, got "
@@ -84,7 +84,7 @@ def _shape(each: Input, scope: Any) -> jax.ShapeDtypeStruct:
 
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
-    """Keep the paths of this machine's files out of what is lowered."""
+    """Keep the paths of this machine's files out of the lowered program."""
     option = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, option)
     jax.config.update(option, 0)
@@ -110,7 +110,7 @@ def serialize(exported: jax.export.Exported) -> bytes:
 
 
 def plain(model: nnx.Module) -> Any:
-    """A copy of `model` for evaluation, the recurrence of each LSTM in it the plain scan."""
+    """A copy of `model` for evaluation, in which every LSTM runs the plain scan."""
     copy = nnx.clone(model)
     copy.eval()
     for _, module in nnx.iter_modules(copy):
@@ -120,9 +120,9 @@ def plain(model: nnx.Module) -> Any:
 
 
 def largest_difference(model: nnx.Module, artifact: bytes, lengths: bool = False) -> float:
-    """The largest |a − b| / max(1, |b|) between the artifact and our own model that it is of.
+    """The largest |a − b| / max(1, |b|) between the artifact and the library's model `model`.
 
-    Both run here, on standard normal sequences of several batch sizes and lengths.
+    Both are run on standard normal sequences of several batch sizes and lengths.
     """
     loaded = jax.export.deserialize(bytearray(artifact))
     features, dtype = loaded.in_avals[0].shape[-1], loaded.in_avals[0].dtype

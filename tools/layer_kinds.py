@@ -67,7 +67,7 @@ SETTINGS: dict[type, str] = {
     ),
     nnx.PReLU: "Flax begins at 0.01, torch at 0.25; loading sets it.",
 }
-"""What else must be said to a Flax layer, or known of it, that its variables do not tell."""
+"""Arguments or properties of a Flax layer that its variables do not show."""
 
 HEAD = """\
 # Layer kinds

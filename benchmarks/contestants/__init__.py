@@ -1,4 +1,4 @@
-"""Who is timed. Each runs in a process of its own, and builds a cell with a module of this folder.
+"""The contestants. Each runs in a separate process, and builds cells with a module of this folder.
 
 Such a module has `set_up(options)`, which is called once, before anything runs, and returns facts
 about the contestant (versions, threads, devices), and `build(cell, options)`.
@@ -17,10 +17,10 @@ from benchmarks.cells import ALTERNATIVE_CELLS, Cell
 class Prepared(NamedTuple):
     """A cell, ready to be run.
 
-    `run` runs it once and blocks until it is done. `arrays` names what came of a run: in inference
-    outputs (batch, time, features), h_n and c_n, or the network's output; with gradients those of x
-    and of the parameters too, under PyTorch's names; of a training step its loss. `kernel` says in
-    a few words what the time is spent in.
+    `run` runs it once and blocks until it is done. `arrays` names the results of a run: in
+    inference outputs (batch, time, features), h_n and c_n, or the network's output; with gradients
+    also those of x and of the parameters, under PyTorch's names; in training the loss. `kernel`
+    says in a few words where the time is spent.
     """
 
     run: Callable[[], Any]
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """The module that builds it, that module's options, and what it cannot run."""
+    """The module that builds it, that module's options, and the cells that it cannot run."""
 
     module: str
     options: Mapping[str, Any] = {}
@@ -42,7 +42,7 @@ class Contestant(NamedTuple):
 
 
 OURS = "flax_bilstm"
-"""As a user has it who chooses nothing."""
+"""This library with its defaults."""
 TRUTH = Contestant("pytorch", {"dtype": "float64"})
 PEERS = {
     "PyTorch": Contestant("pytorch"),
@@ -61,7 +61,7 @@ ALTERNATIVES = {
         "ours", {"implementation": "fused", "devices": 2, "directions": 2}
     ),
 }
-"""Other ways to run this library, for the choice of the default and for who sets up a mesh."""
+"""Other ways to run this library, for choosing the default and for users of a mesh."""
 CONTESTANTS = {OURS: Contestant("ours"), **PEERS, **ALTERNATIVES, "truth": TRUTH}
 
 

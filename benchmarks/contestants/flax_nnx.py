@@ -1,4 +1,4 @@
-"""flax.nnx: its RNN and Bidirectional over its own cell, and the network as its user writes it."""
+"""flax.nnx: its RNN and Bidirectional over its cell, and the network as its user writes it."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Layers(nnx.Module):
         self.layers = nnx.List([layer(later if k else INPUT_DIM) for k in range(cell.layers)])
 
     def __call__(self, x: jax.Array, lengths: jax.Array | None) -> Any:
-        """(batch, time, input) → outputs and, as PyTorch has them, (h_n, c_n)."""
+        """(batch, time, input) → outputs and (h_n, c_n) in PyTorch's layout."""
         carries: list[Any] = []
         for layer in self.layers:
             carry, x = layer(x, seq_lengths=lengths, return_carry=True)
@@ -39,7 +39,7 @@ class Layers(nnx.Module):
 
 
 class Network(nnx.Module):
-    """LSTM both ways, softmax(y yᵀ) y, dense on the last step."""
+    """Bidirectional LSTM, softmax(y yᵀ) y, dense on the last step."""
 
     def __init__(self, cell: Cell, rngs: nnx.Rngs):
         self.lstm = Layers(cell, rngs)
@@ -53,8 +53,8 @@ class Network(nnx.Module):
 
 
 def build(cell: Cell) -> Prepared:
-    """The layer, or the network, on the cell's weights and inputs."""
-    jax.clear_caches()  # of the cell before
+    """The layer, or the network, with the cell's weights and inputs."""
+    jax.clear_caches()  # those of the previous cell
     model: Any = Layers(cell, nnx.Rngs(0)) if cell.part == "layer" else Network(cell, nnx.Rngs(0))
     _load(model, weights(cell))
     made = inputs(cell)
@@ -73,7 +73,7 @@ def build(cell: Cell) -> Prepared:
 
 
 def _cells(layers: Any) -> dict[str, Any]:
-    """Each of Flax's cells under the end of PyTorch's names for its parameters."""
+    """Each of Flax's cells, under the suffix of PyTorch's names for its parameters."""
     found = {}
     for k, layer in enumerate(layers.layers):
         both = isinstance(layer, nnx.Bidirectional)
@@ -98,7 +98,7 @@ def _load(model: Any, state: Arrays) -> None:
 
 
 def _named(model: Any) -> Arrays:
-    """A layer's parameters, or their gradients, under PyTorch's names, with one bias of its two."""
+    """A layer's parameters, or gradients, under PyTorch's names, with one bias instead of two."""
     arrays = {}
     for place, cell in _cells(model).items():
         arrays[f"weight_ih_{place}"] = np.asarray(cell.dense_i.kernel[...]).T

@@ -1,4 +1,4 @@
-"""What both JAX contestants run: one jitted function over a module's split state."""
+"""Shared by both JAX contestants: one jitted function over a module's split state."""
 
 import re
 from collections.abc import Callable
@@ -37,9 +37,9 @@ def prepare(
     x: jax.Array,
     extra: dict[str, jax.Array],
 ) -> Prepared:
-    """`forward(model, x, lengths)` as the cell has it.
+    """`forward(model, x, lengths)` as the cell needs it.
 
-    `named` gives a module's parameters under PyTorch's names; `extra` holds what the mode needs
+    `named` gives a module's parameters under PyTorch's names; `extra` has what the mode needs
     besides x: lengths, outputs_gradient, target.
     """
     split: Any = nnx.split(model, nnx.Param, ...)
@@ -79,7 +79,7 @@ def prepare(
 
 
 def _training(parameters: Any, predict: Any, x: Any, extra: Any) -> Prepared:
-    """Whole steps with Adam; each goes on from the one before."""
+    """Whole steps with Adam; each continues from the previous one."""
     optimizer = optax.adam(LEARNING_RATE)
 
     def loss(parameters: Any, x: Any, extra: Any) -> Any:
@@ -107,7 +107,7 @@ def _training(parameters: Any, predict: Any, x: Any, extra: Any) -> Prepared:
 
 
 def _kernel(function: Any, *arguments: Any) -> str:
-    """The loops and the foreign functions in the program as it is lowered."""
+    """The loops and the foreign functions in the lowered program."""
     text = function.lower(*arguments).as_text()
     called = dict.fromkeys(name for name in CALLED.findall(text) if name not in PARTITIONING)
     loops = text.count("stablehlo.while")

@@ -1,4 +1,4 @@
-"""A cell's layer or network as an ONNX model: what ONNX Runtime and OpenVINO run."""
+"""A cell's layer or network as an ONNX model, for ONNX Runtime and OpenVINO."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ def feeds(cell: Cell) -> Arrays:
 
 
 def arrays(cell: Cell, results: Arrays) -> Arrays:
-    """The model's results as every contestant names them."""
+    """The model's results, under the names that all contestants use."""
     if cell.part == "network":
         return results
     y = results[f"y{cell.layers - 1}"]  # (time, directions, batch, hidden)

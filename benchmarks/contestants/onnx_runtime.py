@@ -1,4 +1,4 @@
-"""ONNX Runtime, with all cores, its results written where they are to be."""
+"""ONNX Runtime, with all cores, writing its results directly into the output arrays."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.contestants import Prepared, onnx_model
 
 
 def set_up() -> dict[str, Any]:
-    """What was installed."""
+    """The installed version."""
     return {"onnxruntime": onnxruntime.__version__}
 
 

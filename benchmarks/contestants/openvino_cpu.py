@@ -13,7 +13,7 @@ from benchmarks.contestants import Prepared, onnx_model
 
 
 def set_up() -> dict[str, Any]:
-    """What was installed."""
+    """The installed version."""
     return {"openvino": openvino.get_version()}
 
 
@@ -22,7 +22,7 @@ def build(cell: Cell) -> Prepared:
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # it may take bfloat16 on processors that have it
+        "INFERENCE_PRECISION_HINT": "f32",  # otherwise it may choose bfloat16
         "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
     }
     compiled = core.compile_model(core.read_model(onnx_model.model(cell)), "CPU", settings)
@@ -40,7 +40,7 @@ def build(cell: Cell) -> Prepared:
 
 
 def _kernel(compiled: Any) -> str:
-    """The kernels of the recurrent operations, as the compiled model names them."""
+    """The kernels of the recurrent operations, as named in the compiled model."""
     kernels: dict[str, None] = {}
     for operation in compiled.get_runtime_model().get_ordered_ops():
         facts = operation.get_rt_info()

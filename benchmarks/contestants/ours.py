@@ -23,8 +23,8 @@ def set_up(
 def build(
     cell: Cell, implementation: str | None = None, devices: int = 1, directions: int = 1
 ) -> Prepared:
-    """The layer, or the network, on the cell's weights and inputs."""
-    jax.clear_caches()  # of the cell before
+    """The layer, or the network, with the cell's weights and inputs."""
+    jax.clear_caches()  # those of the previous cell
     model: Any = fb.from_state_dict(weights(cell), implementation=implementation)
     made = inputs(cell)
     x = jnp.asarray(made.x)

@@ -1,6 +1,6 @@
-"""PyTorch: eager, or compiled with its weights frozen; in float64 it is the truth for the others.
+"""PyTorch: eager, or compiled with frozen weights; in float64 it is the truth for the others.
 
-The layer alone takes and gives (time, batch, features), which is PyTorch's default and its fastest.
+The layer alone uses (time, batch, features), which is PyTorch's default and its fastest layout.
 """
 
 import os
@@ -22,7 +22,7 @@ EXECUTED = re.compile(r"^onednn_verbose.*,exec,cpu,(\w+),([^,]+),", re.MULTILINE
 
 
 def set_up(compiled: bool = False, dtype: str = "float32") -> dict[str, Any]:
-    """All cores, and what compiling needs: LSTMs let in, weights frozen."""
+    """All cores, and what compiling needs: LSTMs allowed, weights frozen."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if compiled:
         from torch._dynamo import config as dynamo
@@ -34,7 +34,7 @@ def set_up(compiled: bool = False, dtype: str = "float32") -> dict[str, Any]:
 
 
 def build(cell: Cell, compiled: bool = False, dtype: str = "float32") -> Prepared:
-    """The LSTM, or the reference network, on the cell's weights and inputs."""
+    """The LSTM, or the reference network, with the cell's weights and inputs."""
     torch.compiler.reset()
     model = _lstm(cell) if cell.part == "layer" else _network(cell)
     model.load_state_dict({n: torch.from_numpy(array) for n, array in weights(cell).items()})
@@ -72,7 +72,7 @@ def _network(cell: Cell) -> Any:
 
 
 def _packed(model: Any, lengths: np.ndarray, time: int) -> Callable[[Any], Any]:
-    """The LSTM over sequences of their own lengths, padded before and after."""
+    """The LSTM over sequences of different lengths, padded before and after."""
     ends = torch.from_numpy(lengths).long()
 
     def forward(x: Any) -> Any:
@@ -134,7 +134,7 @@ def _layer_arrays(result: Any) -> dict[str, np.ndarray]:
 
 
 def _kernel(run: Callable[[], Any]) -> str:
-    """The oneDNN kernels of one run, by its own account, reorderings aside."""
+    """The oneDNN kernels of one run, as oneDNN reports them, without reorderings."""
     with tempfile.TemporaryFile() as file:
         saved = os.dup(1)
         os.dup2(file.fileno(), 1)
@@ -151,7 +151,7 @@ def _kernel(run: Callable[[], Any]) -> str:
 
 
 def matmul_rate() -> float:
-    """Operations a second of a large float32 matrix product on all cores: the best of several."""
+    """Operations per second of a large float32 matrix product on all cores: the best of several."""
     from benchmarks.worker import timed
 
     n = 2048

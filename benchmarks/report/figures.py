@@ -9,9 +9,9 @@ from benchmarks.cells import Cell
 from benchmarks.contestants import OURS, PEERS
 
 Results = dict[str, Any]
-"""What `benchmarks.__main__` writes."""
+"""The JSON that `benchmarks.__main__` writes."""
 Measured = dict[str, Any]
-"""One of its cells."""
+"""One cell in it."""
 
 
 def cell_of(measured: Measured) -> Cell:
@@ -20,7 +20,7 @@ def cell_of(measured: Measured) -> Cell:
 
 
 def of(results: Results, part: str, mode: str | None = None) -> list[Measured]:
-    """The measured cells of one part, in one mode or in all."""
+    """The measured cells of one part, in one mode or in all modes."""
     return [
         measured
         for measured in results["cells"]
@@ -34,14 +34,14 @@ def median(measured: Measured, name: str = OURS) -> float:
 
 
 def fastest_peer(measured: Measured) -> str:
-    """The fastest of the peers that ran the cell."""
+    """The fastest peer that ran the cell."""
     return min(
         (name for name in PEERS if name in measured["seconds"]), key=lambda n: median(measured, n)
     )
 
 
 def ratio(measured: Measured, peer: str | None = None) -> float:
-    """How many times as fast as a peer this library is; None is the fastest peer of the cell."""
+    """How many times faster than a peer this library is; None is the fastest peer of the cell."""
     return median(measured, peer or fastest_peer(measured)) / median(measured)
 
 
@@ -51,12 +51,12 @@ def floor(results: Results, measured: Measured) -> float:
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
-    """The mean that suits ratios."""
+    """The geometric mean."""
     return float(np.exp(np.mean(np.log(list(ratios)))))
 
 
 def spread(results: Results) -> tuple[float, float]:
-    """Between the quartiles of a contestant's rounds, of their median: its median and 90 %."""
+    """Interquartile range of a contestant's rounds, relative to the median: its median and 90 %."""
     spreads = [
         (seconds["quartile_3"] - seconds["quartile_1"]) / seconds["median"]
         for measured in results["cells"]

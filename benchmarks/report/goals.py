@@ -1,4 +1,4 @@
-"""What was aimed at, beside what was measured."""
+"""The goals, compared with the measurements."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ MEMORY_BEFORE = 659 * 2**20
 
 
 class Goal(NamedTuple):
-    """A bound, at least or at most, on what `measure` gives; None: the run has no such figure."""
+    """A lower or upper bound on the result of `measure`; None: the run has no such figure."""
 
     text: str
     measure: Callable[[Results], float | None]
@@ -60,7 +60,7 @@ def most_over_floor(inference: bool) -> Callable[[Results], float | None]:
 
 
 def dispatch(results: Results) -> float | None:
-    """Microseconds that a jitted call at 1 × 32 takes beyond an empty one, hardly computing."""
+    """Microseconds that a jitted call at 1 × 32 takes beyond an empty one, with hardly any work."""
     if "beside" not in results:
         return None
     seconds = results["beside"]["dispatch_seconds"]
@@ -68,7 +68,7 @@ def dispatch(results: Results) -> float | None:
 
 
 def memory(results: Results) -> float | None:
-    """Peak memory at 8 × 8192, of what it was."""
+    """Peak memory at 8 × 8192, relative to the earlier peak."""
     if "beside" not in results:
         return None
     return results["beside"]["peak_bytes"][OURS] / MEMORY_BEFORE
@@ -104,7 +104,7 @@ GOALS = (
 
 
 def verdict(goal: Goal, figure: float) -> str:
-    """Reached, or by how much it is missed."""
+    """Reached, or by how much it was missed."""
     if goal.reached(figure):
         return "reached"
     share = abs(figure - goal.bound) / goal.bound

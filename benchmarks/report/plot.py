@@ -1,4 +1,4 @@
-"""How many times as fast as eager PyTorch each contestant is, as a plot."""
+"""How many times faster than eager PyTorch each contestant is, as a plot."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Puts a run into README.md and docs/, between two marks, with its plots."""
+"""Writes a run into README.md and docs/, between two marks, with its plots."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def publish(results: Results, root: Path) -> None:
     """Write the plots, ten rows into README.md, and everything into docs/performance.md.
 
     Raises:
-        ValueError: a page does not have both marks once; nothing is written then.
+        ValueError: a page does not have both marks exactly once; nothing is written then.
     """
     readme, page = root / "README.md", root / "docs/performance.md"
     alt = "How many times as fast as eager PyTorch each contestant is, cell by cell"

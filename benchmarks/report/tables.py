@@ -1,4 +1,4 @@
-"""The run as Markdown tables."""
+"""A run as Markdown tables."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,7 +22,7 @@ HEADLINES = {
     for mode in ("inference", "gradients")
     for hidden_dim, shape in ((64, (1, 32)), (64, (32, 128)), (256, (1, 256)), (256, (32, 128)))
 } | {Cell("network", mode, 64, 8, 2048) for mode in ("inference", "training")}
-"""The rows of the README: ten at most."""
+"""The rows in the README: ten at most."""
 TITLES = {
     ("layer", "inference"): "The LSTM layer, inference",
     ("layer", "gradients"): "The LSTM layer, forward and gradients",
@@ -32,13 +32,13 @@ TITLES = {
 
 
 def table(head: list[str], rows: Iterable[list[str]], words: int) -> str:
-    """Markdown; the first `words` columns hold words, the others numbers."""
+    """Markdown; the first `words` columns are text, the others numbers."""
     ruler = ["---"] * words + ["---:"] * (len(head) - words)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits, never in powers of ten."""
+    """Three digits, without exponent."""
     text = f"{1e3 * seconds:.3g}"
     return f"{1e3 * seconds:.0f}" if "e+" in text else text
 
@@ -63,7 +63,7 @@ def times(results: Results, cells: list[Measured], label: Callable[[Measured], l
 
 
 def size(each: Measured) -> list[str]:
-    """Hidden size, and batch × time with what sets the cell apart."""
+    """Hidden size, and batch × time with the cell's differences from the plain one."""
     variant = cell_of(each).variant
     shape = f"{each['batch']} × {each['time']}"
     return [f"hidden {each['hidden_dim']}", f"{shape}, {variant}" if variant else shape]
@@ -75,7 +75,7 @@ def full_name(each: Measured) -> list[str]:
 
 
 def where(results: Results) -> str:
-    """What was measured, on what, in one sentence or two."""
+    """What was measured, and on which machine, in one or two sentences."""
     machine = results["machine"]
     versions: dict[str, str] = {}
     for facts in results["contestants"].values():
@@ -102,7 +102,7 @@ def headlines(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """For each part and mode, over each peer: the geometric mean of all cells, least and most."""
+    """For each part and mode, against each peer: geometric mean, minimum and maximum over cells."""
     rows = []
     for (part, mode), title in TITLES.items():
         cells = of(results, part, mode)
@@ -119,7 +119,7 @@ def summary(results: Results) -> str:
 
 
 def goals(results: Results) -> str:
-    """What was aimed at, what was measured, and by how much it was missed."""
+    """The goal, the measurement, and by how much it was missed."""
     rows = []
     for goal in GOALS:
         figure = goal.measure(results)
@@ -132,7 +132,7 @@ def goals(results: Results) -> str:
 
 
 def alternatives(results: Results) -> str:
-    """The default beside this library's other ways to run, in milliseconds."""
+    """The default beside this library's other implementations and meshes, in milliseconds."""
     cells = [each for each in results["cells"] if set(ALTERNATIVES) & set(each["seconds"])]
     names = [OURS, *ALTERNATIVES]
     rows = [
@@ -142,7 +142,7 @@ def alternatives(results: Results) -> str:
 
 
 def kernels(results: Results) -> str:
-    """What each contestant ran, and in how many of its cells of a part and mode."""
+    """The kernels that each contestant ran, and in how many of its cells of a part and mode."""
     counts: dict[tuple[str, str, str, str], int] = {}
     for each in results["cells"]:
         for name, kernel in each["kernels"].items():

@@ -1,9 +1,9 @@
 """State dicts in files and folders.
 
-What is read is known by its content. What is written is in the format that the name's ending tells:
+Reading recognizes the format by the content. Writing chooses the format by the name's ending:
 `.pt`, `.pth`, `.ckpt`, `.bin`, `.tar` and `.pkl` are PyTorch's; `.safetensors`; `.orbax`, or no
-ending at all, is an Orbax checkpoint directory. Nothing that a checkpoint contains is ever
-executed, and what is written is there whole or not at all.
+ending at all, is an Orbax checkpoint directory. Nothing in a checkpoint is ever executed, and
+writing is atomic: the whole checkpoint is there, or nothing.
 """
 
 import contextlib
@@ -67,23 +67,23 @@ def load(
 ) -> Any:
     """The module whose state dict is in the checkpoint `path`.
 
-    What it is, its content says: a file of torch.save or of safetensors, a folder of Orbax, of
-    Hugging Face or of torch.distributed.checkpoint. The state dict may lie in a training
-    checkpoint, and its names may begin with the wrappers of `unwrap.PREFIXES`.
+    The format is recognized by the content: a file of torch.save or of safetensors, a folder of
+    Orbax, of Hugging Face or of torch.distributed.checkpoint. The state dict may be inside a
+    training checkpoint, and its names may begin with the prefixes of wrappers (`unwrap.PREFIXES`).
 
     Args:
         path: the file or folder.
-        into: the module to load into, any that `load_state_dict` takes; None makes the one that
+        into: the module to load into, any that `load_state_dict` accepts; None makes the one that
             the tensors describe, an `LSTM` or a `BiLSTMWithAttention`.
-        names: for `into`, see `load_state_dict`. An Orbax directory has Flax's own paths.
-        ignore: for `into`, see `load_state_dict`. What it left out is logged as a warning.
-        prefix: takes only the names that begin with it, as those of one submodule do.
-        key: where the state dict lies in a training checkpoint, with dots between keys; None
-            finds it, where there is one.
+        names: for `into`, see `load_state_dict`. An Orbax directory has Flax paths.
+        ignore: for `into`, see `load_state_dict`. What is left out is logged as a warning.
+        prefix: load only the names that begin with it, such as those of one submodule.
+        key: where the state dict is in a training checkpoint, with dots between keys; None
+            searches for it.
         **options: without `into`, see `from_state_dict`.
 
     Raises:
-        ValueError: it is no checkpoint, holds no state dict or several, or that does not fit.
+        ValueError: it is not a checkpoint, has no state dict or several, or one that does not fit.
         FileNotFoundError: there is no such file.
     """
     if into is None:
@@ -114,19 +114,19 @@ def load(
 
 
 def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | None = None) -> None:
-    """Write `module`'s state dict to `path`, whose ending names the format.
+    """Write `module`'s state dict to `path`, whose ending determines the format.
 
-    An existing checkpoint is replaced, at once and whole.
+    An existing checkpoint is replaced atomically.
 
     Args:
-        module: any module that `state_dict` takes.
-        path: the file, or an Orbax checkpoint directory, which has Flax's own paths.
+        module: any module that `state_dict` accepts.
+        path: the file, or an Orbax checkpoint directory, which has Flax paths.
         names: see `load_state_dict`.
 
     Raises:
-        ValueError: the name's ending is unknown, or `path` is a folder that is no checkpoint.
-        FileNotFoundError: the folder that `path` is to be in does not exist.
-        OSError: it cannot be written, on a full disk for example; nothing was.
+        ValueError: the name's ending is unknown, or `path` is a folder but not a checkpoint.
+        FileNotFoundError: the parent folder of `path` does not exist.
+        OSError: it cannot be written, on a full disk for example; nothing has changed.
     """
     writer = format_of(Path(arguments.path("path", path))).write
     arrays = state_dict(module, names=names)
@@ -140,11 +140,11 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
 def read(
     path: str | os.PathLike[str], prefix: str | None = None, key: str | None = None
 ) -> Checkpoint:
-    """What the checkpoint `path` holds for one model, as NumPy arrays under torch's names.
+    """The contents of the checkpoint `path` for one model, as NumPy arrays under torch's names.
 
-    Of an Orbax directory only our own modules' variables have torch names; others keep their paths.
-    Weights in parts, weight_norm's for instance, are put together in our own modules only.
-    See `load` for the arguments and the errors.
+    For an Orbax directory only this library's modules get torch names; others keep their paths.
+    Weights stored in parts, by weight_norm for instance, are put together only for this library's
+    modules. See `load` for the arguments and the errors.
     """
     form = detect(Path(arguments.path("path", path)))
     checkpoint = _read(path, form, prefix, key)
@@ -152,7 +152,7 @@ def read(
         return checkpoint._replace(tensors=orbax_folder.to_torch(checkpoint.tensors))
     try:
         whole = folded(checkpoint)
-    except ValueError:  # a parametrization that is not known, so not ours
+    except ValueError:  # an unknown parametrization, so not a module of this library
         return checkpoint
     return whole if is_ours(whole.tensors) else checkpoint
 
@@ -160,7 +160,7 @@ def read(
 def fitting(
     checkpoint: Checkpoint, into: nnx.Module, names: Names | None, ignore: Sequence[str]
 ) -> Checkpoint:
-    """The checkpoint with those weights in parts put together that `into` has whole."""
+    """The checkpoint, after putting together weights stored in parts that `into` has as one."""
     own = {name for row in rows(into, names, ignore) for name in row.torch_names}
     return folded(checkpoint, own | {n for n in checkpoint.tensors if matches(n, ignore)})
 
@@ -182,7 +182,7 @@ def _read(
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the file's name before what its content is refused for."""
+    """Put the file's name before the reason for which its content is refused."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Zip archives, as torch.save writes them: stored members, found in the mapped file, checked.
+"""Zip archives, as torch.save writes them: uncompressed members, in the mapped file, checked.
 
 The layout: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16.
 """
@@ -14,7 +14,7 @@ MOST_MEMBERS = 500_000
 
 
 class Member(NamedTuple):
-    """Where a member's bytes lie, the checksum that they must have, and if they are compressed."""
+    """A member's position, the expected checksum of its bytes, and whether they are compressed."""
 
     start: int
     end: int
@@ -23,10 +23,10 @@ class Member(NamedTuple):
 
 
 def members(data: Bytes, start: int = 0, end: int = -1) -> dict[str, Member]:
-    """Name → member of the archive data[start:end]; the folder that torch puts all into is cut off.
+    """Name → member of the archive data[start:end], without the folder that torch puts all in.
 
     Raises:
-        DamagedError: it is no archive, or one with members that lie outside of it.
+        DamagedError: it is not an archive, or members are outside it.
     """
     end = len(data) if end < 0 else end
     try:
@@ -36,7 +36,7 @@ def members(data: Bytes, start: int = 0, end: int = -1) -> dict[str, Member]:
 
 
 def checked(data: Bytes, member: Member) -> None:
-    """Raise DamagedError where a member is compressed or its bytes do not have their checksum."""
+    """Raise DamagedError if a member is compressed or its bytes do not have its checksum."""
     if member.is_packed:
         raise DamagedError("it is compressed or encrypted, which torch.save's files never are")
     view, found = memoryview(data), 0
@@ -47,10 +47,10 @@ def checked(data: Bytes, member: Member) -> None:
 
 
 def _directory(data: Bytes, start: int, end: int) -> tuple[int, int]:
-    """Where the central directory is, and how many members it lists."""
+    """The position of the central directory, and how many members it lists."""
     at = end - 22
     lowest = max(start, end - 22 - 2**16)
-    while data[at : at + 4] != b"PK\5\6":  # behind it there may be a comment
+    while data[at : at + 4] != b"PK\5\6":  # a comment may follow it
         at -= 1
         if at < lowest:
             raise DamagedError("the end of its zip directory is missing")
@@ -94,7 +94,7 @@ def _entries(data: Bytes, start: int, end: int) -> Iterator[tuple[str, Member]]:
 
 
 def _wide(extra: bytes, *fields: int) -> tuple[int, ...]:
-    """The fields, those of 2³² − 1 replaced by the 64-bit ones of zip64 (section 4.5.3)."""
+    """The fields; those equal to 2³² − 1 come from the 64-bit ones of zip64 (section 4.5.3)."""
     if 2**32 - 1 not in fields:
         return fields
     at = 0

@@ -1,6 +1,6 @@
-"""Folders of torch.distributed.checkpoint (FSDP): `.metadata`, and files of pieces of tensors.
+"""Folders of torch.distributed.checkpoint (FSDP): `.metadata`, and files with pieces of tensors.
 
-The metadata is a pickle that says which piece of which tensor lies where; each piece was written
+The metadata is a pickle that says where each piece of each tensor is; each piece was written
 by torch.save. https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
 """
 
@@ -18,7 +18,7 @@ METADATA = ".metadata"
 
 
 def read(path: Path) -> Content:
-    """The mapping that was saved, its tensors whole.
+    """The saved mapping, with whole tensors.
 
     Raises:
         ValueError: the folder is damaged or incomplete.
@@ -68,7 +68,7 @@ def _piece(path: Path, stored: dict[str, Any], files: dict[str, Bytes]) -> Any:
 
 
 def _joined(name: str, size: tuple[int, ...], pieces: list[tuple[Any, Any]]) -> Any:
-    """A tensor of its pieces: (where each begins, its array)."""
+    """A tensor from its pieces: (start position of each, its array)."""
     first = pieces[0][1]
     if isinstance(first, StandIn):
         return first

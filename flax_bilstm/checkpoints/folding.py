@@ -1,4 +1,4 @@
-"""Weights that are stored in parts (normalized, pruned, dropped), put together as PyTorch does."""
+"""Weights stored in parts (normalized, pruned, dropped), put together as PyTorch does."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def _normalized(parts: Sequence[np.ndarray]) -> np.ndarray | None:
-    """g · v / ‖v‖, the norm over the axes on which g has one element (Salimans & Kingma 2016)."""
+    """g · v / ‖v‖, the norm over the axes on which g has size 1 (Salimans & Kingma 2016)."""
     g, v = parts
     axes = tuple(range(v.ndim)) if g.ndim == 0 else tuple(np.flatnonzero(np.array(g.shape) == 1))
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(v.shape))
     if g.ndim not in (0, v.ndim) or g.shape not in ((), kept):
         return None
     wide = v.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is refused later
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN and infinity are refused later
         return np.asarray(g / np.sqrt(np.sum(wide**2, axes, keepdims=g.ndim > 0)) * wide, v.dtype)
 
 
@@ -29,7 +29,7 @@ def _same(parts: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 class Fold(NamedTuple):
-    """How one kind of parts is named ({} is the weight's own name) and put together."""
+    """The names of one kind of parts ({} is the weight's name), and how to put them together."""
 
     title: str
     parts: tuple[str, ...]
@@ -48,12 +48,12 @@ FOLDS = (
 def fold(
     tensors: Mapping[str, np.ndarray], kept: Collection[str] = ()
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The tensors with those in parts put together, and what was, a line for each kind.
+    """The tensors after putting parts together, and a note for each kind of parts found.
 
-    Parts whose names are in `kept` stay as they are.
+    Parts whose names are in `kept` are left unchanged.
 
     Raises:
-        ValueError: a parametrization is one that the tensors alone do not tell.
+        ValueError: a parametrization cannot be computed from the tensors alone.
     """
     found = dict(tensors)
     notes = []

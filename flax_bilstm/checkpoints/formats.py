@@ -1,4 +1,4 @@
-"""The formats of checkpoints: which one something is, by its content, and which one to write."""
+"""The formats of checkpoints: recognizing one by its content, and choosing one to write."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from flax_bilstm.checkpoints.replacing import kind_of
 
 
 class Format(NamedTuple):
-    """How one kind of checkpoint is read, wrappings and all, and how a module is written."""
+    """How one kind of checkpoint is read, including wrappers, and how a module is written."""
 
     title: str
     read: Callable[[Path], Content]
@@ -43,7 +43,7 @@ FORMATS = {
     ".orbax": ORBAX,
     "": ORBAX,
 }
-"""A name's ending, in small letters → the format to write."""
+"""A name's ending, in lower case → the format to write."""
 
 FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
@@ -55,15 +55,15 @@ FOREIGN = {
     b"BZh": "a file packed with bzip2; unpack it",
     b"\xfd7zXZ": "a file packed with xz; unpack it",
 }
-"""What files that are no checkpoints begin with."""
+"""First bytes of files that are not checkpoints → what they are."""
 
 
 def detect(path: Path) -> Format:
-    """The format of the checkpoint at `path`, by what it holds.
+    """The format of the checkpoint at `path`, by its content.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it is no regular file or folder, or holds no checkpoint.
+        ValueError: it is not a regular file or folder, or not a checkpoint.
     """
     if path.is_dir():
         return _of_folder(path)
@@ -72,7 +72,7 @@ def detect(path: Path) -> Format:
         raise error(f"{path}: expected a checkpoint's file or folder, found {kind_of(path)}.")
     with path.open("rb") as file:
         head, size = file.read(32), path.stat().st_size
-    # Before torch's: a header of 896 bytes begins as a pickle does, with 0x80 and 3.
+    # Before torch's: a safetensors header of 896 bytes begins as a pickle does, with 0x80 and 3.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
         return SAFETENSORS
     if head.startswith((b"PK\3\4", b"\x80")):
@@ -86,7 +86,7 @@ def detect(path: Path) -> Format:
             f"{path}: expected a PyTorch, safetensors or model.safetensors.index.json file, or an "
             f"Orbax folder, got {foreign or 'a file of an unknown kind'}."
         )
-    return by_name  # which says what is damaged
+    return by_name  # its error says what is damaged
 
 
 def _of_folder(path: Path) -> Format:
@@ -98,7 +98,7 @@ def _of_folder(path: Path) -> Format:
 
 
 def format_of(path: Path) -> Format:
-    """The format to write that a name's ending tells.
+    """The format to write, by a name's ending.
 
     Raises:
         ValueError: the ending is unknown.

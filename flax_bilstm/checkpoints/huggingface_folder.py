@@ -1,4 +1,4 @@
-"""Hugging Face's folders: one file of weights, or an index and the shards that it names.
+"""Hugging Face's folders: one file of weights, or an index and the shards that it lists.
 
 https://huggingface.co/docs/transformers/big_models: the index maps each name to its file.
 """
@@ -18,12 +18,12 @@ FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What is read of a folder: the first of these that is there."""
+"""The file to read in a folder: the first of these that exists."""
 LARGEST_INDEX = 64 * 2**20  # bytes
 
 
 def inside(folder: Path) -> Path | None:
-    """The file of the folder that is to be read, or None."""
+    """The file of the folder to read, or None."""
     return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
@@ -31,12 +31,12 @@ def read(path: Path) -> Content:
     """All tensors of a folder or of an index.
 
     Raises:
-        ValueError: the index is damaged, or names a file outside of the folder or a tensor that
-            its shard does not hold.
+        ValueError: the index is damaged, or refers to a file outside the folder or to a tensor
+            that its shard does not have.
         FileNotFoundError: a shard is missing.
     """
     file = inside(path) if path.is_dir() else path
-    assert file is not None  # or the format would be another
+    assert file is not None  # otherwise the format would be another
     notes = (f"read: {file.name}",) if file != path else ()
     if not file.name.endswith(INDEX):
         content = _read_file(file)

@@ -1,6 +1,6 @@
-"""Where in a training checkpoint the state dict lies, and the optimizer's state beside it.
+"""Locating the state dict in a training checkpoint, and the optimizer's state beside it.
 
-Both are known by what they hold; names only tell which of several is meant.
+Both are recognized by their contents; names are used only to choose among several.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,21 +24,21 @@ LIVE = (
     "model_weights",
     "weights",
 )
-"""The usual keys of the weights that the optimizer trained."""
+"""The usual keys of the trained weights."""
 
 AVERAGED = ("ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "swa_state_dict")
-"""The usual keys of averages of them."""
+"""The usual keys of averaged weights."""
 
 AVERAGED_BESIDE = {"state_dict": "current_model_state"}
-"""Lightning's averaging callback stores the average under the first, the live weights beside it."""
+"""Lightning's averaging callback stores the average under the key, the trained weights beside."""
 
 DEPTH = 3
 MOST_SEARCHED = 10_000
-"""Mappings that are looked into."""
+"""Most mappings to search."""
 
 
 class Found(NamedTuple):
-    """A state dict and its keys, from the outermost mapping to it; `around` are the mappings."""
+    """A state dict and its keys, from the outermost mapping inwards; `around`: those mappings."""
 
     keys: tuple[Any, ...]
     state_dict: Mapping[Any, Any]
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The keys, with dots."""
+        """The keys, joined by dots."""
         return ".".join(map(shown, self.keys))
 
 
@@ -87,7 +87,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def is_state_dict(content: Mapping[Any, Any]) -> bool:
-    """Whether any value is a tensor of numbers, not one number or the state of a generator."""
+    """Whether any value is a tensor of numbers, other than a scalar or a generator's state."""
     return any(
         is_tensor(value) and len(value.shape) > 0 and value.dtype.kind in "fVc"
         for value in content.values()
@@ -95,7 +95,7 @@ def is_state_dict(content: Mapping[Any, Any]) -> bool:
 
 
 def optimizer_beside(found: Found, notes: list[str]) -> Mapping[str, Any] | None:
-    """The state of the one optimizer that trained the state dict, from the nearest mapping."""
+    """The state of the only optimizer that trained the state dict, from the nearest mapping."""
     for around in reversed(found.around):
         states = [state for value in around.values() for state in _optimizers(value)]
         if len(states) > 1:
@@ -121,7 +121,7 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _candidates(content: Mapping[Any, Any]) -> list[Found]:
-    """All state dicts in `content` that no other one holds."""
+    """All state dicts in `content` that are not inside another one."""
     found, seen = [], {id(content)}
     queue = [Found((), content, ())]
     for outer in queue:
@@ -150,7 +150,7 @@ def _under(itself: Found, key: str, candidates: list[Found]) -> Found:
 
 
 def _is_bare(value: Any) -> bool:
-    """Whether a value is what is left of an object that held nothing."""
+    """Whether a value is a stand-in for an object without contents."""
     return isinstance(value, StandIn) and not value and not torch_file.is_module(value)
 
 

@@ -1,4 +1,4 @@
-"""Files mapped into memory: their bytes are read where they are needed, and are no copy."""
+"""Files mapped into memory: their bytes are read only when needed, and not copied."""
 
 import mmap
 import os
@@ -10,7 +10,7 @@ from flax_bilstm.checkpoints.pickled import Bytes
 
 
 class Content(NamedTuple):
-    """What a checkpoint holds, wrappings and all, and what is to be said about the reading."""
+    """The contents of a checkpoint, including wrappers, and notes about the reading."""
 
     tree: Mapping[Any, Any]
     notes: tuple[str, ...] = ()

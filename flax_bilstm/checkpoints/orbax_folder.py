@@ -1,6 +1,6 @@
 """Orbax checkpoint directories: {"model": nnx.state(model), "optimizer": nnx.state(optimizer)}.
 
-"optimizer" is there where one is carried. A training loop restores it as it restores its own:
+"optimizer" is there if it was saved. A training loop restores it as usual:
 
     checkpointer.restore(path, {"model": nnx.state(model), "optimizer": nnx.state(optimizer)})
 
@@ -27,32 +27,32 @@ from flax_bilstm.conversion.rows import variables
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
-RANDOM_STATE = "rngs"  # of dropout: no parameter
+RANDOM_STATE = "rngs"  # dropout's, not a parameter
 METADATA = "_METADATA"
-"""The file in the folder of every tree that Orbax wrote."""
+"""The file in the folder of every tree that Orbax writes."""
 
 STEP = re.compile(r"\D*(\d{1,18})")
 ITEMS = ("default", "state", "model", "params")
-"""Items of a step of an ocp.CheckpointManager: of several, the first of these is read."""
+"""Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
 
 LARGEST_RATIO = 2000
-"""Of arrays' bytes to those on disk: Orbax compresses, and zeros take next to nothing."""
+"""Largest ratio of arrays' bytes to bytes on disk: Orbax compresses, zeros take almost nothing."""
 
 
 def read(path: Path) -> Content:
-    """The tree, its model as arrays by Flax path, with dots, in {"model": …}.
+    """The tree, with its model as {"model": …}: arrays by Flax path, with dots.
 
-    The folder is that of a tree, of a step that holds one, or of an ocp.CheckpointManager, whose
-    latest step is then read. Of Linen's variables all collections are the model.
+    The folder is that of a tree, of a step that contains one, or of an ocp.CheckpointManager, whose
+    latest step is read. For Linen's variables, all collections are the model.
 
     Raises:
-        ValueError: the folder is no Orbax checkpoint of one tree, or is damaged.
+        ValueError: the folder is not an Orbax checkpoint of one tree, or is damaged.
     """
     folder = _tree_folder(path)
     try:
         _check_files(folder)
         tree = _restore(folder)
-    except Exception as error:  # damaged files can end in any exception at all
+    except Exception as error:  # damaged files can raise any exception
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"expected an Orbax checkpoint, got a damaged one: {shown(first)}. Copy or save it "
@@ -67,7 +67,7 @@ def read(path: Path) -> Content:
 
 
 def _tree_folder(path: Path) -> Path:
-    """The folder of a tree at, or below, `path`: of steps the latest, of items the usual one."""
+    """The folder of a tree at or below `path`: the latest step, the usual item."""
     for _ in range(3):
         if (path / METADATA).is_file():
             return path
@@ -90,7 +90,7 @@ def _tree_folder(path: Path) -> Path:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse what would block a reader: a FIFO, say."""
+    """Refuse files that would block a reader, such as a FIFO."""
     for parent, _, files in os.walk(folder):
         for name in files:
             if not (Path(parent) / name).is_file():
@@ -108,7 +108,7 @@ def _restore(folder: Path) -> dict[str, Any]:
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
         if size > LARGEST_RATIO * on_disk:
             raise ValueError(f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes")
-        # As NumPy arrays they keep 64 bits and need none of the devices they were saved from.
+        # As NumPy arrays they keep 64 bits and do not need the devices that they were saved from.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
         return checkpointer.restore(
             folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
@@ -116,7 +116,7 @@ def _restore(folder: Path) -> dict[str, Any]:
 
 
 def _model(tree: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The model's part of a tree, and the rest: ours, Linen's variables, a TrainState's params."""
+    """The model's part of a tree, and the rest. Knows our trees, Linen's variables, TrainState."""
     if "model" in tree:
         return tree["model"], {key: value for key, value in tree.items() if key != "model"}
     if not isinstance(tree.get("params"), Mapping):
@@ -141,9 +141,9 @@ def _merge(into: dict[str, Any], tree: Any) -> None:
 
 
 def _read_through(path: Path) -> None:
-    """Read all bytes of a database of arrays, one by one, so that damage is one exception.
+    """Read all bytes of a database of arrays, one by one, so that damage raises one exception.
 
-    Orbax reads them at once, and reports of those that it leaves behind after the first failure.
+    Orbax reads them concurrently, and prints errors of those still running after the first failure.
     """
     import tensorstore
 
@@ -158,7 +158,7 @@ def _read_through(path: Path) -> None:
 
 
 def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = None) -> None:
-    """Write a module's variables, and beside them the optimizer's if there is one.
+    """Write a module's variables, and the optimizer's, if there is one.
 
     `optimizer` is `nnx.state(optimizer)`.
     """
@@ -176,13 +176,13 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
-    except Exception as error:  # a full disk ends in one of several
+    except Exception as error:  # a full disk raises one of several
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(f"{path.name}: could not be written: {first}.") from error
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path → leaf, without the "value" that an nnx.Variable ends in."""
+    """Path → leaf, without the "value" at the end of an nnx.Variable's path."""
     if isinstance(tree, Mapping):
         for key, branch in tree.items():
             if key != RANDOM_STATE:
@@ -194,7 +194,7 @@ def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def to_torch(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our own modules' variables under torch's names; others under their Flax paths, to be refused.
+    """This library's modules under torch's names; others under Flax paths, and refused later.
 
     Args:
         leaves: Flax path, with dots → array.

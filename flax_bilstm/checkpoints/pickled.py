@@ -1,9 +1,9 @@
-"""Pickles read as data: nothing in them is imported, called or built but plain values.
+"""Pickles read as data: nothing in them is imported or called, and only plain values are built.
 
-The opcodes are those of https://docs.python.org/3/library/pickletools.html. Where one of them names
-a class or a function, `KNOWN` in `rebuilt` may say what plain value comes of it; of all others a
-`StandIn` is left, which says what would have been there. Every opcode costs a bounded time and
-memory, whatever the file says.
+The opcodes are those of https://docs.python.org/3/library/pickletools.html. If one of them names
+a class or a function, `KNOWN` in `rebuilt` may say which plain value it makes; any other becomes a
+`StandIn`, which records its name. Every opcode takes a bounded time and memory, whatever the
+file says.
 """
 
 import codecs
@@ -21,14 +21,14 @@ Bytes = bytes | mmap.mmap
 
 
 class DamagedError(ValueError):
-    """The bytes are not what their format says, or ask for more than they hold."""
+    """The bytes do not fit their format, or need more bytes than there are."""
 
 
 class StandIn(dict[Any, Any]):
-    """What is left of an object that was not built: its class, and what it was to be made of.
+    """A stand-in for an object that was not built: its class, and its constructor's arguments.
 
-    As a mapping it holds the items that it was to get, which is how the items of an unknown
-    subclass of dict are found. It is equal to itself alone.
+    As a mapping it has the items that were to be added to it, which is how the items of an unknown
+    subclass of dict are found. It is equal only to itself.
     """
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()):
@@ -51,7 +51,7 @@ class Global(NamedTuple):
 
 
 class Unfinished(StandIn):
-    """A value that is made by the state that follows it; `places` are those of the memo."""
+    """A value that is made from the state after it; `places` are its positions in the memo."""
 
     def __init__(self, name: str, finish: Callable[[Any], Any]):
         super().__init__(name)
@@ -63,7 +63,7 @@ Call = Callable[[str, tuple[Any, ...]], Any]
 
 
 class Result(NamedTuple):
-    """The value of a pickle, where it ends, and the classes and functions that were not called."""
+    """The value of a pickle, where the pickle ends, and the functions that were not called."""
 
     value: Any
     end: int
@@ -77,13 +77,13 @@ def load(
 
     Args:
         data: the bytes.
-        call: makes the value of a known function of some arguments, or a StandIn.
+        call: makes the value of a known function and its arguments, or a StandIn.
         persistent: makes the value of a persistent id (in PyTorch's files: a storage).
         start: where the pickle begins.
-        end: where it must have ended; -1 is the end of the data.
+        end: where it must have ended; -1 for the end of the data.
 
     Raises:
-        DamagedError: it is none, or none of a size that its length explains.
+        DamagedError: it is not a pickle, or needs more than its length can explain.
     """
     machine = _Machine(data, call, persistent, start, len(data) if end < 0 else end)
     try:
@@ -107,7 +107,7 @@ def load(
 
 
 class _Machine:
-    """The stack, the memo and the place in the data."""
+    """The stack, the memo and the position in the data."""
 
     def __init__(
         self, data: Bytes, call: Call, persistent: Callable[[Any], Any], start: int, end: int
@@ -150,7 +150,7 @@ class _Machine:
         return form.unpack_from(self.data, start)[0]
 
     def byte(self) -> int:
-        value: int = self.data[self.position]  # beyond the end it is a name or a number too few
+        value: int = self.data[self.position]  # one beyond `end` makes the next read fail
         self.position += 1
         return value
 
@@ -166,7 +166,7 @@ class _Machine:
         self.stack.append(value)
 
     def new(self, value: Any) -> None:
-        """Push something that takes memory of its own."""
+        """Push a value that takes memory."""
         self.objects += 1
         if self.objects > MOST_OBJECTS:
             raise DamagedError(f"its pickle has more than {MOST_OBJECTS:,} objects")
@@ -193,7 +193,7 @@ class _Machine:
             value = self.call(function.name, arguments)
             if isinstance(value, StandIn) and not isinstance(value, Unfinished):
                 self.skipped[function.name] = self.skipped.get(function.name, 0) + 1
-        else:  # a call of what is no function, such as an object of an unknown class
+        else:  # not a function, for example an object of an unknown class
             value = StandIn(_name(function))
             self.skipped[value.name] = self.skipped.get(value.name, 0) + 1
         self.new(value)
@@ -212,7 +212,7 @@ class _Machine:
             target.update(
                 (_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)
             )
-        # of an object of another kind there is nothing to hold them
+        # the items of other objects are dropped
 
     def extend(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, list):
@@ -224,7 +224,7 @@ def _name(function: Any) -> str:
 
 
 def _key(key: Any) -> Hashable:
-    """A key whose hash is cheap: of tuples within tuples it may take for ever."""
+    """A key whose hash is cheap: hashing nested tuples can take forever."""
     if isinstance(key, tuple):
         plain = all(isinstance(each, (str, int, float, bytes)) for each in key)
         return key if plain else StandIn("tuple")
@@ -380,7 +380,7 @@ OPERATIONS: dict[int, Callable[[_Machine], None]] = {
         "\x90": _appends,
         "s": _put_item,
         "u": _put_items,
-        # names, and what would be called
+        # names, and calls
         "c": lambda m: m.named(_text(m.line()), _text(m.line())),
         "\x93": _stack_global,
         "R": _reduce,

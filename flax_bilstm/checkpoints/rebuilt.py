@@ -1,7 +1,7 @@
-"""What plain values come of the functions that PyTorch's and NumPy's pickles name.
+"""The plain values for the functions that PyTorch's and NumPy's pickles name.
 
-Tensors become NumPy arrays that share the memory of the file. Whatever is not in `KNOWN` becomes a
-`StandIn`.
+Tensors become NumPy arrays that share the memory of the file. Anything that is not in `KNOWN`
+becomes a `StandIn`.
 """
 
 import re
@@ -27,7 +27,7 @@ DTYPES = {
     "ComplexFloat": np.dtype(np.complex64),
     "ComplexDouble": np.dtype(np.complex128),
 }
-"""PyTorch's storage → the dtype of its elements."""
+"""PyTorch's storage class → the dtype of its elements."""
 
 STORAGES = {f"{module}.{name}Storage": dtype for name, dtype in DTYPES.items()
             for module in ("torch", "torch.cuda")}  # fmt: skip
@@ -36,25 +36,25 @@ NEW_DTYPES = {
     f"torch.{name}": np.dtype(getattr(jnp, name))
     for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
 } | {f"torch.{dtype.name}": dtype for dtype in DTYPES.values()}
-"""The dtypes that have no storage of their own."""
+"""The dtypes without a storage class."""
 
 
 class Storage(NamedTuple):
-    """Bytes that tensors are views of, and the dtype of their elements (None: the tensor says)."""
+    """Bytes that tensors are views of, and their elements' dtype (None: given by the tensor)."""
 
     data: Any
     dtype: np.dtype | None
 
 
 class Budget:
-    """How many bytes all that is made of a file may take: views of one storage multiply it."""
+    """Limits the bytes of all tensors of a file, since many views can share one storage."""
 
     def __init__(self, file_size: int):
         self.file_size = file_size
         self.left = 8 * file_size + 2**20
 
     def take(self, count: int) -> None:
-        """Count `count` bytes; DamagedError where they are more than what is left."""
+        """Subtract `count` bytes; DamagedError if fewer are left."""
         self.left -= count
         if self.left < 0:
             raise DamagedError(
@@ -73,10 +73,10 @@ def call(name: str, arguments: tuple[Any, ...], budget: Budget) -> Any:
 def tensor(
     storage: Any, offset: Any, size: Any, stride: Any, dtype: np.dtype, budget: Budget
 ) -> np.ndarray:
-    """The array of a storage's elements; none is copied.
+    """The array of a storage's elements, without copying.
 
     Raises:
-        DamagedError: it has elements outside of its storage.
+        DamagedError: it has elements outside its storage.
     """
     numbers = (offset, *size, *stride)
     if not all(type(number) is int and number >= 0 for number in numbers) or len(size) > 32:
@@ -189,7 +189,7 @@ OTHER_TENSORS = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a meta tensor, without numbers",
     "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own",
 }
-"""Tensors that no array stands for, in words."""
+"""Tensors that cannot be arrays, described in words."""
 
 Function = Callable[..., Any]
 KNOWN: Mapping[str, Function] = {
@@ -218,4 +218,4 @@ KNOWN: Mapping[str, Function] = {
         for name in ("set", "frozenset", "list", "tuple", "dict", "bytearray")
     },
 }
-"""The function that a pickle names → what makes a plain value of its arguments."""
+"""The function that a pickle names → what makes a plain value from its arguments."""

@@ -1,7 +1,7 @@
-"""Renaming in one step: onto nothing, or in exchange for what is there.
+"""Atomic renaming: to a name that must be free, or in exchange with what is there.
 
-Linux has both (renameat2(2)). Elsewhere a file that must be new is linked, and a folder that is
-replaced is moved away first, and back if that fails.
+Linux supports both (renameat2(2)). Elsewhere a file that must be new is linked; a folder to be
+replaced is first moved away, and moved back if the renaming fails.
 """
 
 import ctypes
@@ -18,23 +18,23 @@ def move(new: Path, path: Path, *, overwrite: bool) -> None:
     """Give `new`, a file or folder, the name `path`.
 
     Raises:
-        FileExistsError: it is there, and not to be overwritten.
-        OSError: it cannot be renamed; `path` is as it was.
+        FileExistsError: `path` exists, and `overwrite` is False.
+        OSError: it cannot be renamed; `path` is unchanged.
     """
     if not overwrite:
         if not _rename(new, path, NO_REPLACE):
             _move_onto_nothing(new, path)
     elif not (new.is_dir() and path.is_dir()):
         new.replace(path)
-    elif not _rename(new, path, EXCHANGE):  # else what was there is in the temporary folder now
+    elif not _rename(new, path, EXCHANGE):  # otherwise the old folder is now in the temporary one
         _replace_folder(new, path)
 
 
 def _rename(new: Path, path: Path, flags: int) -> bool:
-    """Whether this system, and the file system, can do it.
+    """Rename with flags; False if the system or the file system does not support it.
 
     Raises:
-        OSError: they can, and it failed.
+        OSError: it is supported, and failed.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -52,7 +52,7 @@ def _rename(new: Path, path: Path, flags: int) -> bool:
 
 def _move_onto_nothing(new: Path, path: Path) -> None:
     if new.is_dir():
-        path.mkdir()  # fails where something is; an empty folder is replaced by a rename
+        path.mkdir()  # fails if it exists; the rename replaces an empty folder
         new.rename(path)
     else:
         os.link(new, path)

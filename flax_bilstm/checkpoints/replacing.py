@@ -1,7 +1,8 @@
-"""Files and folders that are there whole or not at all, also where a disk is full or power fails.
+"""Atomic writing of files and folders, which is safe when the disk is full or the power fails.
 
-They are written under a temporary name beside their own, brought to the disk, and renamed. A
-program that is killed leaves a folder whose lock is free; the next to write there clears it away.
+They are written under a temporary name in the same folder, flushed to disk, and renamed. A
+program that is killed leaves a folder whose lock is free; the next program that writes there
+removes it.
 """
 
 import contextlib
@@ -15,10 +16,10 @@ from pathlib import Path
 from flax_bilstm.checkpoints import renaming
 
 ORBAX_MARKER = "_CHECKPOINT_METADATA"
-"""The file that Orbax puts into every checkpoint's folder when it is complete."""
+"""The file that Orbax puts into every complete checkpoint folder."""
 
 TEMPORARY = ".flax-bilstm-"
-"""What the folders begin with that are written to: short, for names may be of 255 bytes."""
+"""Prefix of temporary folders: short, since names may have at most 255 bytes."""
 
 LOCK, NEW = "lock", "new"
 
@@ -27,17 +28,17 @@ LOCK, NEW = "lock", "new"
 def replacing(
     path: str | os.PathLike[str], *, keep: bool = True, overwrite: bool = True
 ) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends, and is gone if it raises.
+    """A path to write to, which becomes `path` when the block ends, or is removed if it raises.
 
-    It lies in a new folder beside `path`, on the same file system. What is there already is
-    replaced in one step and keeps its permissions; of a symbolic link its target is replaced.
-    Without `keep` nothing becomes `path`: a rehearsal.
+    It is in a new folder beside `path`, on the same file system. An existing file or folder is
+    replaced atomically and keeps its permissions; for a symbolic link its target is replaced.
+    Without `keep` it is a rehearsal: the result is removed.
 
     Raises:
-        FileNotFoundError: the folder that `path` is to be in does not exist.
-        ValueError: `path` is there and not to be overwritten, or came there meanwhile; is a folder
-            that is no checkpoint, a device or the like; or a file is written where a folder is, or
-            the other way round.
+        FileNotFoundError: the parent folder of `path` does not exist.
+        ValueError: `path` exists (perhaps created meanwhile) and must not be overwritten; is a
+            folder but not a checkpoint, a device or the like; or a file would replace a folder, or
+            a folder a file.
         OSError: the disk is full, or the folder cannot be written to. Nothing has changed.
     """
     shown = Path(path)
@@ -53,7 +54,7 @@ def replacing(
         if not keep:
             return
         if not temporary.is_dir():
-            temporary.chmod(_permissions(path, folder))  # some writers make private files
+            temporary.chmod(_permissions(path, folder))  # some writers create private files
         _to_disk(temporary)
         try:
             renaming.move(temporary, path, overwrite=overwrite)
@@ -66,12 +67,12 @@ def replacing(
 
 
 def _checked(path: Path, overwrite: bool) -> Path:
-    """Where to write, links followed, if that is a place for a checkpoint."""
+    """The path to write to, after following links, if a checkpoint may be written there."""
     if os.path.lexists(path) and not overwrite:
         raise ValueError(f"{path}: is there already; pass --overwrite to replace it.")
     try:
         place = path.resolve()
-    except (OSError, RuntimeError) as error:  # links that lead to themselves
+    except (OSError, RuntimeError) as error:  # circular links
         raise ValueError(
             f"{path}: expected a place for a checkpoint, found a loop of symbolic links."
         ) from error
@@ -95,23 +96,23 @@ def _checked(path: Path, overwrite: bool) -> Path:
 
 @contextlib.contextmanager
 def _locked_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, locked for as long as this process is at work in it."""
+    """A new folder in `parent`, locked as long as this process uses it."""
     folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
     try:
         unlocked = folder / "unlocked"
         with unlocked.open("w") as lock:
             _lock(lock.fileno())
-            unlocked.rename(folder / LOCK)  # now others may find it
+            unlocked.rename(folder / LOCK)  # now other processes may see it
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(file: int) -> bool:
-    """Take a lock that ends with its process; False where another process has it."""
+    """Take a lock that is released when its process ends; False if another process has it."""
     try:
         import fcntl
-    except ImportError:  # Windows: what a killed process leaves stays
+    except ImportError:  # Windows: the folders of killed processes stay
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +122,7 @@ def _lock(file: int) -> bool:
 
 
 def _clear(parent: Path) -> None:
-    """Remove what killed processes left in `parent`."""
+    """Remove the folders of killed processes in `parent`."""
     for folder in parent.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError), (folder / LOCK).open() as lock:
             if _lock(lock.fileno()):
@@ -129,16 +130,16 @@ def _clear(parent: Path) -> None:
 
 
 def _permissions(path: Path, folder: Path) -> int:
-    """Those of the file that is replaced, or those that a new file gets."""
+    """The permissions of the replaced file, or those of a new file."""
     if path.exists():
         return stat.S_IMODE(path.stat().st_mode)
-    probe = folder / "probe"  # reading the umask would set it for all threads
+    probe = folder / "probe"  # reading the umask would change it for all threads
     os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666))
     return stat.S_IMODE(probe.stat().st_mode)
 
 
 def _to_disk(path: Path, *, inside: bool = True) -> None:
-    """Wait until a file, or a folder with all that is inside, is on the disk."""
+    """Flush a file, or a folder with everything inside, to disk."""
     for parent, _, files in os.walk(path) if inside else []:
         for name in [*files, "."]:
             _sync(Path(parent) / name)
@@ -162,7 +163,7 @@ KINDS = {
 
 
 def kind_of(path: Path) -> str:
-    """What is at `path`, in words."""
+    """The kind of file or folder at `path`, in words."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):

@@ -1,7 +1,8 @@
-"""`.safetensors` files: https://huggingface.co/docs/safetensors, tensors and nothing else.
+"""`.safetensors` files: https://huggingface.co/docs/safetensors, which contain only tensors.
 
-They are read in place, from the mapped file, bfloat16 included, which the format's own NumPy
-reader lacks. A file is the length of its header (8 bytes), the header (JSON), and the tensors.
+They are read in place from the mapped file, including bfloat16, which the format's NumPy
+reader does not support. A file is the length of its header (8 bytes), the header (JSON), and the
+tensors.
 """
 
 import json
@@ -29,14 +30,14 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-LARGEST_HEADER = 100_000_000  # bytes, as the library has it
+LARGEST_HEADER = 100_000_000  # bytes, the same as in the library
 
 
 def read(path: Path) -> Content:
     """The tensors in the file, sorted by name.
 
     Raises:
-        ValueError: the file is damaged, or holds a dtype that is not in `DTYPES`.
+        ValueError: the file is damaged, or has a dtype that is not in `DTYPES`.
     """
     try:
         return Content(dict(sorted(_tensors(mapped(path)))))
@@ -80,13 +81,13 @@ def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the tensors, marked as in PyTorch's layout.
+    """Write the tensors, with the metadata that marks PyTorch's layout.
 
     Raises:
         OSError: it cannot be written.
     """
-    contiguous = {name: array.copy(order="C") for name, array in arrays.items()}  # a must
+    contiguous = {name: array.copy(order="C") for name, array in arrays.items()}  # required
     try:
         safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # a full disk, say
+    except safetensors.SafetensorError as error:  # a full disk, for example
         raise OSError(f"{path.name}: could not be written: {error}.") from error

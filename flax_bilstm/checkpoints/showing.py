@@ -1,4 +1,4 @@
-"""Text that came from a file, as it is safe to print: escaped, and no longer than a line."""
+"""Text from a file, made safe to print: escaped, and no longer than a line."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ LONGEST = 200
 
 
 def shown(value: Any) -> str:
-    """`value`, or for what is no name its class, without control characters, cut at `LONGEST`."""
+    """`value`, or its class if it is not a name, without control characters, cut at `LONGEST`."""
     text = value if isinstance(value, str) else str(value) if _is_plain(value) else ""
     text = text or f"{type(value).__name__}"
     cut = escaped(text[:LONGEST])
@@ -14,7 +14,7 @@ def shown(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` with what does not print, such as a terminal's control sequences, as in Python's repr.
+    """`text` with characters that do not print, such as control sequences, escaped as by repr.
 
     >>> escaped("a\\x1b[31m")
     'a\\\\x1b[31m'

@@ -1,7 +1,7 @@
 """PyTorch's own files (torch.save), read without PyTorch.
 
 A file is a zip archive of one pickle, data.pkl, and one member for each storage; before PyTorch
-1.6 it was a row of pickles with the storages behind them. Pickles are read as data: see `pickled`.
+1.6 it was a series of pickles followed by the storages. Pickles are read as data: see `pickled`.
 """
 
 import functools
@@ -16,7 +16,7 @@ from flax_bilstm.checkpoints.rebuilt import Budget, Storage
 from flax_bilstm.checkpoints.showing import shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first pickle of a file of the old kind."""
+"""The first pickle in a file of the old format."""
 
 _SAVE_A_STATE_DICT = (
     "In the PyTorch program that can open it, run torch.save(model.state_dict(), path), and "
@@ -25,10 +25,10 @@ _SAVE_A_STATE_DICT = (
 
 
 def read(path: Path) -> Content:
-    """What the file holds: a state dict, or a training checkpoint with one in it.
+    """The contents of the file: a state dict, or a training checkpoint that contains one.
 
     Raises:
-        ValueError: the file holds no mapping, a whole pickled model or TorchScript, or is damaged.
+        ValueError: the file has no mapping, is a whole pickled model or TorchScript, or is damaged.
     """
     try:
         found = load(mapped(path))
@@ -58,9 +58,9 @@ def read(path: Path) -> Content:
 
 
 def load(data: Bytes, start: int = 0, end: int = -1, *, inside: bool = False) -> pickled.Result:
-    """What torch.save wrote to data[start:end], or a plain pickle.
+    """The object that torch.save wrote to data[start:end], or a plain pickle.
 
-    `inside`: it lies in another pickle, and none lies in it.
+    `inside`: it is inside another pickle, and must not contain a further one.
 
     Raises:
         DamagedError: it is neither.
@@ -73,7 +73,7 @@ def load(data: Bytes, start: int = 0, end: int = -1, *, inside: bool = False) ->
 
 
 def is_module(value: Any) -> bool:
-    """Whether a value is what is left of an nn.Module."""
+    """Whether a value is a stand-in for an nn.Module."""
     state = value.state if isinstance(value, StandIn) else None
     return isinstance(state, dict) and "_parameters" in state
 
@@ -107,11 +107,11 @@ def _load_archive(data: Bytes, start: int, end: int, call: pickled.Call) -> pick
 
 
 def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pickled.Result:
-    """A file of the old kind, or one plain pickle."""
+    """A file of the old format, or one plain pickle."""
     counts: dict[str, int] = {}
 
     def note(identity: Any) -> Any:
-        if identity[0] == "module":  # a class, with its source
+        if identity[0] == "module":  # a class with its source code
             return identity[1]
         _, kind, key, *_ = identity
         counts[str(key)] = _itemsize(kind)
@@ -152,7 +152,7 @@ def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pick
 def _caller(budget: Budget, inside: bool) -> pickled.Call:
     def call(name: str, arguments: tuple[Any, ...]) -> Any:
         if name == "torch.storage._load_from_bytes" and not inside:
-            budget.take(len(arguments[0]))  # a plain pickle's way of holding a tensor
+            budget.take(len(arguments[0]))  # how a plain pickle stores a tensor
             return load(arguments[0], inside=True).value
         return rebuilt.call(name, arguments, budget)
 

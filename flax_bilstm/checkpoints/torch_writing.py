@@ -1,4 +1,4 @@
-"""A state dict as torch.save writes it, without PyTorch: torch.load(weights_only=True) reads it."""
+"""Writes a state dict as torch.save does, without PyTorch, for torch.load(weights_only=True)."""
 
 import struct
 import zipfile
@@ -9,7 +9,7 @@ import numpy as np
 
 from flax_bilstm.checkpoints.rebuilt import DTYPES
 
-ALIGNMENT = 64  # bytes; torch.load(mmap=True) wants it
+ALIGNMENT = 64  # bytes; torch.load(mmap=True) requires it
 FOLDER = "archive"
 STORAGES = {dtype: f"{name}Storage" for name, dtype in DTYPES.items()}
 
@@ -18,7 +18,7 @@ def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Write the state dict as torch.save(model.state_dict(), path) would.
 
     Raises:
-        ValueError: PyTorch has no storage of an array's dtype.
+        ValueError: PyTorch has no storage for an array's dtype.
         OSError: it cannot be written.
     """
     for name, array in arrays.items():
@@ -36,7 +36,7 @@ def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Write one member, its bytes aligned as torch.save does: padded by an extra field."""
+    """Write one member, its bytes aligned as by torch.save: padded by an extra field."""
     info = zipfile.ZipInfo(f"{FOLDER}/{name}")
     info.file_size = len(content)  # so that a member above 4 GiB has room for its size
     assert archive.fp is not None
@@ -51,7 +51,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _pickle(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-    """An OrderedDict of calls of torch's function that makes a tensor of a storage."""
+    """An OrderedDict of calls of torch's function that makes a tensor from a storage."""
     ordered_dict = b"ccollections\nOrderedDict\n)R"
     yield b"\x80\x02" + ordered_dict + b"("
     for key, (name, array) in enumerate(arrays.items()):

@@ -1,8 +1,8 @@
-"""What people's checkpoint files really hold, taken out of its wrappings, and each one named.
+"""Unwraps the contents of checkpoint files, and describes each step.
 
 A training checkpoint wraps the state dict (`locating`); DataParallel, torch.compile, FSDP and
-Lightning put names of their own into its names; in a larger network it is a submodule. Weights may
-lie in parts, which are put together (`folded`) for a module that has no such parts itself.
+Lightning add prefixes to its names; in a larger network it is a submodule. Weights may be stored
+in parts, which are put together (`folded`) if the module does not have such parts.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,27 +17,27 @@ from flax_bilstm.checkpoints.showing import LONGEST, shown
 from flax_bilstm.conversion.tensors import to_numpy
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What compiling and sharding put into names, wherever it stands."""
+"""What compiling and sharding add to names, at any position."""
 
 ONLY_CHILD = "module"
-"""DataParallel's: at the beginning, or in the middle where its parent has nothing else."""
+"""What DataParallel adds: at the beginning, or inside if it is the only child of its parent."""
 
 PREFIXES = ("module.", "model.")
-"""What is cut off where all names begin with it, besides `WRAPPERS`."""
+"""What is stripped if all names begin with it, besides `WRAPPERS`."""
 
 AVERAGED_COUNT = "n_averaged"
-"""torch.optim.swa_utils.AveragedModel's count, beside names that begin with "module."."""
+"""The count of torch.optim.swa_utils.AveragedModel, beside names that begin with "module."."""
 
 EXTRA_STATE = "_extra_state"
-"""What a module's get_extra_state returns, under the module's name: no parameter of ours."""
+"""Key of the result of a module's get_extra_state, under the module's name: not a parameter."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds for one model.
+    """The contents of a file for one model.
 
     `tensors` is its state dict. `optimizer` is PyTorch's optimizer state dict, or None. `renamed`
-    has, for every name in the file and in its order, the name in `tensors` (None: not this
-    model's). `notes` say what was unwrapped, stripped and left out.
+    maps every name in the file, in its order, to the name in `tensors` (None: it does not belong to
+    this model). `notes` say what was unwrapped, stripped and left out.
     """
 
     tensors: dict[str, np.ndarray]
@@ -52,14 +52,14 @@ def unwrap(
     key: str | None = None,
     keep: Collection[str] = (),
 ) -> Checkpoint:
-    """The state dict in `content`, its names stripped of what all of them begin with.
+    """The state dict in `content`, without the prefixes that all of its names have.
 
-    With `prefix` only the names that begin with it are taken, and the rest is left out; `key` is
-    where the state dict lies. `keep` are those of `PREFIXES` that the model's own names begin with.
+    With `prefix` only the names that begin with it are used, and the rest is left out; `key` says
+    where the state dict is. `keep`: those of `PREFIXES` that the model's names begin with.
 
     Raises:
-        ValueError: `content` holds no state dict or several, a value is no tensor, a name cannot
-            be one, no name begins with `prefix`, or two names become one.
+        ValueError: `content` has no state dict or several, a value is not a tensor, a name is not
+            valid, no name begins with `prefix`, or two names become the same.
     """
     notes: list[str] = []
     found = locate(content, key)
@@ -85,10 +85,10 @@ def unwrap(
 
 
 def folded(checkpoint: Checkpoint, kept: Collection[str] = ()) -> Checkpoint:
-    """The checkpoint with weights that are stored in parts put together; `kept` parts are left.
+    """The checkpoint after putting together weights stored in parts, except `kept` parts.
 
     Raises:
-        ValueError: a parametrization is one that the tensors alone do not tell.
+        ValueError: a parametrization cannot be computed from the tensors alone.
     """
     tensors, notes = fold(checkpoint.tensors, kept)
     optimizer = checkpoint.optimizer
@@ -106,7 +106,7 @@ def _is_extra(name: Any, notes: list[str]) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, or would have been."""
+    """The type of a value, or of the object that it stands in for."""
     if isinstance(value, StandIn):
         return f"{shown(value.name)}, which was not run"
     return type(value).__name__
@@ -124,7 +124,7 @@ def _check_names(held: Mapping[Any, Any]) -> None:
 def _strip(
     names: Collection[str], prefix: str | None, keep: Collection[str], notes: list[str]
 ) -> dict[str, str]:
-    """Name in the file → name in the model, for the names that are the model's."""
+    """Name in the file → name in the model, for the names that belong to the model."""
     taken = {name: _without_wrappers(name) for name in names}
     used = [part for part in WRAPPERS if any(part in name for name in taken)]
     if AVERAGED_COUNT in taken and all(
@@ -177,13 +177,13 @@ def _without_wrappers(name: str) -> str:
 
 
 def _without_only_children(taken: dict[str, str]) -> tuple[dict[str, str], bool]:
-    """The names without DataParallel's in their middle, and whether there was one."""
+    """The names without DataParallel's prefix inside them, and whether there was one."""
     paths = {old: new.split(".") for old, new in taken.items()}
     children: dict[tuple[str, ...], set[str]] = {}
     for path in paths.values():
         for depth in range(1, len(path) - 1):
             children.setdefault(tuple(path[:depth]), set()).add(path[depth])
-        children.setdefault(tuple(path[:-1]), set()).add("")  # a tensor of its own
+        children.setdefault(tuple(path[:-1]), set()).add("")  # a tensor directly in it
     lonely = {parent for parent, inside in children.items() if inside == {ONLY_CHILD}}
     if not lonely:
         return taken, False

@@ -28,7 +28,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; bad input is one message on stderr."""
+    """Run the command line and return its exit code; bad input gives one message on stderr."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     try:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("there is not enough memory for this.", BAD_INPUT)
     except KeyboardInterrupt:
         return _complain("interrupted.", INTERRUPTED)
-    except Exception as error:  # a mistake of ours, and not the user's to read a traceback of
+    except Exception as error:  # an error in this library; users need no traceback
         said = (str(error).splitlines() or [""])[0]
         return _complain(f"unexpected {type(error).__name__}: {said}", BAD_INPUT)
     return code
@@ -173,7 +173,7 @@ def _convert(names: list[str], ignore: list[str], **options: Any) -> int:
         renamed[flax] = (*renamed[flax], torch) if flax in renamed else (torch,)
     job = Conversion(**options, names=renamed, ignore=tuple(ignore))
     report = conversion.convert(job, _say)
-    printing.write(report)  # DST is written, whether or not anyone hears of it
+    printing.write(report)  # DST is written even if printing fails
     return GOOD
 
 
@@ -231,6 +231,6 @@ def _export(
 
 
 def _say(progress: str) -> None:
-    """Tell people what is going on; programs that read stderr get errors only."""
+    """Print progress for people; programs that read stderr get errors only."""
     if sys.stderr.isatty():
         printing.write(f"{progress} ...", sys.stderr)

@@ -19,8 +19,8 @@ _CALL = """\
 def code_of(arrays: Mapping[str, np.ndarray]) -> str:
     """Python code of a module `Network(rngs)`, whose `load_state_dict` takes exactly these tensors.
 
-    Every torch module is an attribute of the same name. A module that has others inside is a class;
-    numbered ones are an nnx.List, or an nnx.Dict where numbers are missing.
+    Every torch module is an attribute with the same name. A module that contains others is a class;
+    numbered ones are an nnx.List, or an nnx.Dict if numbers are missing.
     """
     tree: dict[str, Any] = {}
     for found in recognize(arrays):
@@ -29,7 +29,7 @@ def code_of(arrays: Mapping[str, np.ndarray]) -> str:
             continue
         for tensor in found.tensors:
             _place(tree, f"{found.path}.{tensor}".lstrip("."), _raw(arrays, found.path, tensor))
-    if "" in tree:  # the file is of one layer
+    if "" in tree:  # the file contains only one layer
         return f"{_HEAD}\n\ndef Network(rngs):\n    return {tree['']}\n"
     classes: dict[str, str] = {"Network": ""}
     code = _class("Network", tree, classes)
@@ -49,7 +49,7 @@ def _place(tree: dict[str, Any], path: str, value: str) -> None:
     *owners, name = path.split(".")
     for owner in owners:
         inside = tree.setdefault(owner, {})
-        if isinstance(inside, str):  # a layer that has a module inside: keep its own tensors apart
+        if isinstance(inside, str):  # a layer that contains a module: separate the tensors
             raise ValueError(
                 f"{path}: expected a module around it, got a layer of its own tensors."
             )
@@ -58,7 +58,7 @@ def _place(tree: dict[str, Any], path: str, value: str) -> None:
 
 
 def _class(name: str, tree: Mapping[str, Any], classes: dict[str, str]) -> str:
-    """The code of a module with these attributes; the classes inside it are added to `classes`."""
+    """The code of a module with these attributes; adds the classes inside it to `classes`."""
     values = {key: _value(key, inside, classes) for key, inside in tree.items()}
     lines = [f"self.{key} = {value}" for key, value in values.items() if _plain(key)]
     lines += [f"setattr(self, {key!r}, {v})" for key, v in values.items() if not _plain(key)]
@@ -67,12 +67,12 @@ def _class(name: str, tree: Mapping[str, Any], classes: dict[str, str]) -> str:
 
 
 def _plain(key: str) -> bool:
-    """Whether an attribute can be written as it is; Python renames `__key` inside of a class."""
+    """Whether an attribute's name can be written unchanged; Python renames `__key` in a class."""
     return key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("__")
 
 
 def _value(key: str, inside: Any, classes: dict[str, str]) -> str:
-    """What an attribute is made of: a layer's constructor, a container, or a class of its own."""
+    """The value of an attribute: a layer's constructor, a container, or a class in `classes`."""
     if isinstance(inside, str):
         return inside
     if all(_index(name) for name in inside):
@@ -84,9 +84,9 @@ def _value(key: str, inside: Any, classes: dict[str, str]) -> str:
     base = "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", key))
     base = base if base.isidentifier() and not keyword.iskeyword(base) else f"Part{base}"
     name = base if base not in classes else f"{base}_{len(classes)}"
-    classes[name] = ""  # taken, before those inside
+    classes[name] = ""  # reserve the name, before those inside
     code = _class(name, inside, classes)
-    del classes[name]  # after those inside
+    del classes[name]  # moves behind those inside
     classes[name] = code
     return f"{name}(rngs)"
 
@@ -96,7 +96,7 @@ def _index(name: str) -> bool:
 
 
 def _raw(arrays: Mapping[str, np.ndarray], path: str, tensor: str) -> str:
-    """A tensor that is no layer's: a parameter, or a buffer where its numbers can be none's."""
+    """A tensor outside any layer: a parameter, or a buffer if its values rule that out."""
     array = arrays[f"{path}.{tensor}".lstrip(".")]
     if jnp.issubdtype(array.dtype, jnp.floating) and np.isfinite(array).all():
         return f"nnx.Param(jnp.zeros({array.shape}, jnp.{array.dtype.name}))"
@@ -104,14 +104,14 @@ def _raw(arrays: Mapping[str, np.ndarray], path: str, tensor: str) -> str:
 
 
 def _has_equal(found: Recognized, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether Flax has a layer with the same variables; else the tensors are parameters."""
+    """Whether Flax has a layer with the same variables; otherwise the tensors are parameters."""
     kind, sizes = found.kinds[0], found.sizes
-    if kind == "BatchNorm":  # Flax's statistics are float32, whatever its parameters are
+    if kind == "BatchNorm":  # Flax's statistics are always float32
         return all(
             arrays[f"{found.path}.{name}".lstrip(".")].dtype == np.float32
             for name in ("running_mean", "running_var")
         )
-    if kind == "MultiheadAttention":  # Flax's keys and values have one width
+    if kind == "MultiheadAttention":  # Flax's keys and values have the same width
         return bool(sizes.get("kdim") == sizes.get("vdim"))
     return kind in _FLAX or kind in ("LSTM", "LSTMCell")
 

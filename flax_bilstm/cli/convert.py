@@ -26,23 +26,23 @@ NOT_COMPARED = "no forward pass was compared: only PyTorch and your own module k
 
 
 class DifferenceError(Exception):
-    """What was written does not give what was read."""
+    """The written checkpoint does not give what was read."""
 
 
 class Conversion(NamedTuple):
-    """What to convert, and how.
+    """The arguments of a conversion.
 
     Attributes:
-        source, target: the checkpoints; the target's name tells its format.
-        prefix: takes only the names with it.
-        dtype: what floating tensors are cast to; None keeps theirs.
-        score: the forward pass of the reference network's attention; names do not tell it.
+        source, target: the checkpoints; the target's name determines its format.
+        prefix: use only the names that begin with it.
+        dtype: what floating tensors are cast to; None keeps their dtypes.
+        score: the forward pass of the reference network's attention; the names do not determine it.
         into: "package.module:function" that makes the module to load into, for another network.
         names, ignore: for `into`, as for `load_state_dict`.
-        parameters: a text file with the optimizer's parameters, a torch name a line.
+        parameters: a text file with the optimizer's parameters, one torch name per line.
         learning_rate: a number, or "package.module:schedule", in place of the optimizer's.
-        dry_run, overwrite, optimizer: whether nothing is kept, a file is replaced, and the
-            optimizer's state is carried.
+        dry_run, overwrite, optimizer: whether to keep nothing, to replace an existing file, and to
+            convert the optimizer's state.
     """
 
     source: Path
@@ -62,7 +62,7 @@ class Conversion(NamedTuple):
 
 
 class _Converted(NamedTuple):
-    """The module, None where there is none, and what is written: torch name → array."""
+    """The module, None if there is none, and what is written: torch name → array."""
 
     module: nnx.Module | None
     tensors: dict[str, np.ndarray]
@@ -71,11 +71,11 @@ class _Converted(NamedTuple):
 
 
 def convert(job: Conversion, say: Callable[[str], None]) -> str:
-    """Do `job` and return the report; `say` is told what is going on meanwhile.
+    """Do `job` and return the report; `say` is called with progress messages.
 
     Raises:
-        DifferenceError: what was read back, or what PyTorch computes from it, differs. Nothing was
-            kept.
+        DifferenceError: what was read back, or what PyTorch computes from it, differs. Nothing
+            was kept.
         ValueError, OSError, ImportError: bad input. Nothing was written.
     """
     target_format = checkpoints.format_of(job.target)
@@ -93,8 +93,8 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
 def _is_wide(job: Conversion, read: Checkpoint) -> bool:
     """Whether there are floating tensors of 64 bits.
 
-    If not, a module of the user's is made as JAX makes it unless asked for more: what is written
-    without a dtype, as `nnx.Param(jnp.zeros(3))` is, has 32 bits.
+    If not, the user's module is made with JAX's defaults: variables without an explicit dtype,
+    such as `nnx.Param(jnp.zeros(3))`, then have 32 bits.
     """
     return "float64" in (
         [job.dtype] if job.dtype else {t.dtype.name for t in read.tensors.values()}
@@ -108,7 +108,7 @@ def _written(
     temporary: Path,
     say: Callable[[str], None],
 ) -> list[str]:
-    """Convert, write, read back and compare; the report's lines."""
+    """Convert, write, read back and compare; returns the report's lines."""
     with checkpoints.naming(job.source), np.errstate(over="ignore"):
         module = None if job.into is None else _built(job.into)
         if module is not None:
@@ -136,7 +136,7 @@ def _written(
 
 
 def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> _Converted:
-    """The user's module or the one that the tensors make, if any, and its tensors."""
+    """The user's module, or the one that the tensors describe, if any, and its tensors."""
     dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
     size = f"{len(read.tensors)} tensors, {dtypes}"
     if module is not None:
@@ -155,7 +155,7 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
 
 
 def _built(spec: str) -> nnx.Module:
-    """The module that a function makes, named as package.module:function."""
+    """The module that a function makes, specified as package.module:function."""
     try:
         made = _named(spec)()
     except Exception as error:  # the user's code can raise anything
@@ -171,13 +171,13 @@ def _built(spec: str) -> nnx.Module:
 
 
 def _named(spec: str) -> Any:
-    """What is called package.module:name."""
+    """The object specified as package.module:name."""
     module_name, _, name = spec.partition(":")
     return getattr(importlib.import_module(module_name), name)
 
 
 class _Rate(NamedTuple):
-    """A learning rate, and how it was written."""
+    """A learning rate, and how it was written on the command line."""
 
     value: Any
     text: str
@@ -187,7 +187,7 @@ class _Rate(NamedTuple):
 
 
 def _rate(text: str) -> _Rate:
-    """A number as it stands, or a schedule named as package.module:schedule."""
+    """A number, or a schedule specified as package.module:schedule."""
     try:
         return _Rate(_named(text) if ":" in text else float(text), text)
     except Exception as error:  # the user's code can raise anything
@@ -198,7 +198,7 @@ def _rate(text: str) -> _Rate:
 
 
 def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[str, np.ndarray]:
-    """The floating tensors in another dtype.
+    """The floating tensors cast to another dtype.
 
     Raises:
         ValueError: a finite value overflows.
@@ -219,7 +219,7 @@ def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[
 def _write_orbax(
     job: Conversion, read: Checkpoint, module: nnx.Module, temporary: Path
 ) -> list[str]:
-    """Write the module, and the optimizer's state beside it if it is to be carried."""
+    """Write the module, and the optimizer's state beside it if it is to be converted."""
     if read.optimizer is None or not job.optimizer:
         orbax_folder.write(module, temporary)
         return [] if read.optimizer is None else ["  left out: the optimizer's state"]
@@ -233,7 +233,7 @@ def _write_orbax(
 def _compared(
     job: Conversion, read: Checkpoint, converted: _Converted, temporary: Path
 ) -> list[str]:
-    """What was written against what was read; DifferenceError if they differ."""
+    """Compare what was written with what was read; DifferenceError if they differ."""
     if converted.module is not None and checkpoints.format_of(temporary) is checkpoints.ORBAX:
         again = nnx.clone(converted.module)
         checkpoints.load(temporary, into=again)
@@ -251,10 +251,10 @@ def _compared(
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Refuse a target that would cost the user a file.
+    """Refuse a target that would destroy one of the user's files.
 
     Raises:
-        ValueError: it is the source, holds the source, or is there already and not to be
+        ValueError: it is the source, contains the source, or exists and must not be
             overwritten.
     """
     if target.exists() and source.exists() and os.path.samefile(source, target):
@@ -266,7 +266,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:
-    """The state of the optimizer that the checkpoint's is turned into."""
+    """The state of the optax optimizer made from the checkpoint's optimizer."""
     options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
     rate = _rate(job.learning_rate).value if job.learning_rate else None
     try:
@@ -282,7 +282,7 @@ def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:
 
 
 def _cast(optimizer: Any, dtype: str | None) -> Any:
-    """The optimizer's state with its moments in `dtype`."""
+    """The optimizer's state with its moments cast to `dtype`."""
     if dtype is None:
         return optimizer
     return jax.tree.map(
@@ -292,7 +292,7 @@ def _cast(optimizer: Any, dtype: str | None) -> Any:
 
 def _check_optimizer(state: Any, written: Path) -> None:
     back = orbax_folder.read(written).tree["optimizer"]
-    # In one group's moments the others' parameters are without a leaf, which Orbax reads as None.
+    # In one group's moments the other groups' parameters have no leaf, which Orbax reads as None.
     flat = orbax_folder.flatten(state)
     expected = {".".join(path): np.asarray(a) for path, a in flat if jax.tree.leaves(a)}
     flat = orbax_folder.flatten(back)

@@ -1,4 +1,4 @@
-"""`flax-bilstm inspect`: what a checkpoint holds, and what keeps it from being loaded."""
+"""`flax-bilstm inspect`: what a checkpoint contains, and why it would not load."""
 
 import json
 import math
@@ -21,22 +21,22 @@ from flax_bilstm.conversion.weights import check_state_dict, from_state_dict
 from flax_bilstm.network import Unused
 
 PIECE = 2**18
-"""Numbers whose norm is taken at once."""
+"""Most numbers whose norm is computed at once."""
 
 MOST_SHOWN = 100
-"""Tensors and layers that people are shown; `--json` has all of them."""
+"""Most tensors and layers that are shown to people; `--json` has all of them."""
 
 
 def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> dict[str, Any]:
-    """What `flax-bilstm inspect --json` prints; the keys are its contract.
+    """The output of `flax-bilstm inspect --json`; programs may rely on the keys.
 
-    file, format, notes (what was unwrapped, stripped, left out), model (class and sizes of one of
-    our own, else null), layers (name, one_of: torch's classes that it can be, sizes), numbers (how
-    many, in all tensors), bytes, tensors (name, shape, dtype, norm: the Euclidean one in float64,
-    null where it is not finite or overflows; not_finite: how many values are not; unused: whether
-    no forward pass reads it), optimizer (its equal in optax, or why its state cannot be carried
-    over; null if the file holds none), problems (what would not load and why), loads (whether it
-    would, by itself; null for another network, which loads into a module of the user's).
+    file, format, notes (what was unwrapped, stripped, left out), model (class and sizes, if it is
+    this library's, else null), layers (name, one_of: torch's classes that it can be, sizes),
+    numbers (how many, in all tensors), bytes, tensors (name, shape, dtype, norm: the Euclidean one
+    in float64, null if it is not finite or overflows; not_finite: how many values are not finite;
+    unused: whether no forward pass reads it), optimizer (its equivalent in optax, or why its state
+    cannot be converted; null if the file has none), problems (what would not load and why), loads
+    (whether it would load without `into`; null for another network, which needs `into`).
 
     Raises:
         ValueError, OSError, ImportError: the file cannot be read.
@@ -74,7 +74,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
 
 
 def render(found: dict[str, Any]) -> str:
-    """`inspect`'s result for people."""
+    """The result of `inspect`, for people."""
     lines = [f"{found['file']}: {found['format']}", *(f"  {note}" for note in found["notes"])]
     if found["model"]:
         sizes = ", ".join(f"{k}={v}" for k, v in found["model"].items() if k != "class")
@@ -107,7 +107,7 @@ def _row(tensor: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _buffer(tensor: dict[str, Any]) -> bool:
-    """Whether it is surely no parameter: statistics, whole numbers, truth values."""
+    """Whether it is certainly not a parameter: statistics, integers, booleans."""
     running = tensor["name"].rpartition(".")[2] in ("running_mean", "running_var")
     return running or tensor["dtype"].startswith(("int", "uint", "bool"))
 
@@ -118,7 +118,7 @@ def _words(layer: dict[str, Any]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The rows in columns, the first of them a heading; nothing for a heading alone."""
+    """The rows in columns, the first row as heading; nothing if there is only a heading."""
     shown = rows[: MOST_SHOWN + 1]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = [
@@ -131,7 +131,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """`inspect`'s result for programs."""
+    """The result of `inspect`, for programs."""
     return json.dumps(found, indent=2, allow_nan=False)
 
 
@@ -140,7 +140,7 @@ def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[st
     try:
         kind, sizes = read_sizes(arrays)
         module = nnx.eval_shape(lambda: kind(**sizes, rngs=nnx.Rngs(0)))
-    except ValueError:  # `_problems` says why
+    except ValueError:  # `_problems` reports why
         return None, set()
     held = variables(module)
     unused = {
@@ -153,9 +153,9 @@ def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[st
 
 
 def _norm(array: np.ndarray) -> dict[str, Any]:
-    """Of any dtype's values, as float64: piece by piece, so that no copy is as large as the array.
+    """The norm for any dtype, in float64, computed in pieces to avoid a copy as large as the array.
 
-    A square that overflows is none: the values are scaled, by powers of 2, which is exact.
+    A square that overflows is avoided: the values are scaled by powers of 2, which is exact.
     """
     flat, not_finite, norm = array.reshape(-1), 0, 0.0
     for start in range(0, flat.size, PIECE):
@@ -170,7 +170,7 @@ def _norm(array: np.ndarray) -> dict[str, Any]:
 
 
 def _problems(arrays: dict[str, np.ndarray]) -> list[str]:
-    """All that keeps the tensors from being loaded into the model that they describe."""
+    """Everything that prevents loading the tensors into the model that they describe."""
     try:
         with jax.enable_x64(True):
             check_state_dict(arrays)

@@ -1,4 +1,4 @@
-"""Printing that cannot fail a command, and that a name from a file cannot take over."""
+"""Printing that cannot make a command fail, and escapes names from files."""
 
 import os
 import sys
@@ -7,17 +7,17 @@ from typing import Any
 from flax_bilstm.checkpoints.showing import escaped
 
 LONGEST_LINE = 2_000
-"""Characters of a line of an error that are printed: a path may have 4,096, and that is no news."""
+"""Most characters printed of one line of an error: a path may have 4,096."""
 
 
 def write(text: str, stream: Any = None) -> bool:
-    """Print `text`, escaped line by line; False where it could not be.
+    """Print `text`, escaped line by line; False if that failed.
 
-    A reader that has gone away, as `head` does, has read all that it wanted. Where standard output
-    is full, standard error says so, if it can.
+    If the reader has closed the pipe, as `head` does, it has read all that it wanted. If standard
+    output is full, standard error says so, if it can.
     """
     stream = stream or sys.stdout
-    if stream is None:  # closed before we began: nobody is listening
+    if stream is None:  # closed before the start: there is no reader
         return True
     lines = [escaped(line) for line in text.split("\n")]
     if stream is sys.stderr:
@@ -37,10 +37,10 @@ def write(text: str, stream: Any = None) -> bool:
 
 
 def _to_nowhere(stream: Any) -> None:
-    """So that what is left in the buffer is no error when the program ends."""
+    """Prevents an error from what is left in the buffer when the program ends."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-    except (OSError, ValueError):  # no real file is behind it, as in a test
+    except (OSError, ValueError):  # not a real file, as in a test
         return

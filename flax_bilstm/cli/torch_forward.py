@@ -1,4 +1,4 @@
-"""A state dict's forward pass in PyTorch's own modules: what a conversion is judged by."""
+"""A state dict's forward pass in PyTorch's modules, for judging a conversion."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +18,8 @@ def torch_forward(
     """What PyTorch computes from x with these weights, all in float64 on the CPU.
 
     An `nn.LSTM`'s output (batch, time, directions·out), or the network's (batch, output_dim):
-    nn.LSTM, softmax(y yᵀ) y, or softmax(y (y Wᵀ)ᵀ) y of the general score, and the dense head on
-    the last step.
+    nn.LSTM, attention softmax(y yᵀ) y, or softmax(y (y Wᵀ)ᵀ) y for the general score, and the dense
+    head on the last step.
 
     Raises:
         ImportError: PyTorch is not installed.

@@ -1,7 +1,7 @@
 """What a conversion must satisfy: the same tensors, bit for bit, and the same forward pass.
 
-Forward passes are compared in float64, to which every weight is raised exactly: there a right
-conversion agrees to rounding and a wrong one does not.
+Forward passes are compared in float64, to which every weight is cast exactly: there a right
+conversion agrees up to rounding and a wrong one does not.
 """
 
 import importlib.util
@@ -22,17 +22,17 @@ from flax_bilstm.lstm import LSTM
 
 BATCH, TIME, SEED = 4, 16, 0
 TOLERANCE = 1e-12
-"""For |JAX − PyTorch| in float64, times the largest output where that is above 1.
+"""Bound for |JAX − PyTorch| in float64, times the largest output if that is above 1.
 
-Measured at the published size: below 1e-16.
+Measured differences at the published size are below 1e-16.
 """
 
 
 class Verification(NamedTuple):
-    """What was found. Differences are the largest absolute ones of any output.
+    """The result of the comparison. Differences are the largest absolute ones of any output.
 
-    `overflows`: finite weights make sums that overflow float64. Then NaN comes out, at places that
-    the order of the sums decides, and PyTorch's forward pass says nothing about the conversion.
+    `overflows`: finite weights give sums that overflow float64. Then NaN occurs, at places that
+    depend on the order of summation, and PyTorch's forward pass says nothing about the conversion.
     """
 
     differing: tuple[str, ...]
@@ -57,10 +57,10 @@ def verify(
 ) -> Verification:
     """Compare `back`, read from a new file, with what was `written` to it and with its `source`.
 
-    `score` is the reference network's, which no tensor tells.
+    `score` is the reference network's, which cannot be seen in the tensors.
 
     Raises:
-        ValueError: `back` is no state dict that fits a model.
+        ValueError: `back` is not a state dict that fits a model.
     """
     x = example(back)
     outputs = forward(back, x, score)
@@ -77,7 +77,7 @@ def verify(
 
 
 def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
-    """What is computed from these tensors, in words: it is an assumption, names do not tell it."""
+    """What is computed from these tensors, in words: an assumption, not determined by the names."""
     kind, _ = read_sizes(arrays)
     if kind is LSTM:
         return "nn.LSTM in evaluation mode"
@@ -89,7 +89,7 @@ def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
 
 
 def differing(a: Mapping[Any, np.ndarray], b: Mapping[Any, np.ndarray]) -> tuple[str, ...]:
-    """The names of what is not the same on both sides, bit for bit."""
+    """The names of tensors that differ between the two sides in any bit."""
     return tuple(
         str(name)
         for name in {**a, **b}
@@ -128,9 +128,9 @@ def _identical(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _largest(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference; NaN, which passes no comparison, if there is one.
+    """The largest absolute difference; NaN, which is within no bound, if there is one.
 
-    Values that are equal differ by 0, infinite ones and NaN on both sides included.
+    Values that are equal differ by 0, including infinite values and NaN on both sides.
     """
     with np.errstate(invalid="ignore"):
         gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))

@@ -1,4 +1,4 @@
-"""What a state dict that does not fit probably needs: the likely `names=`, and notes."""
+"""Advice for a state dict that does not fit: the likely `names=`, and notes."""
 
 import difflib
 import itertools
@@ -22,18 +22,18 @@ Likely = dict[str, str | tuple[str, ...]]
 _PARAMETRIZED = re.compile(r"\.parametrizations\.|weight_[gv]$|weight_(orig|u|v)$")
 
 MOST = 20
-"""Entries of `names=`, and notes, that one error has."""
+"""Most entries of `names=`, and most notes, in one error."""
 
 
 def advice(
     module: nnx.Module, rows: Sequence[Row], expected: Expected, arrays: Arrays
 ) -> Iterator[str]:
-    """Lines to be shown below the problems."""
+    """Lines that are shown below the problems."""
     cells = {
         path
         for path, layer in _layers(module, "", ())
         if type(layer) in FLAX_WITHOUT and isinstance(layer, nnx.RNNCellBase)
-    }  # no renaming helps them
+    }  # renaming does not help these
     theirs = {name: array for name, array in arrays.items() if not _PARAMETRIZED.search(name)}
     ours = [row for row in rows if not cells & set(_above(row.paths[0]))]
     if likely := likely_names(ours, expected, theirs):
@@ -45,7 +45,7 @@ def advice(
 
 
 def likely_names(rows: Sequence[Row], expected: Expected, arrays: Arrays) -> Likely:
-    """Flax path → the torch path that fits it by names and shapes; of several the most alike."""
+    """Flax path → the torch path with fitting names and shapes; of several the most similar."""
     owners = {name: row for row in rows for name in row.torch_names}
     missing = {name: expected[name].shape for name in owners if name not in arrays}
     surplus = {name: array.shape for name, array in arrays.items() if name not in expected}
@@ -53,7 +53,7 @@ def likely_names(rows: Sequence[Row], expected: Expected, arrays: Arrays) -> Lik
     if inside is not None:
         return {"": inside}
     found = _ties(expected, surplus, {n: r for n, r in owners.items() if r.tied}, arrays)
-    for path in found:  # tied as it is, but one of the names is another
+    for path in found:  # already tied, but one of the names differs
         row = next(row for row in owners.values() if dotted(row.paths[0]) == path)
         for name in row.torch_names:
             missing.pop(name, None)
@@ -72,11 +72,11 @@ def likely_names(rows: Sequence[Row], expected: Expected, arrays: Arrays) -> Lik
 
 Shapes = dict[str, tuple[int, ...]]
 Proposals = Iterable[tuple[str, str, Iterable[str], Iterable[str]]]
-"""Flax path, torch path, the missing names that it explains, the surplus ones."""
+"""Flax path, torch path, the missing names that this explains, the surplus names."""
 
 
 def _inside(missing: Shapes, surplus: Shapes) -> str | None:
-    """The module that everything lies in."""
+    """The torch module that contains everything."""
     first = next(iter(missing), "")
     for name in surplus:
         if first and name.endswith(f".{first}"):
@@ -89,9 +89,9 @@ def _inside(missing: Shapes, surplus: Shapes) -> str | None:
 def _moved_index(
     missing: Shapes, surplus: Shapes, owners: Mapping[str, Row], arrays: Arrays
 ) -> Proposals:
-    """A stack that torch has the index of at another place."""
+    """A stack whose index is at another position in torch's names."""
     for name in list(missing):
-        if name not in missing:  # explained with another of its row
+        if name not in missing:  # already explained, with another name of its row
             continue
         row = owners[name]
         steps, flax = name.split("."), row.paths[0]
@@ -111,7 +111,7 @@ def _moved_index(
 def _shared(
     missing: Shapes, surplus: Shapes, owners: Mapping[str, Row], arrays: Arrays
 ) -> Proposals:
-    """A module that Flax has under two paths, and torch under one."""
+    """A module with two paths in Flax and one in torch."""
     for name in list(missing):
         for row in owners[name].tied:
             there = next((n for n in owners[name].torch_names if n in arrays), None)
@@ -143,7 +143,7 @@ def _like_modules(
 def _like_tensors(
     missing: Shapes, surplus: Shapes, owners: Mapping[str, Row], arrays: Arrays
 ) -> Proposals:
-    """Single tensors of one shape: the only one of it, or the one with the most alike name."""
+    """Single tensors of the same shape: the only one, or the one with the most similar name."""
     for name, shape in list(missing.items()):
         row = owners[name]
         if len(row.paths) > 1 or len(row.torch_names) > 1:
@@ -156,7 +156,7 @@ def _like_tensors(
 
 
 def _ties(expected: Expected, surplus: Shapes, owners: Mapping[str, Row], arrays: Arrays) -> Likely:
-    """Tensors that are left and equal one that is there: tied weights."""
+    """Surplus tensors that are equal to a matched one: tied weights."""
     by_bits: dict[Any, str] = {}
     for name in owners:
         if name in arrays and arrays[name].ndim > 1:
@@ -171,11 +171,11 @@ def _ties(expected: Expected, surplus: Shapes, owners: Mapping[str, Row], arrays
 
 
 def _module(name: str, row: Row) -> str:
-    """The Flax path of the module that a torch name's last part lies in."""
+    """The Flax path of the module that contains the last part of a torch name."""
     path = dotted(row.paths[0]).split(".")
     owner = name.split(".")[:-1]
     depth = 0
-    for part in owner:  # an nnx.Sequential's own `layers` is no part of torch's names
+    for part in owner:  # the attribute `layers` of nnx.Sequential is not in torch's names
         merged = path[depth : depth + 2] == ["layers", part] and len(row.torch_names) == 1
         depth += 2 if merged else 1
     return ".".join(path[:depth] if owner else path)
@@ -191,7 +191,7 @@ def _by_module(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, Shapes]:
 
 
 def _notes(module: nnx.Module, expected: Expected, arrays: Arrays) -> Iterator[str]:
-    """Layers that torch has no equal of, and plain arrays where torch has buffers."""
+    """Notes: layers without a torch equivalent, and plain arrays where torch has buffers."""
     for path, layer in _layers(module, "", ()):
         reason = next((FLAX_WITHOUT[cls] for cls in type(layer).__mro__ if cls in FLAX_WITHOUT), "")
         if reason and kind_of(layer) is None:
@@ -209,7 +209,7 @@ def _notes(module: nnx.Module, expected: Expected, arrays: Arrays) -> Iterator[s
 
 
 def _above(path: Path) -> Iterator[str]:
-    """The modules that a variable lies in."""
+    """The paths of the modules around a variable."""
     return (dotted(path[:depth]) for depth in range(len(path)))
 
 

@@ -1,4 +1,4 @@
-"""What keeps a state dict from being loaded into rows: all of it, in one error."""
+"""Checks whether a state dict fits the rows of a module; one error lists everything."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.tree import Path, value_of
 
 MOST_LISTED = 40
-"""Problems that one error lists; it says how many more there are."""
+"""Most problems listed in one error, which says how many more there are."""
 
 
 def expected_tensors(
@@ -38,7 +38,7 @@ def expected_tensors(
 def problems(
     expected: Mapping[str, jax.ShapeDtypeStruct | None], arrays: Mapping[str, np.ndarray]
 ) -> Iterator[str]:
-    """What does not fit, a line each. An expectation of None leaves the shape open."""
+    """What does not fit, one line each. If the expected value is None, any shape is allowed."""
     for name, want in expected.items():
         if name not in arrays:
             yield f"missing: {name}, expected shape {'unknown' if want is None else want.shape}"
@@ -54,7 +54,7 @@ def problems(
 
 
 def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """A line for each of the tensors that has a value that is not finite."""
+    """A line for each tensor with a value that is not finite."""
     for name in names:
         array = arrays.get(name)
         if array is None or not jnp.issubdtype(array.dtype, jnp.inexact):
@@ -67,7 +67,7 @@ def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterat
 
 
 def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarray]) -> str | None:
-    """A line if the row's transform does not give back the bits that it was handed."""
+    """A line if converting the row's tensors there and back changes any bits."""
     back, again = row.to_torch(leaves), row.from_torch(row.to_torch(leaves))
     if not all(map(identical, again, leaves)):
         return f"not exact: {', '.join(row.torch_names)}, Flax → PyTorch → Flax gives other bits"
@@ -92,5 +92,5 @@ def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> No
 
 
 def must_be_finite(variable: Any) -> bool:
-    """Whether a variable is one that is computed with: a plain buffer may be a mask of −inf."""
+    """False for a plain buffer, which may be a mask of −inf; True for any other variable."""
     return variable is None or type(variable) is not nnx.Variable

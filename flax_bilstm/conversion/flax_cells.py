@@ -1,4 +1,4 @@
-"""Flax's own recurrent cells, which have one bias where torch has two: only where asked for."""
+"""Flax's recurrent cells, which have one bias where torch has two: converted only on request."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,14 +11,15 @@ from flax_bilstm.conversion.transforms import SAME, TRANSPOSED, Arrays, Transfor
 
 
 class SummedBiases(NamedTuple):
-    """In `names`: a Flax cell with one bias, which takes the sum of torch's two.
+    """In `names`: a Flax cell with one bias, which gets the sum of torch's two biases.
 
-    The forward pass is the same. Training is not: PyTorch's two biases move their sum twice as
-    far. On the way back `bias_ih` gets the sum and `bias_hh` zeros, so it is not bit-exact.
+    The forward pass is the same. Training is not: a step changes the sum of PyTorch's two biases
+    twice as much. On the way back `bias_ih` gets the sum and `bias_hh` zeros, so it is not
+    bit-exact.
 
     Attributes:
         path: the torch path of the nn.LSTM, nn.LSTMCell, nn.RNN or nn.RNNCell.
-        suffix: what follows its tensors' names: "_l0" or "_l0_reverse" of an nn.LSTM, "" of a cell.
+        suffix: the end of its tensors' names: "_l0" or "_l0_reverse" for an nn.LSTM, "" for a cell.
     """
 
     path: str
@@ -73,7 +74,7 @@ def entries(cell: Any, path: str, suffix: str) -> Iterator[Entry]:
     """The entries of one of Flax's cells.
 
     Raises:
-        ValueError: at the Flax path is no such cell.
+        ValueError: the module at the Flax path is not such a cell.
     """
     found = next((_CELLS[cls] for cls in type(cell).__mro__ if cls in _CELLS), None)
     if found is None:

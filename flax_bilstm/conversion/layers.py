@@ -1,7 +1,7 @@
 """The table of layer kinds: which torch tensor is which Flax variable, for every kind of layer.
 
-This table alone decides what is transposed; shapes are never used to guess. A subclass of a kind is
-of that kind. `register_layer` adds a kind of the user's own.
+This table alone decides what is transposed; shapes are never used to guess. A subclass of a kind
+belongs to the same kind. `register_layer` adds a kind for the user's layer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +21,8 @@ class Entry(NamedTuple):
     """Tensors of one torch module ↔ variables of one Flax module, both by dotted path.
 
     An entry whose first variable is None in the module (a layer without bias) does not apply,
-    unless it has a default: what the variable of a module that has just been made would be, which
-    Flax's layer lacks. Loading adds one, an `fb.Unused`.
+    unless it has a default. The default is for a variable that Flax's layer lacks: its value in a
+    new module. Loading adds such a variable, an `fb.Unused`.
     """
 
     tensors: tuple[str, ...]
@@ -38,9 +38,9 @@ class Kind(NamedTuple):
     """One kind of layer.
 
     Attributes:
-        torch: torch's class, in words, for documents.
+        torch: the name of torch's class, for documents.
         entries: the module → its entries, in the order of torch's state dict.
-        rank: the module → the rank of its first entry's first variable. One axis more means that
+        rank: the module → the rank of its first entry's first variable. If it has one axis more,
             several modules were stacked, by `nnx.vmap` for instance.
     """
 
@@ -55,7 +55,7 @@ def entry(tensor: str, variable: str, transform: Transform = SAME) -> Entry:
 
 
 def plain(torch: str, *entries: Entry, rank: int = 1) -> Kind:
-    """A kind whose entries and rank are the same for every module of it."""
+    """A kind whose entries and rank are the same for every module."""
     return Kind(torch, lambda module: entries, lambda module: rank)
 
 
@@ -64,7 +64,7 @@ SCALE = entry("weight", "scale")
 BIAS = entry("bias", "bias")
 
 DIRECTIONS = (("", "forward"), ("_reverse", "reverse"))
-"""torch's suffix of a direction, and the direction's name in `fb.LSTM`'s layers."""
+"""torch's suffix for a direction, and the direction's name in the layers of `fb.LSTM`."""
 
 RECURRENT = (
     ("weight_ih", "kernel_ih", TRANSPOSED),
@@ -73,11 +73,11 @@ RECURRENT = (
     ("bias_hh", "bias_hh", SAME),
     ("weight_hr", "kernel_hr", TRANSPOSED),
 )
-"""One direction of one layer, and a cell: torch's names, ours, the transform."""
+"""One direction of one layer, or a cell: torch's names, this library's, the transform."""
 
 
 def _lstm(lstm: Any) -> Iterator[Entry]:
-    """Of an `fb.LSTM`, or of anything with its `num_layers` and `num_directions`."""
+    """For an `fb.LSTM`, or any object with its `num_layers` and `num_directions`."""
     for k in range(lstm.num_layers):
         for suffix, direction in DIRECTIONS[: lstm.num_directions]:
             for tensor, variable, transform in RECURRENT:
@@ -86,12 +86,12 @@ def _lstm(lstm: Any) -> Iterator[Entry]:
 
 
 def _flax_rnn(rnn: Any) -> Iterator[Entry]:
-    """Of an `nnx.RNN` that runs an `fb.LSTMCell`."""
+    """For an `nnx.RNN` that runs an `fb.LSTMCell`."""
     return _run_by(rnn, "", "")
 
 
 def _flax_bidirectional(both: Any) -> Iterator[Entry]:
-    """Of an `nnx.Bidirectional` of two such."""
+    """For an `nnx.Bidirectional` of two such `nnx.RNN`s."""
     yield from _run_by(both.forward_rnn, "forward_rnn.", "")
     yield from _run_by(both.backward_rnn, "backward_rnn.", "_reverse")
 
@@ -114,7 +114,7 @@ def _linear_general(linear: Any) -> Iterator[Entry]:
 
 
 def _attention_heads(attention: Any) -> Iterator[Entry]:
-    """torch packs the three input projections in one tensor where their widths are equal."""
+    """torch packs the three input projections into one tensor if their widths are equal."""
     parts = ("query", "key", "value")
     layers = [getattr(attention, part) for part in parts]
     kernels = [transforms.matrix(layer.in_features, layer.out_features) for layer in layers]
@@ -136,7 +136,7 @@ def _attention_heads(attention: Any) -> Iterator[Entry]:
 
 
 def _network(network: Any) -> Iterator[Entry]:
-    """The parts in torch's order, which an optimizer's state without names is in."""
+    """The parts in torch's order, which is also that of an optimizer's state without names."""
     for part, kind in (("lstm", LSTM), ("attention", Attention), ("fc", nnx.Linear)):
         for each in KINDS[kind].entries(getattr(network, part, None)):
             yield each._replace(
@@ -217,7 +217,7 @@ FLAX_WITHOUT: dict[type, str] = {
     nnx.SpectralNorm: "it has other statistics than torch's: load the weight into the layer alone",
     nnx.WeightNorm: "its scales are no variables: load the weight into the layer alone",
 }
-"""Layers of Flax that are not in the table, and why. Their variables count as anyone's."""
+"""Layers of Flax that are not in the table, and why. Their variables are treated as any others."""
 
 TORCH_WITHOUT: dict[str, str] = {
     "nn.GRU, GRUCell": "Flax's has another bias; write your own with an nnx.Param for each tensor",
@@ -252,15 +252,15 @@ def register_layer(
         layer: the Flax class; its subclasses are of the same kind.
         rows: for each tensor its torch name, the Flax variable's path inside the module, and a
             transform: `fb.conversion.SAME`, `TRANSPOSED`, or
-            `fb.conversion.each(to_torch, from_torch)` of two functions of one NumPy array that
-            undo each other. An optimizer's moments go through it too, so it may only move or
-            scale elements.
-        torch: torch's class, for messages.
-        rank: the rank of the first row's variable, for modules that `nnx.vmap` may stack; None
-            takes modules as they are, never as stacked ones.
+            `fb.conversion.each(to_torch, from_torch)` with two functions of one NumPy array that
+            are inverse to each other. It is applied to an optimizer's moments too, so it may only
+            move or scale elements.
+        torch: the name of torch's class, for messages.
+        rank: the rank of the first row's variable, for modules that `nnx.vmap` may stack; with None
+            modules are never treated as stacked.
 
     Raises:
-        TypeError: layer is no class of modules, or a row is another than that.
+        TypeError: layer is not a class of modules, or a row is not of that form.
     """
     if not (isinstance(layer, type) and issubclass(layer, nnx.Module)):
         raise TypeError(f"layer: expected a class of nnx modules, got {layer!r}.")
@@ -272,7 +272,7 @@ def _entries(rows: Sequence[Any]) -> tuple[Entry, ...]:
     """The entries of a user's rows.
 
     Raises:
-        TypeError: one is another than a torch name, a Flax path and a transform.
+        TypeError: a row is not a torch name, a Flax path and a transform.
     """
     for row in rows:
         kinds = tuple(map(type, row)) if isinstance(row, (tuple, list)) else ()

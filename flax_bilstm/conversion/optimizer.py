@@ -1,8 +1,8 @@
-"""PyTorch's optimizer state → optax's, so that training goes on where it stopped.
+"""PyTorch's optimizer state → optax's, so that training continues where it stopped.
 
-Parameters are matched by name wherever the state has names. Parameter groups become one
-`optax.partition`, whose parts are the parameters with equal settings and equal step counts; what
-PyTorch does not step is a part that stands still. optax is imported when it is needed.
+Parameters are matched by name if the state has names. Parameter groups become one
+`optax.partition`, whose parts are the parameters with equal settings and equal step counts;
+parameters that PyTorch does not step are in a frozen part. optax is imported only when needed.
 """
 
 import logging
@@ -27,7 +27,7 @@ _LOG = logging.getLogger("flax_bilstm")
 
 
 class Part(NamedTuple):
-    """Parameters that are stepped alike: their rows, their settings, and the steps done so far."""
+    """Parameters that are stepped in the same way: rows, settings, and number of steps so far."""
 
     rows: tuple[Row, ...]
     settings: Settings
@@ -46,28 +46,27 @@ def optimizer_from_torch(
     """An `nnx.Optimizer` that takes the next step as PyTorch's optimizer would have.
 
     Its transformation has the same hyperparameters, its state the same moments and step counts. A
-    parameter of the model that PyTorch's optimizer was not given, or never had a gradient for, is
-    frozen here too (`optax.set_to_zero`), and a warning is logged that names it.
+    parameter of the model that PyTorch's optimizer was not given, or never got a gradient for, is
+    frozen here too (`optax.set_to_zero`), and a warning that names it is logged.
 
     Args:
-        model: with the weights that belong to the state.
+        model: the model, with the weights that belong to the state.
         optimizer_state_dict: `torch_optimizer.state_dict()`, of Adam, AdamW, SGD, RMSprop or
             Adadelta.
         parameters: the torch name of each parameter that the optimizer was given, in that order,
             None for those of other modules: `[name for name, _ in torch_model.named_parameters()]`;
-            of several parameter groups, in the order of the groups. Needed where the state has no
-            names of its own (`param_names`), but for a single group of an `LSTM` or a
-            `BiLSTMWithAttention`. An order that is wrong among tensors of one shape cannot be
-            noticed.
+            with several parameter groups, in the order of the groups. Needed if the state has no
+            names (`param_names`), except for a single group of an `LSTM` or a
+            `BiLSTMWithAttention`. A wrong order among tensors of the same shape cannot be detected.
         names: Flax path → torch path, as for `load_state_dict`.
         ignore: patterns of parameters without a counterpart, as for `load_state_dict`.
-        learning_rate: a number or an optax schedule, in place of PyTorch's; a schedule goes on from
-            the steps done. Needed where a scheduler has set PyTorch's, whose last value would be
-            wrong from the next step on.
+        learning_rate: a number or an optax schedule, in place of PyTorch's; a schedule continues
+            from the number of steps so far. Needed if a scheduler has set PyTorch's learning rate,
+            since its last value would be wrong from the next step on.
 
     Raises:
-        ValueError: the optimizer is another or optax has no equal to it, or its state does not fit
-            the model. The error lists all of it.
+        ValueError: it is another optimizer, or optax cannot reproduce it, or its state does not fit
+            the model. The error lists everything.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model: expected an nnx.Module, got {arguments.quoted(model)}.")
@@ -102,7 +101,7 @@ def _without_none(parameters: Any) -> Any:
 
 
 def describe(optimizer_state_dict: Mapping[str, Any], learning_rate: Any = None) -> str:
-    """The optax code that steps as this optimizer, with `learning_rate` in place of its own."""
+    """The optax code of an equal optimizer, with `learning_rate` in place of the state's."""
     state = read(optimizer_state_dict)
     different = list({_key(group.settings): group.settings for group in state.groups}.values())
     rates = [s["lr"] if learning_rate is None else learning_rate for s in different]
@@ -122,7 +121,7 @@ def _code(calls: list[Call]) -> str:
 
 
 def _trained(model: nnx.Module, names: Names | None, ignore: Sequence[str]) -> tuple[Row, ...]:
-    """The rows of parameters; `Unused` variables and statistics are not trained."""
+    """The rows of parameters, without `Unused` variables and statistics, which are not trained."""
     found = variables(model)
     return tuple(
         row for row in rows(model, names, ignore) if isinstance(found.get(row.paths[0]), nnx.Param)
@@ -135,7 +134,7 @@ def _named(
     model: nnx.Module,
     trained: Sequence[Row],
 ) -> dict[str, Any]:
-    """Torch name → key in the state, for every parameter of the model that the optimizer has."""
+    """Torch name → key in the state, for each of the model's parameters in the optimizer."""
     keys = [key for group in state.groups for key in group.keys]
     order: Sequence[str | None]
     if all(group.names is not None for group in state.groups):
@@ -177,7 +176,7 @@ def _scheduled(state: OptimizerState) -> Iterator[str]:
 def _parts(
     state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
 ) -> tuple[Part, ...]:
-    """The trained rows by settings and steps; rows that PyTorch does not step are in none."""
+    """The trained rows by settings and steps, without rows that PyTorch does not step."""
     settings = {key: group.settings for group in state.groups for key in group.keys}
     started = any(state.states.values())
     found: dict[Any, Part] = {}
@@ -196,7 +195,7 @@ def _parts(
 
 
 def _keys(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
-    """The keys of a row's tensors, of one of them if it is tied; None if the optimizer lacks it."""
+    """The keys of a row's tensors (of one of them if tied); None if the optimizer lacks it."""
     for one in row.tied or (row,):
         if all(name in named for name in one.torch_names):
             return [named[name] for name in one.torch_names]
@@ -204,7 +203,7 @@ def _keys(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _key(settings: Settings) -> str:
-    """Equal for equal settings, whatever holds them."""
+    """A key that is equal for equal settings, whatever their container."""
     names = sorted(settings.keys() - {"initial_lr"})
     return repr([(name, settings[name]) for name in names])
 
@@ -216,7 +215,7 @@ def _steps(tensors: Mapping[str, np.ndarray]) -> int:
 def _transformation(
     state: OptimizerState, parts: Sequence[Part], trained: Sequence[Row], learning_rate: Any
 ) -> Any:
-    """The optax transformation, a partition only where there is more than one part."""
+    """The optax transformation, with a partition only if there is more than one part."""
     import optax
 
     def of(part: Part) -> Any:
@@ -243,7 +242,7 @@ def _label(index: int) -> str:
 
 
 def _look_up(labels: Mapping[Path, str], path: tuple[Any, ...]) -> str:
-    """The label of a leaf of an nnx.State, whose path may end in the variable's own `value`."""
+    """The label of a leaf of an nnx.State, whose path may end in the variable's `value`."""
     keys = tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
     return labels.get(keys) or labels.get(keys[:-1], FROZEN)
 
@@ -254,7 +253,7 @@ def _fill(
     named: Mapping[str, Any],
     part: Part,
 ) -> None:
-    """Set the moments and counts of one part, in the optimizer's flat state."""
+    """Set the moments and counts of one part, in the optimizer's flattened state."""
     fields = {*state.algorithm.moments.values(), "count"}
     by_field = {_from_field(path, fields): variable for path, variable in inside.items()}
     for row in part.rows:
@@ -264,7 +263,7 @@ def _fill(
             if all(moment in each for each in tensors):
                 leaves = one.from_torch([each[moment] for each in tensors])
                 for path, leaf in zip(row.paths, leaves, strict=True):
-                    # A copy: the memory can be PyTorch's own, whose next step is in place.
+                    # A copy: the memory can be PyTorch's, whose next step changes it in place.
                     by_field[field, *path].set_value(jnp.array(leaf))
     for path, variable in inside.items():
         if path[-1] in ("count", "step"):
@@ -273,7 +272,7 @@ def _fill(
 
 
 def _from_field(path: tuple[Any, ...], fields: set[str]) -> tuple[Any, ...]:
-    """A path in the optimizer's state, from the name of optax's field on."""
+    """A path in the optimizer's state, starting at the name of optax's field."""
     return path[next((i for i, key in enumerate(path) if key in fields), 0) :]
 
 
@@ -284,7 +283,7 @@ def _problems(
     trained: Sequence[Row],
     parts: Sequence[Part],
 ) -> Iterator[str]:
-    """All that keeps the state from being this model's."""
+    """Everything that does not fit between the state and this model."""
     found = variables(model)
     yield from _divided(state, named, trained)
     for part in parts:
@@ -316,7 +315,7 @@ def _problems(
 def _divided(
     state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
 ) -> Iterator[str]:
-    """Variables of several tensors, such as stacked layers, that PyTorch does not step alike."""
+    """Variables of several tensors, such as stacked layers, that PyTorch steps differently."""
     settings = {key: _key(group.settings) for group in state.groups for key in group.keys}
     for row in trained:
         for one in row.tied or (row,):
@@ -332,7 +331,7 @@ def _divided(
 
 
 def _moves(row: Row, shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the variables are the tensors' elements in another order, as moments must be."""
+    """Whether the variables are a permutation of the tensors' elements, as moments require."""
     sizes = np.cumsum([0, *map(math.prod, shapes)])
     leaves = [
         np.arange(start, stop, dtype=np.float64).reshape(shape)

@@ -1,7 +1,7 @@
-"""Which parameter each entry of a torch optimizer's state is, in a checkpoint with both.
+"""Which parameter each entry of a torch optimizer's state belongs to, if a checkpoint has both.
 
-The optimizer counts the whole model's `parameters()`; a state dict has its buffers too, and of a
-larger model only some of it may be wanted.
+The optimizer numbers the whole model's `parameters()`. A state dict has buffers too, and only part
+of a larger model may be wanted.
 """
 
 import itertools
@@ -21,9 +21,10 @@ MOST_CHOICES = 10_000
 def in_the_models_names(
     optimizer_state_dict: Mapping[str, Any], renamed: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The optimizer's state dict with its `param_names`, if any, as the model has them.
+    """The optimizer's state dict, its `param_names`, if any, renamed to the model's names.
 
-    They are the file's, or, where the optimizer was given a submodule's, those without its prefix.
+    They are the file's names, or, if the optimizer was created for a submodule, those without its
+    prefix.
     """
 
     def names_of(group: Any) -> Any:
@@ -43,7 +44,7 @@ def in_the_models_names(
 
 
 def _prefix(names: Sequence[str], file: Collection[str]) -> str:
-    """What all `names` lack of names in the file, if they do and one prefix alone fits."""
+    """The prefix that `names` lack compared to the file's names, if exactly one prefix fits."""
     if not names or not file or any(name in file for name in names):
         return ""
     found = {name.removesuffix(names[0]) for name in file if name.endswith(f".{names[0]}")}
@@ -55,7 +56,7 @@ def with_names(optimizer_state_dict: Mapping[str, Any], names: Sequence[str]) ->
     """The optimizer's state dict with `names`, in the order of its groups, as its `param_names`.
 
     Raises:
-        ValueError: there are not as many as the optimizer has parameters, or it is no such state.
+        ValueError: the number of names is not that of the parameters, or the state is not valid.
     """
     count = sum(len(group.keys) for group in read(optimizer_state_dict).groups)
     groups = optimizer_state_dict["param_groups"]
@@ -75,19 +76,19 @@ def parameter_order(
     renamed: Mapping[str, str | None],
     **options: Any,
 ) -> list[str | None] | None:
-    """The model's name of each parameter that the optimizer counts, None for others'.
+    """The model's name of each parameter that the optimizer numbers, None for other models'.
 
     Args:
         module: the module, loaded.
         optimizer_state_dict: without names, of one parameter group.
-        renamed: names in the file, in its order → names in the model, None outside of it.
+        renamed: names in the file, in its order → names in the model, None if not in the model.
         **options: names and ignore, as for `load_state_dict`.
 
     Returns:
-        The names, or None where the state tells them itself or has several groups.
+        The names, or None if the state has names or several groups.
 
     Raises:
-        ValueError: the buffers outside of the model cannot be told from its parameters.
+        ValueError: the buffers outside the model cannot be told apart from its parameters.
     """
     groups = optimizer_state_dict.get("param_groups")
     if not isinstance(groups, (list, tuple)) or len(groups) != 1:
@@ -100,7 +101,7 @@ def parameter_order(
         return None
     shapes = _shapes(module, **options)
     buffers = _buffers(module, **options)
-    named = (name if name in shapes else None for name in renamed.values())  # None: ignored, too
+    named = (name if name in shapes else None for name in renamed.values())  # None also if ignored
     order = [name for name in named if name not in buffers]
     surplus = len(order) - len(keys)
     outside = [i for i, name in enumerate(order) if name is None]
@@ -143,7 +144,7 @@ def _tensors(row: Row, found: Mapping[Any, Any]) -> Sequence[np.ndarray]:
 
 
 def _buffers(module: Any, **options: Any) -> set[str]:
-    """The module's tensors that no optimizer counts: statistics, counts, plain buffers."""
+    """The module's tensors that no optimizer has: statistics, counts, plain buffers."""
     from flax import nnx
 
     found = variables(module)

@@ -1,4 +1,4 @@
-"""Which of our own modules a state dict is of, and its sizes, from names and shapes alone."""
+"""Which module of this library a state dict belongs to, and its sizes, by names and shapes."""
 
 import itertools
 import re
@@ -23,11 +23,11 @@ _PART = re.compile(
 
 
 def is_ours(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict is of one of our own modules, be it a damaged one.
+    """Whether a state dict belongs to one of this library's modules, even if it is damaged.
 
-    Many networks have an lstm, an attention and an fc, and an nn.GRU's names are an nn.LSTM's: a
-    tensor more in one of the parts, or matrices of the sizes that another network has, make it
-    another's.
+    Many networks have an lstm, an attention and an fc, and an nn.GRU has the names of an nn.LSTM.
+    So a state dict with one more tensor in one of the parts, or with matrices of the sizes of
+    another network, belongs to another network.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
     inside = {name.partition(".")[0] for name in shapes if "." in name}
@@ -44,26 +44,26 @@ def is_ours(arrays: Mapping[str, np.ndarray]) -> bool:
         and all(map(_PART.fullmatch, shapes))
         and any(name.endswith("_reverse") for name in shapes)
         and _ratio(shapes.get("attention.attn.weight", ())) in (None, 1)
-        and not several  # vectors beside one another, or one direction's
+        and not several  # fc reads several vectors concatenated, or one direction
     )
 
 
 def _ratio(shape: tuple[int, ...]) -> float | None:
-    """A matrix' rows by its columns."""
+    """The number of a matrix' rows divided by that of its columns."""
     return shape[0] / shape[1] if len(shape) == 2 and shape[1] else None
 
 
 def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:
-    """The kind of module that a state dict is of, and its sizes, from names and shapes alone.
+    """The kind of module that a state dict belongs to, and its sizes, by names and shapes.
 
     Raises:
-        ValueError: the names are neither an LSTM's nor the network's, or a tensor that tells a
-            size is missing or no such matrix; the error lists all else that is wrong, too.
+        ValueError: the names are neither an LSTM's nor the network's, or a tensor that determines a
+            size is missing or not such a matrix; the error also lists everything else.
     """
     kind, num_layers, has = _read_names(arrays)
     prefix, head = ("lstm.", {"fc.weight": 1}) if kind is BiLSTMWithAttention else ("", {})
     ih, hh = f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"
-    telling = {ih: 4, hh: 4} | head  # the tensors that tell sizes; rows are a multiple of
+    telling = {ih: 4, hh: 4} | head  # tensors that determine sizes; their rows are a multiple of
     if unclear := list(_unclear(telling, arrays)):
         names = [name for name in _every_name(kind, max(num_layers, 1)) if name not in telling]
         wanted = [n for n in names if all(there or part not in n for part, there in has.items())]
@@ -85,7 +85,7 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
 
 
 def _read_names(arrays: Mapping[str, Any]) -> tuple[type[Module], int, dict[str, bool]]:
-    """What the names alone tell: the kind, the layers, and which optional parts a cell has."""
+    """What the names determine: the kind, the layers, and which optional parts a cell has."""
     kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
     layers = {name: int(match["k"]) for name in arrays if (match := _NAME.fullmatch(name))}
     if not layers:
@@ -116,7 +116,7 @@ def _every_name(kind: type[Module], num_layers: int) -> Iterator[str]:
 
 
 def _unclear(telling: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """What keeps sizes from being read: name → what a matrix' rows are a multiple of."""
+    """What prevents reading the sizes. `telling`: name → divisor of the matrix' rows."""
     for name, rows in telling.items():
         shape = arrays[name].shape if name in arrays else None
         if shape is None:

@@ -1,6 +1,6 @@
-"""The modules that can be read off a torch state dict, from the names and shapes of its tensors.
+"""Recognizing modules in a torch state dict, from the names and shapes of its tensors.
 
-What shapes do not tell apart is "one of": a matrix without a bias is an embedding or a Linear.
+If the shapes fit several kinds, all are listed: a matrix without bias is an embedding or a Linear.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""A module's own tensors: name inside the module → shape."""
+"""The tensors directly in a module: name inside the module → shape."""
 
 GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
-"""Rows of a recurrent weight, in multiples of the hidden size."""
+"""Rows of a recurrent weight, as multiples of the hidden size."""
 
 
 class Recognized(NamedTuple):
@@ -20,9 +20,9 @@ class Recognized(NamedTuple):
 
     Attributes:
         path: its torch path.
-        kinds: the torch classes that it can be, the likeliest first; none for raw tensors.
-        sizes: the arguments that the shapes tell.
-        tensors: the names of its tensors inside of it.
+        kinds: the torch classes that it can be, the likeliest first; empty for raw tensors.
+        sizes: the arguments that follow from the shapes.
+        tensors: the names of its tensors, inside the module.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Recognized(NamedTuple):
 def recognize(arrays: Mapping[str, np.ndarray]) -> list[Recognized]:
     """Every layer of the state dict, in the order of its first tensor; other tensors one by one.
 
-    A module that has modules inside is no layer: its tensors are raw ones.
+    A module that contains modules is not a layer: its tensors are raw ones.
     """
     owners: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, array in arrays.items():
@@ -62,7 +62,7 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight")
 
 
 def _layer(path: str, shapes: Shapes) -> Iterator[Recognized]:
-    """The layer that has exactly these tensors, or each tensor by itself."""
+    """The layer that has exactly these tensors; otherwise each tensor separately."""
     for rule in (_recurrent, _cell, _attention, _norm_with_statistics, _matrix, _vector, _kernel):
         if (kind := rule(path, shapes)) is not None:
             kinds, sizes = kind
@@ -120,7 +120,7 @@ def _cell(path: str, shapes: Shapes) -> Kind:
 
 
 def _attention(path: str, shapes: Shapes) -> Kind:
-    """nn.MultiheadAttention; the number of its heads is not in its tensors."""
+    """nn.MultiheadAttention; the number of heads cannot be seen in its tensors."""
     out = shapes.get("out_proj.weight", ())
     if len(out) != 2 or out[0] != out[1]:
         return None

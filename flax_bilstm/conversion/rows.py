@@ -1,9 +1,9 @@
 """The rows of a module: every variable of any NNX module, paired with its torch tensors.
 
-The module is walked by its attributes. A submodule of a kind that the table knows contributes the
-table's entries; any other variable is the torch tensor of the same name. Containers count as in
-torch: `nnx.List`, `nnx.Dict` and `nnx.Sequential` are ModuleList, ModuleDict and Sequential, and a
-module that `nnx.vmap` stacked is a ModuleList.
+The module is walked by its attributes. A submodule whose kind is in the table contributes the
+table's entries; any other variable is the torch tensor with the same name. Containers correspond to
+torch's: `nnx.List`, `nnx.Dict` and `nnx.Sequential` are ModuleList, ModuleDict and Sequential, and
+a module that `nnx.vmap` stacked is a ModuleList.
 """
 
 import difflib
@@ -33,18 +33,18 @@ from flax_bilstm.conversion.tree import (
 )
 
 Names = Mapping[str, "str | tuple[str, ...] | SummedBiases"]
-"""Flax path of a module or a variable → its torch path; several where the variable is tied."""
+"""Flax path of a module or a variable → its torch path; several if the variable is tied."""
 
 
 class Row(NamedTuple):
     """Variables of a module and their torch tensors: usually one of each.
 
-    Several variables are one tensor where torch packs them, and one variable is several tensors
-    where it is tied or stacked.
+    Several variables are one tensor if torch packs them, and one variable is several tensors
+    if it is tied or stacked.
 
     Attributes:
-        default: what a variable would be that Flax's layer lacks.
-        tied: the rows that a tied one is made of, each with some of the names.
+        default: the value of a variable that Flax's layer lacks, in a new module.
+        tied: the rows that a tied row was merged from, each with some of the names.
     """
 
     torch_names: tuple[str, ...]
@@ -74,15 +74,15 @@ def rows(
 
     Args:
         module: any NNX module.
-        names: Flax path → torch path, of modules or of variables, for what torch calls otherwise;
-            what lies inside a renamed module keeps its names there. Several torch paths in a tuple
+        names: Flax path → torch path, of modules or of variables, where the names differ;
+            names inside a renamed module are not changed. Use a tuple of several torch paths
             for tied weights. A `*` in a torch path stands for the index of a stacked module.
         ignore: patterns (`fnmatch`) of torch names or Flax paths without a counterpart.
 
     Raises:
-        TypeError: names is no such mapping, or ignore no list of strings.
+        TypeError: names is not such a mapping, or ignore not a list of strings.
         ValueError: a path in names is not in the module, or two variables have one torch name.
-        TypeError: names has what is no torch path, or ignore is one string.
+        TypeError: a value in names is not a torch path, or ignore is one string.
     """
     walk = _Walk(_checked(names))
     arguments.strings("ignore", ignore)
@@ -108,7 +108,7 @@ def rows(
 
 
 def _checked(names: Any) -> dict[str, Any]:
-    """`names` where it maps Flax paths to torch paths; TypeError otherwise."""
+    """`names` if it maps Flax paths to torch paths; TypeError otherwise."""
     names = {} if names is None else names
     for flax, torch in names.items() if isinstance(names, Mapping) else [(None, names)]:
         several = isinstance(torch, tuple) and all(isinstance(each, str) for each in torch)
@@ -122,7 +122,7 @@ def _checked(names: Any) -> dict[str, Any]:
 
 
 def variables(module: nnx.Module) -> dict[Path, nnx.Variable[Any]]:
-    """Path → variable, under every path by which it can be reached."""
+    """Path → variable; a variable that is reachable by several paths is under each of them."""
     return dict(leaves(module))
 
 
@@ -130,7 +130,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches one of the patterns.
 
     Raises:
-        TypeError: `patterns` is one string, each letter of which would be a pattern.
+        TypeError: `patterns` is one string, whose letters would be taken as patterns.
     """
     if isinstance(patterns, str):
         raise TypeError(
@@ -140,14 +140,14 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 class _Found(NamedTuple):
-    """A row, and the variables that it is of (None for one that is not there)."""
+    """A row, and its variables (None for one that the module lacks)."""
 
     row: Row
     leaves: tuple[Any, ...]
 
 
 class _Walk:
-    """One walk over a module. `seen` are the Flax paths, `used` those that `names` renamed."""
+    """One walk over a module. `seen`: the Flax paths so far, `used`: those that `names` renamed."""
 
     def __init__(self, names: dict[str, Any]):
         _check_names(names)
@@ -156,7 +156,7 @@ class _Walk:
     def node(
         self, node: Any, path: Path, torch: tuple[str, ...], above: tuple[Any, ...] = ()
     ) -> Iterator[_Found]:
-        """The rows of a module, container or variable that torch has under the paths `torch`."""
+        """The rows of a module, container or variable with the torch paths `torch`."""
         renamed = self._renamed(path)
         if isinstance(renamed, SummedBiases):
             yield from self._summed(node, path, renamed)
@@ -166,7 +166,7 @@ class _Walk:
             if not isinstance(node, NO_TENSORS):
                 yield from _rows_of(entry("", "", _of_variable(node)), node, path, torch)
             return
-        if any(node is other for other in above):  # a module that refers to one around it
+        if any(node is other for other in above):  # a module that refers to one of its parents
             return
         if path and not self._stack_named(path, torch) and _stack_size(node):
             torch = tuple(join(name, "*") for name in torch)
@@ -199,14 +199,14 @@ class _Walk:
             yield from _rows_of(each, cell, path, (to.path,))
 
     def _stack_named(self, path: Path, torch: tuple[str, ...]) -> bool:
-        """Whether a stack has been found around this module, or `names` says where one begins."""
+        """Whether this module is inside a stack, or `names` says that a stack starts inside it."""
         inside = f"{dotted(path)}."
         return any("*" in name for name in torch) or any(
             key.startswith(inside) and "*" in str(to) for key, to in self.names.items()
         )
 
     def _inside_renamed(self, path: Path, variable: str) -> bool:
-        """Whether `names` has a module between the one at `path` and its variable."""
+        """Whether `names` has a module between the one at `path` and the variable."""
         steps = split(variable)
         return bool(self.names) and any(
             dotted((*path, *steps[:count])) in self.names for count in range(1, len(steps))
@@ -233,13 +233,13 @@ def _check_names(names: Mapping[str, Any]) -> None:
 
 
 def _of_variable(variable: nnx.Variable[Any]) -> Transform:
-    """Of a variable in no known layer. torch counts in 64 bits, JAX unless asked for more in 32."""
+    """For a variable in no known layer. torch's integers have 64 bits, JAX's 32 by default."""
     short = getattr(variable.get_value(), "dtype", None) == np.int32
     return transforms.COUNT if short and not jax.config.read("jax_enable_x64") else transforms.SAME
 
 
 def _rows_of(each: Entry, node: Any, path: Path, torch: tuple[str, ...]) -> Iterator[_Found]:
-    """The row of one entry for each of the torch paths; none where the layer lacks the variable."""
+    """The row of one entry for each of the torch paths; none if the layer lacks the variable."""
     paths = tuple((*path, *split(variable)) for variable in each.variables)
     own = tuple(reach(node, split(variable)) for variable in each.variables)
     if own[0] is None and each.default is None:
@@ -256,7 +256,7 @@ def _rows_of(each: Entry, node: Any, path: Path, torch: tuple[str, ...]) -> Iter
 
 
 def _merged(found: Sequence[_Found]) -> list[Row]:
-    """The rows, those of the same variables made one: tied weights."""
+    """The rows, after merging those with the same variables: tied weights."""
     groups: dict[Any, list[Row]] = {}
     for row, own in found:
         missing = any(leaf is None for leaf in own)
@@ -284,8 +284,8 @@ def _ignored(row: Row, patterns: Sequence[str]) -> bool:
 def _stack_size(node: Any) -> int | None:
     """How many modules `nnx.vmap` stacked in this one, None if it is a single one.
 
-    It is a stack where a layer of a known kind in it has one axis too many, and every variable in
-    it has the same leading axis.
+    It is a stack if a layer of a known kind inside it has one axis too many, and all its variables
+    have the same leading axis.
     """
     if not isinstance(node, nnx.Module) or not any(_is_stacked(module) for module in modules(node)):
         return None

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch, and arrays of anything, as NumPy arrays."""
+"""PyTorch's tensors, and any other arrays, as NumPy arrays."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ import numpy as np
 NOT_NUMPYS = {
     name: np.dtype(getattr(jnp, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 }
-"""PyTorch's dtypes that NumPy has from ml_dtypes only."""
+"""PyTorch's dtypes that NumPy has only through ml_dtypes."""
 
 
 def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every value as a NumPy array of its own dtype (bfloat16 as ml_dtypes'); no copy if avoidable.
+    """Every value as a NumPy array of the same dtype (bfloat16: ml_dtypes), copied only if needed.
 
     Raises:
-        ValueError: a value is no array or dense tensor of numbers.
+        ValueError: a value is not an array or dense tensor of numbers.
     """
     if not isinstance(state_dict, Mapping):
         raise ValueError(
@@ -30,13 +30,13 @@ def array_of(name: str, value: Any) -> np.ndarray:
     """One value; `name` is for the error.
 
     Raises:
-        ValueError: the value is no array or dense tensor of numbers whose memory can be read.
+        ValueError: the value is not an array or dense tensor of numbers whose memory can be read.
     """
     try:
         if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
             return _from_torch(value)
         array = np.asarray(value)
-    except Exception as error:  # of PyTorch, NumPy or JAX, of many classes
+    except Exception as error:  # from PyTorch, NumPy or JAX, of many classes
         reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
         raise ValueError(
             f"{name}: expected a dense tensor or array of numbers, got {type(value).__name__}: "
@@ -48,7 +48,7 @@ def array_of(name: str, value: Any) -> np.ndarray:
 
 
 def _from_torch(tensor: Any) -> np.ndarray:
-    import torch  # the tensor is torch's, so torch is there
+    import torch  # a torch tensor exists, so torch is installed
 
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     for name, dtype in NOT_NUMPYS.items():

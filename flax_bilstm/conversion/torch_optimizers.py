@@ -1,4 +1,4 @@
-"""A torch optimizer's state dict, checked as a whole; the optimizers that optax has equals of.
+"""Checking and reading a torch optimizer's state dict; the optimizers that optax can reproduce.
 
 https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.state_dict.html
 """
@@ -24,12 +24,12 @@ class Algorithm(NamedTuple):
 
     Attributes:
         title: its name.
-        options: name → NUMBER, PAIR or FLAG, of the options that only its parameter groups have,
-            all of them.
+        options: name → NUMBER, PAIR or FLAG, for all the options by which its parameter groups are
+            recognized.
         moments: torch's name of a tensor in the state → the field of optax's state.
-        needs: a moment → the option without which PyTorch and optax keep none.
-        refused: options that optax computes another way → the value with which they do nothing.
-        calls: settings and the learning rate → the optax calls, chained, that step alike.
+        needs: a moment → the option without which neither PyTorch nor optax stores it.
+        refused: options that optax computes differently → the value at which they have no effect.
+        calls: settings and the learning rate → the optax calls, chained, that take the same step.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Algorithm(NamedTuple):
 
 NUMBER, PAIR, FLAG = "a finite number of at least 0", "two numbers in [0, 1)", "True or False"
 OPTIONAL = {"maximize": FLAG, "decoupled_weight_decay": FLAG, "initial_lr": NUMBER}
-"""Options that the groups of some versions and schedules lack."""
+"""Options that are missing in the groups of some versions and schedules."""
 
 
 def _adam(settings: Settings, rate: Any) -> list[Call]:
@@ -89,7 +89,7 @@ def _adadelta(settings: Settings, rate: Any) -> list[Call]:
 
 
 def _decay(settings: Settings) -> list[Call]:
-    """Weight decay as a part of the gradient."""
+    """Weight decay that is added to the gradient."""
     decay = settings["weight_decay"]
     return [("add_decayed_weights", {"weight_decay": decay})] if decay else []
 
@@ -146,7 +146,7 @@ ALGORITHMS = (
 class Group(NamedTuple):
     """One parameter group: its options, its parameters' keys in the state, and their names.
 
-    `names` are None where the optimizer was not given named parameters.
+    `names` is None if the optimizer was not created with named parameters.
     """
 
     settings: Settings
@@ -155,7 +155,7 @@ class Group(NamedTuple):
 
 
 class OptimizerState(NamedTuple):
-    """A torch optimizer's state. `states` has, by key, the tensors and numbers of a parameter."""
+    """A torch optimizer's state. `states`: key of a parameter → its tensors and numbers by name."""
 
     algorithm: Algorithm
     groups: tuple[Group, ...]
@@ -163,11 +163,11 @@ class OptimizerState(NamedTuple):
 
 
 def read(optimizer_state_dict: Any) -> OptimizerState:
-    """The state, whole and well formed.
+    """The state, complete and checked.
 
     Raises:
-        ValueError: it is no optimizer's state dict, or of an optimizer that optax has no equal to.
-            The error lists what is wrong.
+        ValueError: it is not an optimizer's state dict, or optax cannot reproduce the optimizer.
+            The error lists everything that is wrong.
     """
     groups = _groups(optimizer_state_dict)
     algorithm = _algorithm(groups)
@@ -276,7 +276,7 @@ def _algorithm(groups: tuple[Group, ...]) -> Algorithm:
 
 
 def _malformed(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
-    """Options that are not what they have to be."""
+    """Options whose values are not valid."""
     for index, group in enumerate(groups):
         for name, kind in {**algorithm.options, **OPTIONAL}.items():
             value = group.settings.get(name)
@@ -286,7 +286,7 @@ def _malformed(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]
 
 
 def _settings(algorithm: Algorithm, settings: Settings) -> Settings:
-    """The options that the steps depend on, as Python's own numbers."""
+    """The options that the steps depend on, as Python numbers."""
     return {
         name: READERS[kind](settings[name])
         for name, kind in {**algorithm.options, **OPTIONAL}.items()
@@ -295,7 +295,7 @@ def _settings(algorithm: Algorithm, settings: Settings) -> Settings:
 
 
 def _unequal(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
-    """Options that optax computes another way."""
+    """Options that optax computes differently."""
     for index, group in enumerate(groups):
         settings = group.settings
         for name, harmless in algorithm.refused.items():
@@ -311,7 +311,7 @@ def _unequal(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """A dense array of real numbers; None of anything else."""
+    """A dense array of real numbers; None for anything else."""
     try:
         array = array_of("", value)
     except ValueError:
@@ -347,6 +347,6 @@ READERS: dict[str, Callable[[Any], Any]] = {NUMBER: _number, PAIR: _pair, FLAG: 
 
 
 def _short(value: Any, most: int = 60) -> str:
-    """What came, for a message: escaped and bounded."""
+    """A value for a message: escaped and limited in length."""
     text = ascii(value)
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,6 +1,6 @@
-"""How torch tensors and Flax variables become each other: pairs of pure functions.
+"""Transforms between torch tensors and Flax variables: pairs of pure functions.
 
-They only move elements, so they are exact, and moments go through them too.
+They only move elements, so they are exact, and optimizers' moments are converted by them too.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Arrays = Sequence[np.ndarray]
 class Transform(NamedTuple):
     """`to_torch` turns the Flax arrays of one row into its torch tensors, `from_torch` back.
 
-    Where `exact`, each undoes the other to the bit.
+    If `exact`, each undoes the other bit for bit.
     """
 
     to_torch: Callable[[Arrays], Arrays]
@@ -25,7 +25,7 @@ class Transform(NamedTuple):
 def each(
     to_torch: Callable[[np.ndarray], np.ndarray], from_torch: Callable[[np.ndarray], np.ndarray]
 ) -> Transform:
-    """The transform that treats every array by itself."""
+    """The transform that converts every array separately."""
     return Transform(
         lambda leaves: [to_torch(leaf) for leaf in leaves],
         lambda tensors: [from_torch(tensor) for tensor in tensors],
@@ -39,7 +39,7 @@ SCALAR = each(lambda leaf: leaf.reshape(1), lambda tensor: tensor.reshape(()))
 """torch's (1,) ↔ Flax's ()."""
 
 COUNT = each(lambda leaf: leaf.astype(np.int64), lambda tensor: tensor.astype(np.int32))
-"""torch's 64-bit count ↔ 32 bits, which JAX has without being asked for more."""
+"""torch's 64-bit count ↔ 32 bits, JAX's default."""
 
 CONVOLUTION = each(
     # (*window, in, out) ↔ (out, in, *window)
@@ -48,7 +48,7 @@ CONVOLUTION = each(
 )
 
 TRANSPOSED_CONVOLUTION = each(
-    # (*window, in, out) ↔ (in, out, *window), and Flax's window is turned around
+    # (*window, in, out) ↔ (in, out, *window), and Flax's window is flipped
     lambda leaf: np.moveaxis(_turned(leaf), (-2, -1), (0, 1)),
     lambda tensor: _turned(np.moveaxis(tensor, (0, 1), (-2, -1))),
 )
@@ -59,7 +59,7 @@ def _turned(kernel: np.ndarray) -> np.ndarray:
 
 
 def matrix(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Transform:
-    """A kernel (*inputs, *outputs) ↔ a weight (out, in), the axes of each side merged."""
+    """A kernel (*inputs, *outputs) ↔ a weight (out, in), with merged input and output axes."""
     rows, columns = int(np.prod(outputs)), int(np.prod(inputs))
     return each(
         lambda leaf: leaf.reshape(columns, rows).T,
@@ -68,12 +68,12 @@ def matrix(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Transform:
 
 
 def reshaped(flax: tuple[int, ...], torch: tuple[int, ...]) -> Transform:
-    """One shape ↔ another, elements in the same order."""
+    """One shape ↔ another, with the elements in the same order."""
     return each(lambda leaf: leaf.reshape(torch), lambda tensor: tensor.reshape(flax))
 
 
 def concatenated(parts: Sequence[Transform]) -> Transform:
-    """Several variables ↔ one tensor, their tensors below one another along axis 0."""
+    """Several variables ↔ one tensor: their tensors, concatenated along axis 0."""
 
     def to_torch(leaves: Arrays) -> Arrays:
         tensors = [part.to_torch([leaf])[0] for part, leaf in zip(parts, leaves, strict=True)]
@@ -101,11 +101,11 @@ def stacked(one: Transform, count: int) -> Transform:
 
 
 def tied(transforms: Sequence[tuple[Transform, int]]) -> Transform:
-    """The same variables ↔ several tensors or groups of them, equal to the bit.
+    """The same variables ↔ several tensors or groups of them, equal bit for bit.
 
     `transforms` has, for each group, its transform and the number of its tensors.
 
-    `from_torch` raises ValueError where they are not equal.
+    `from_torch` raises ValueError if they are not equal.
     """
 
     def to_torch(leaves: Arrays) -> Arrays:

@@ -1,4 +1,4 @@
-"""What lies in a module: its submodules, containers and variables, each under a path."""
+"""The contents of a module: its submodules, containers and variables, each under a path."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ NO_TENSORS = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation, nnx.O
 
 
 def children(node: Any) -> Iterator[tuple[str | int, Any]]:
-    """What lies directly inside a module or a container: modules, variables and containers."""
+    """The direct children of a module or a container: modules, variables and containers."""
     items: Iterator[tuple[Any, Any]]
     if isinstance(node, (nnx.List, list, tuple)):
         items = iter(enumerate(node))
@@ -35,13 +35,13 @@ def leaves(
     if isinstance(node, nnx.Variable):
         if not isinstance(node, NO_TENSORS):
             yield path, node
-    elif not any(node is other for other in above):  # else it refers to one around it
+    elif not any(node is other for other in above):  # otherwise it refers to one of its parents
         for key, child in children(node):
             yield from leaves(child, (*path, key), (*above, node))
 
 
 def modules(node: Any, above: tuple[Any, ...] = ()) -> Iterator[nnx.Module]:
-    """The module itself and all inside it."""
+    """The module itself and all modules inside it."""
     if isinstance(node, nnx.Module):
         yield node
     for _, child in children(node):
@@ -50,7 +50,7 @@ def modules(node: Any, above: tuple[Any, ...] = ()) -> Iterator[nnx.Module]:
 
 
 def reach(node: Any, path: Path) -> Any:
-    """What is at a path inside a module, or None."""
+    """The object at a path inside a module, or None."""
     for key in path:
         if isinstance(node, (nnx.List, list, tuple)):
             node = node[int(key)] if int(key) < len(node) else None
@@ -64,21 +64,21 @@ def reach(node: Any, path: Path) -> Any:
 
 
 def value_of(variable: nnx.Variable[Any]) -> Any:
-    """The array of a variable, which may hold a Python number."""
+    """The array of a variable, whose value may be a Python number."""
     value = variable.get_value()
     return value if hasattr(value, "dtype") else jnp.asarray(value)
 
 
 def split(path: str) -> Path:
-    """The path that users write with dots."""
+    """The path for a string with dots, as users write it."""
     return tuple(int(part) if part.isdigit() else part for part in path.split(".")) if path else ()
 
 
 def join(prefix: str, name: str | int) -> str:
-    """A torch name inside the module at `prefix`."""
+    """The torch name `name` inside the module at `prefix`."""
     return f"{prefix}.{name}" if prefix and name != "" else f"{prefix}{name}"
 
 
 def dotted(path: Path) -> str:
-    """The path as users write it."""
+    """The path as a string with dots, as users write it."""
     return ".".join(map(str, path))

@@ -1,7 +1,8 @@
 """PyTorch state dicts ↔ Flax modules: strict both ways.
 
-Every tensor and every variable is used exactly once, or nothing is loaded and one error lists all
-that is wrong. Which tensor is which variable, and what is transposed: `layers`.
+Every tensor and every variable is used exactly once; otherwise nothing is loaded, and one error
+lists everything that is wrong. `layers` decides which tensor belongs to which variable, and what
+is transposed.
 """
 
 from collections import Counter
@@ -27,7 +28,7 @@ from flax_bilstm.network import Unused
 
 
 class Skipped(NamedTuple):
-    """What `ignore=` left out of a loading: torch's tensors, and Flax paths of variables."""
+    """What `ignore=` left out: torch's tensors, and Flax paths of variables."""
 
     tensors: tuple[str, ...]
     variables: tuple[str, ...]
@@ -38,8 +39,8 @@ def state_dict(
 ) -> dict[str, np.ndarray]:
     """The variables of a module under torch's names, in torch's layout, as NumPy arrays.
 
-    Bit for bit: `load_state_dict` of the result gives the same module, and
-    `torch_module.load_state_dict({k: torch.tensor(v) ...}, strict=True)` takes it.
+    Bit for bit: `load_state_dict` with the result gives the same module, and
+    `torch_module.load_state_dict({k: torch.tensor(v) ...}, strict=True)` accepts it.
 
     Args:
         module: any NNX module; see `load_state_dict`.
@@ -73,17 +74,17 @@ def load_state_dict(
 ) -> Skipped:
     """Set every variable of a module from a torch state dict.
 
-    The module is any NNX module made of layers that the table knows (`docs/layer-kinds.md`), and of
-    variables of its own, each under its torch name. Submodules have the same names in both
+    The module may be any NNX module made of layers in the table (`docs/layer-kinds.md`) and
+    of other variables, each under its torch name. Submodules have the same names in both
     frameworks unless `names` says otherwise.
 
     Args:
         module: the module to load into.
         state_dict: torch names → torch tensors or NumPy arrays, of exactly the variables' shapes
             and dtypes.
-        names: Flax path → torch path, of modules or of single variables, for what torch calls
-            otherwise: `{"head": "classifier.0"}`. A tuple of torch paths for tied weights, whose
-            tensors must be equal to the bit. In a torch path, `*` is the index of modules that
+        names: Flax path → torch path, of modules or of single variables, where the names differ:
+            `{"head": "classifier.0"}`. Use a tuple of torch paths for tied weights, whose
+            tensors must be equal bit for bit. In a torch path, `*` is the index of modules that
             `nnx.vmap` stacked.
         ignore: patterns (as in a shell) of torch names and Flax paths that have no counterpart.
 
@@ -92,8 +93,8 @@ def load_state_dict(
 
     Raises:
         ValueError: anything is missing, unexpected, of another shape or dtype, or not finite. The
-            error lists all of it and suggests `names`, and the module is left as it was.
-        TypeError: names has what is no torch path, or ignore is one string.
+            error lists all of it and suggests `names`, and the module is left unchanged.
+        TypeError: a value in names is not a torch path, or ignore is one string.
     """
     arguments.strings("ignore", ignore)
     all_arrays = to_numpy(state_dict)
@@ -152,16 +153,16 @@ _IDLE = "note: ignore={!r} matches nothing"
 
 
 def _hits(pattern: str, arrays: Mapping[str, Any], found: Mapping[Path, Any]) -> bool:
-    """Whether a pattern is of a tensor or a variable."""
+    """Whether a pattern matches a tensor or a variable."""
     return any(matches(name, (pattern,)) for name in (*arrays, *map(dotted, found)))
 
 
 def load_variables(
     module: nnx.Module, arrays: Mapping[str, np.ndarray], *, ignore: Sequence[str] = ()
 ) -> Skipped:
-    """Set every variable of a module from arrays under Flax's own paths, with dots.
+    """Set every variable of a module from arrays under Flax paths, with dots.
 
-    As strict as `load_state_dict`; a variable that is reached by several paths is set by one.
+    As strict as `load_state_dict`; a variable with several paths is set by one of them.
 
     Raises:
         ValueError: anything is missing, unexpected, or of another shape or dtype.
@@ -179,7 +180,7 @@ def load_variables(
         for name in first.values()
     }
     paths = {dotted(path): path for path in found}
-    for row in rows(module):  # what loading from torch adds, such as BatchNorm's count
+    for row in rows(module):  # variables that loading from torch adds, such as BatchNorm's count
         if row.default is not None and (name := dotted(row.paths[0])) in taken.keys() - by_name:
             expected[name] = jax.ShapeDtypeStruct(row.default.shape, row.default.dtype)
             paths[name] = row.paths[0]
@@ -195,8 +196,8 @@ def load_variables(
 
 
 def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.ndarray) -> None:
-    # A copy: JAX may use NumPy's memory as it stands, and here that can be PyTorch's own,
-    # whose next in-place step would then move this module too.
+    # A copy: JAX may use NumPy's memory directly, and here that can be PyTorch's memory,
+    # whose next in-place step would then change this module too.
     array = array.copy()
     if path not in found:  # a tensor that Flax's layer has no variable for
         setattr(reach(module, path[:-1]), str(path[-1]), Unused(jnp.asarray(array)))
@@ -222,20 +223,20 @@ def from_state_dict(
 ) -> Any:
     """The module that a torch state dict describes, with its weights.
 
-    A plain `nn.LSTM`'s gives an `LSTM`, the reference network's a `BiLSTMWithAttention`; sizes,
-    layers, directions, biases and projection are read off the names and shapes. For any other
-    network, build it and call `load_state_dict`.
+    The state dict of a plain `nn.LSTM` gives an `LSTM`, that of the reference network a
+    `BiLSTMWithAttention`; sizes, layers, directions, biases and projection are inferred from the
+    names and shapes. For any other network, build it and call `load_state_dict`.
 
     Args:
         state_dict: torch names → torch tensors or NumPy arrays.
         param_dtype: None keeps the tensors' dtype; a dtype casts to it.
-        rngs: for an `LSTM` with dropout, whose masks it draws.
-        **options: what the tensors do not tell: `dropout`, `time_major`, `score`, `dtype`,
-            `implementation`.
+        rngs: for an `LSTM` with dropout, to draw its masks.
+        **options: what cannot be inferred from the tensors: `dropout`, `time_major`, `score`,
+            `dtype`, `implementation`.
 
     Raises:
-        ValueError: the names are neither's, or a tensor is missing, unexpected, misshapen, not
-            finite or of another dtype than the rest. The error lists all of it.
+        ValueError: the names fit neither, or a tensor is missing, unexpected, of a wrong shape,
+            not finite or of another dtype than the rest. The error lists all of it.
     """
     module, arrays = _described(to_numpy(state_dict), param_dtype, rngs, options)
     load_state_dict(module, arrays)
@@ -243,7 +244,7 @@ def from_state_dict(
 
 
 def check_state_dict(state_dict: Mapping[str, Any]) -> None:
-    """Raise what `from_state_dict` would, without the memory of a module."""
+    """Raise the errors of `from_state_dict`, without the memory of a module."""
     module, arrays = _described(to_numpy(state_dict), None, None, {})
     _require_fit(module, rows(module), arrays)
 
@@ -254,13 +255,13 @@ def _described(
     rngs: nnx.Rngs | None,
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """The module that the arrays describe, without numbers, and the arrays as it takes them."""
+    """The module that the arrays describe, without numbers, and the arrays cast for it."""
     arguments.floating_dtype("param_dtype", param_dtype)
     if rngs is not None:
         arguments.rngs("rngs", rngs)
     kind, sizes = read_sizes(arrays)
     if param_dtype is None:
-        # What most tensors have; the rest must have it too.
+        # The dtype of most tensors; the rest must have it too.
         param_dtype = Counter(array.dtype for array in arrays.values()).most_common(1)[0][0]
     else:
         arrays = {  # what is not floating stays, and is refused with the rest below

@@ -1,8 +1,8 @@
-"""The ways to run one direction of the recurrence, one file each, behind one signature.
+"""The implementations of one direction of the recurrence, one file each, with one signature.
 
-All give the same numbers and gradients; they differ in speed, in memory and in which JAX
-transformations they take. `implementation=` names one; None is `native`, the fastest on CPUs, and
-the same as `fused` on other platforms and wherever its library is not there.
+All give the same numbers and gradients; they differ in speed, in memory and in the JAX
+transformations that they support. `implementation=` names one; None is `native`, the fastest on
+CPUs, and the same as `fused` on other platforms or if the C++ library is missing.
 """
 
 from typing import Protocol, runtime_checkable
@@ -22,9 +22,9 @@ class Implementation(Protocol):
     `x` (time, batch, in) is finite wherever `valid` is False. `state` is the initial state.
     `valid` (time, batch, 1) marks the steps that belong to their sequence (None: all do): in the
     padding the state is carried over unchanged and the output is 0. So the reverse direction
-    starts at each sequence's own end, and no sequence is ever flipped or gathered. `reverse` runs
-    from the last step to the first. The outputs stay in the order of `x`; the final state is the
-    last one computed.
+    starts at the end of each sequence, and no sequence has to be flipped or gathered. With
+    `reverse` the steps run from the last to the first. The outputs are in the order of `x`; the
+    final state is the last one computed.
     """
 
     def __call__(
@@ -39,7 +39,7 @@ class Implementation(Protocol):
         ...
 
 
-# Compiled, so that a model called outside of jit keeps its loops from one call to the next: a bare
+# Compiled, so that a model called outside of jit keeps its compiled loops between calls: a bare
 # `lax.scan` there is traced and compiled again at every call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "scan": jax.jit(scan.run_direction, static_argnames="reverse"),
@@ -51,7 +51,7 @@ DEFAULT = "native"
 
 
 def resolve(name: str | Implementation | None) -> Implementation:
-    """The implementation called `name`, or the default for None; one that is at hand is itself.
+    """The implementation called `name`, or the default for None; a callable is returned as it is.
 
     Raises:
         ValueError: no implementation has that name.

@@ -1,9 +1,10 @@
-"""For sequences whose saved activations do not fit: `fused`, in segments, each run twice.
+"""For sequences whose saved activations exceed the memory: `fused` in segments, each run twice.
 
 Only the state between two segments is kept; the backward pass runs each segment's forward pass
-again (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Inputs and outputs still
-grow with time, gates and cells do not. `jax.checkpoint` over a caller's own chunks cannot do this
-for a bidirectional layer: its two directions enter a chunk from opposite ends.
+again (Chen et al. 2016, "Training deep nets with sublinear memory cost"). The memory for inputs and
+outputs still grows with time, that for gates and cells does not. `jax.checkpoint` over a caller's
+chunks cannot do this for a bidirectional layer, whose two directions enter a chunk at opposite
+ends.
 """
 
 import jax
@@ -14,7 +15,7 @@ from flax_bilstm.recurrence import fused
 from flax_bilstm.recurrence.equations import State, Weights
 
 LONGEST_SEGMENT = 256
-"""Steps whose gates and cells are held at once."""
+"""Most steps whose gates and cells are in memory at the same time."""
 
 
 def run_direction(
@@ -28,7 +29,7 @@ def run_direction(
     time = x.shape[0]
     count = -(-time // LONGEST_SEGMENT)
     length = -(-time // count)
-    missing = count * length - time  # fewer than count, filled up with steps that are not valid
+    missing = count * length - time  # fewer than count; padded with steps that are not valid
     if missing:
         valid = jnp.ones_like(x[..., :1], dtype=bool) if valid is None else valid
         x, valid = (jnp.pad(a, ((0, missing), (0, 0), (0, 0))) for a in (x, valid))
@@ -38,6 +39,6 @@ def run_direction(
         return state, outputs
 
     segments = jax.tree.map(lambda a: a.reshape(count, length, *a.shape[1:]), (x, valid))
-    run = jax.checkpoint(run, prevent_cse=False)  # inside of a scan there is nothing to prevent
+    run = jax.checkpoint(run, prevent_cse=False)  # not needed inside a scan
     state, outputs = jax.lax.scan(run, state, segments, reverse=reverse)
     return outputs.reshape(count * length, *outputs.shape[2:])[:time], state

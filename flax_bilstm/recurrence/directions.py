@@ -1,8 +1,8 @@
-"""The directions of one layer: one after the other, in one call, or each on devices of its own.
+"""The directions of one layer: in sequence, in one call, or each on separate devices.
 
 Nothing passes between the two directions until both are done, so a mesh with an axis `direction`
-of 2 runs them at the same time: it speeds up even a batch of one, which cannot be split. Only the
-outputs cross over, at the end of the layer.
+of size 2 runs them at the same time. This speeds up even a batch of one, which cannot be split.
+Only the outputs are exchanged, at the end of the layer.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from flax_bilstm.recurrence.native import layer as native
 
 AXIS = "direction"
 
-# What runs one direction, and what runs a whole layer faster than it would.
+# An implementation → its function that runs both directions of a layer in one, faster call.
 _WHOLE_LAYERS = {IMPLEMENTATIONS["native"]: jax.jit(native.run_layer)}
 
 
@@ -31,9 +31,9 @@ def run_layer(
     states: State,
     valid: Bool[Array, "time batch 1"] | None,
 ) -> tuple[Float[Array, "time batch out"], State]:
-    """One layer: forward and, where there are two weights, reverse.
+    """One layer: forward and, if there are two weights, reverse.
 
-    `states` and the final ones are (directions, batch, ·); outputs stand side by side, forward
+    `states` and the final states are (directions, batch, ·); the outputs are concatenated, forward
     first.
     """
     weights, x, states, valid = _varying_alike((tuple(weights), x, states, valid))
@@ -57,9 +57,9 @@ def run_layer(
 
 
 def _varying_alike(arrays: Any) -> Any:
-    """Inside of `jax.shard_map`, each array varies over the devices that any of them varies over.
+    """Inside `jax.shard_map`, make each array vary over the devices that any of them varies over.
 
-    So a weight that is the same on all devices has JAX sum its gradients over them.
+    So if a weight is the same on all devices, JAX sums its gradients over them.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return arrays
@@ -74,7 +74,7 @@ def _varying_alike(arrays: Any) -> Any:
 
 
 def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:
-    """What each device runs: its direction, forward in time; the reverse one turns time around."""
+    """What each device runs: its direction, forward in time; the reverse one gets time flipped."""
     weights, states, x, valid = jax.lax.pcast(inputs, AXIS, to="varying")
     reverse = jax.lax.axis_index(AXIS) == 1
     own = jax.tree.map(partial(jnp.where, ~reverse), *weights)
@@ -85,5 +85,5 @@ def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:
 
 
 def _flip_if(condition: Array, tree: Any) -> Any:
-    """The arrays of the tree, in reverse order of time where the condition holds."""
+    """The arrays of the tree, reversed in time where the condition holds."""
     return jax.tree.map(lambda array: jnp.where(condition, jnp.flip(array, 0), array), tree)

@@ -8,8 +8,8 @@ projection of Sak et al. 2014):
     c' = f c + i g
     h' = o tanh(c')            with a projection: h' = (o tanh(c')) W_hr
 
-Arrays are time-major here: x is (time, batch, features). Every array between two steps is named
-and typed once, below, and every way to run the recurrence (a file each in this folder) shares it.
+Arrays are time-major here: x is (time, batch, features). Every array that passes between two steps
+is named and typed once, below; all implementations (one file each in this folder) use these types.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Size = Any
-"""Of an axis: an int, or a symbolic dimension while `jax.export` leaves it open."""
+"""Size of an axis: an int, or a symbolic dimension while `jax.export` leaves it open."""
 
 
 class Weights(NamedTuple):
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
 
 class State(NamedTuple):
-    """What one step hands to the next. `cell` is at least float32, whatever the compute dtype."""
+    """The state between two steps. `cell` is at least float32, whatever the compute dtype."""
 
     hidden: Float[Array, "*batch out"]
     cell: Float[Array, "*batch hidden"]
@@ -65,7 +65,7 @@ def gate_preactivations(
 def project(
     weights: Weights, hidden: Float[Array, "*batch hidden"], dtype: jnp.dtype
 ) -> Float[Array, "*batch out"]:
-    """o tanh(c) → the output: rounded to the compute dtype, and projected where W_hr is there."""
+    """o tanh(c) → the output, rounded to the compute dtype, and projected if there is a W_hr."""
     hidden = hidden.astype(dtype)
     if weights.kernel_hr is None:
         return hidden
@@ -81,7 +81,7 @@ def cell_step(
     """One step of one direction: the equations at the top of this file, in that order.
 
     Where `valid` is False the result is finite and passes no gradient on, whatever the state and
-    the weights are: 0 times a NaN or an infinity would be NaN.
+    the weights are; multiplying by 0 would not do, since 0 times NaN or infinity is NaN.
     """
     state = State(where_valid(valid, state.hidden, None), where_valid(valid, state.cell, None))
     z = where_valid(valid, gate_preactivations(weights, state.hidden, x), None)
@@ -94,7 +94,7 @@ def cell_step(
 
 
 def validity(lengths: Int[Array, " batch"], time: Size) -> Bool[Array, "time batch 1"]:
-    """True where a step belongs to its sequence, False in the padding."""
+    """True if a step belongs to its sequence, False in the padding."""
     return (jnp.arange(time, dtype=lengths.dtype)[:, None] < lengths[None, :])[:, :, None]
 
 

@@ -1,10 +1,11 @@
-"""The default: one product a step, a σ and a tanh, and a derivative written out by hand.
+"""One product, one σ and one tanh per step, and a custom VJP.
 
-Forward, σ is taken of all four gates' columns at once, the cell gate's among them for nothing: one
-pass over neighbouring numbers is faster than three. Backward, the loop computes only the gates'
-gradient dz; every weight, bias and input gradient is one product over all steps after it
-(back-propagation through time, Werbos 1990; the same split as cuDNN's, Appleyard et al. 2016).
-Forward mode (jvp, hessian) is not defined here: use `implementation="scan"`.
+In the forward pass σ is computed for the columns of all four gates, although the result for the
+cell gate is not used: one pass over contiguous numbers is faster than three. In the backward pass
+the loop computes only the gates' gradient dz; the gradients of weights, biases and input are one
+product each over all steps after it (back-propagation through time, Werbos 1990; the same split as
+in cuDNN, Appleyard et al. 2016). Because of the custom VJP, forward-mode AD (jvp, jacfwd) is not
+supported: use `implementation="scan"`.
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,13 @@ from flax_bilstm.recurrence.equations import (
 )
 
 HOIST_BELOW_BATCH = 32
-"""Under this batch size x W_ih is one product before the loop; from it on, [x, h] W in the loop."""
+"""Below this batch size x W_ih is one product before the loop; from it on, [x, h] W is in it."""
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads again. The gates are activated; a step started from its cell.
+    """What the backward pass needs: the activated gates, and the cell that each step started from.
 
-    An array for each gate: side by side in one they would be written more slowly.
+    One array per gate: writing them into one concatenated array would be slower.
     """
 
     weights: Weights
@@ -68,7 +69,7 @@ def forward_loop(
     reverse: bool,
     save: bool,
 ) -> tuple[Array, State, tuple[Array, ...] | None]:
-    """Outputs, final state and, where `save` asks for them, the activated gates and the cells."""
+    """Outputs, final state and, if `save`, the activated gates and the cells."""
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     hidden_size = state.cell.shape[-1]
     bias = jnp.zeros(4 * hidden_size, wide)
@@ -111,7 +112,7 @@ def _run_and_save(
 
 
 class GateGradients(NamedTuple):
-    """What the loop of the backward pass hands to the products after it."""
+    """What the loop of the backward pass gives to the products after it."""
 
     dz: Float[Array, "time batch gates"]
     unprojected: Float[Array, "time batch hidden"] | None
@@ -148,7 +149,7 @@ def backward_loop(
         ).astype(dtype)
         dz = where_valid(valid_t, dz, None)  # 0 times a NaN state would be NaN
         d_previous = State(matmul(dz, weights.kernel_hh.T), d_cell * f)
-        if valid_t is not None:  # a padded step hands its state's gradient on as it is
+        if valid_t is not None:  # a padded step passes its state's gradient on unchanged
             d_previous = State(
                 jnp.where(valid_t, d_previous.hidden, d_state.hidden),
                 jnp.where(valid_t, d_previous.cell, d_state.cell),
@@ -179,7 +180,7 @@ def product_gradients(
     dz, unprojected, d_out = gates
 
     def over_steps(a: Array, b: Array, like: Array) -> Array:
-        # Under a mesh of explicit axes the sum over a split batch must say where it ends up.
+        # Under a mesh of explicit axes the sum over a split batch must say how it is laid out.
         placed = jax.typeof(like).sharding
         out = placed if AxisType.Explicit in placed.mesh.axis_types else None
         # Not einsum, which sums over (batch, time): XLA then copies dz into that order first.

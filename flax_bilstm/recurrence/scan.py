@@ -1,4 +1,4 @@
-"""The plain implementation: `jax.lax.scan` over the cell. Every JAX transformation works on it."""
+"""The plain implementation: `jax.lax.scan` over the cell. It supports all JAX transformations."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -33,9 +33,9 @@ def run_direction(
 
 
 def _mesh_of(x: Array) -> AbstractContextManager[object]:
-    """Makes the mesh of explicit axes that x names the current one, where there is none.
+    """If no mesh is current, make the mesh of explicit axes that x refers to the current one.
 
-    The gradient of `jax.lax.scan` starts from zeros, which JAX lays out on the current mesh only.
+    The gradient of `jax.lax.scan` starts from zeros, which JAX lays out only on the current mesh.
     """
     mesh = jax.typeof(x).sharding.mesh
     if AxisType.Explicit in mesh.axis_types and jax.sharding.get_abstract_mesh().empty:

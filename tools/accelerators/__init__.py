@@ -1,1 +1,1 @@
-"""The library compiled by the real compilers of TPUs and GPUs, on a machine that has neither."""
+"""Compiles the library with the compilers of TPUs and GPUs, on a machine without either."""

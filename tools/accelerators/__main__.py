@@ -36,7 +36,7 @@ memory holds besides arguments and results."""
 
 
 class Outcome(NamedTuple):
-    """One program on one target: its costs, or the error that it did not compile with."""
+    """One program on one target: its costs, or its compilation error."""
 
     name: tuple[str, ...]
     seconds: float
@@ -57,7 +57,7 @@ def compile_all() -> Iterator[Outcome]:
                         made = programs(implementation, DTYPES[dtype], mesh)[program]
                         lowered = jax.jit(made.function).lower(*made.arguments)
                         found = costs(lowered.compile())
-                    except Exception:  # whatever the compiler raises is what is to be shown
+                    except Exception:  # any error of the compiler is shown
                         error = traceback.format_exc()
                     yield Outcome(name, time.perf_counter() - start, found, error)
 
@@ -81,7 +81,7 @@ def line(cells: tuple[str, ...]) -> str:
 
 
 def main() -> int:
-    """Print the table as it grows, then what went wrong; 1 if anything did."""
+    """Print the table as it grows, then the errors; 1 if there are any."""
     print(
         f"Reference network, input {INPUT_DIM}, hidden {HIDDEN_DIM}, batch {BATCH}, time {TIME}; "
         f"jax {jax.__version__}.\nCompiled, not run. Figures are for one device and one call, all "

@@ -1,8 +1,8 @@
-"""What a compiled program costs, by XLA's own count, every step of its loops included.
+"""The costs of a compiled program, as counted by XLA, including every step of its loops.
 
-XLA's cost analysis counts a loop's body once, and the CUDA compiler answers with none where there
-is no GPU. So the analysis is made here of the optimized program's text, and once more of every loop
-body by itself, loops within loops too, taken times the steps that the one count left out.
+XLA's cost analysis counts a loop's body once, and the CUDA compiler returns no analysis without a
+GPU. So the analysis is done here on the optimized program's text. Every loop body, including nested
+ones, is analysed again alone, and multiplied by the number of steps that were not counted.
 """
 
 import re
@@ -13,9 +13,9 @@ from jaxlib import xla_client
 
 
 class Costs(NamedTuple):
-    """Of one call, on each device: operations, bytes read and written, collective operations.
+    """The costs of a call on each device: operations, bytes accessed, collective operations.
 
-    Then the bytes that its arguments take, and its temporaries.
+    Then the bytes of its arguments and of its temporaries.
     """
 
     flops: float
@@ -37,8 +37,8 @@ def costs(compiled: jax.stages.Compiled) -> Costs:
     """The costs of a program.
 
     Raises:
-        ValueError: the program has a loop whose number of steps its text does not tell, or one that
-            this count does not reach: inside a conditional, say.
+        ValueError: the program has a loop whose number of steps is not in its text, or a loop that
+            this count does not reach, for example inside a conditional.
     """
     text: Any = compiled.as_text()
     (entry,) = ENTRY.findall(text)
@@ -51,9 +51,9 @@ def costs(compiled: jax.stages.Compiled) -> Costs:
 
 
 class _Counted(NamedTuple):
-    """Of one run of a computation: FLOPs and bytes with every loop's body counted once, and in all.
+    """One run of a computation: FLOPs and bytes with every loop's body counted once, and in total.
 
-    Then its collective operations in all, and the loops in its text and in theirs.
+    Then all its collective operations, and the number of loops, including nested ones.
     """
 
     once: tuple[float, float]
@@ -76,7 +76,7 @@ def _count(text: str, computation: str) -> _Counted:
 
 
 def _bound(text: str, condition: str) -> str:
-    """The number that a loop's condition counts up to: the TPU compiler tells it nowhere else."""
+    """The number that a loop's condition counts up to: the TPU compiler states it only there."""
     bounds = BOUND.findall(_as_entry(text, condition)[1])
     if len(bounds) != 1:
         raise ValueError(f"{condition}: expected a loop that counts up to a number, got {bounds}")
@@ -92,7 +92,7 @@ def _analysis(text: str) -> tuple[float, float]:
 
 
 def _as_entry(text: str, computation: str) -> tuple[str, str]:
-    """The program whose entry is one of its computations, and that computation's own text."""
+    """The program with one of its computations as its entry, and that computation's text."""
     _, computations = text.split("\n", 1)  # without the header, which describes the old entry
     computations = computations.replace("\nENTRY ", "\n", 1)
     before, after = re.split(rf"^(?=%?{re.escape(computation)} )", computations, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What is compiled: inference and a whole training step of the reference network, by shapes."""
+"""The programs to compile: inference and a whole training step of the reference network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ BATCH, TIME = 128, 128
 
 
 class Program(NamedTuple):
-    """A function and the shapes of its arguments, each with its place on the mesh."""
+    """A function and the shapes of its arguments, each with its sharding on the mesh."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]

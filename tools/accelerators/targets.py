@@ -1,4 +1,4 @@
-"""Devices to compile for, made from descriptions of them: nothing can run on them here.
+"""Devices to compile for, made from descriptions of the hardware: nothing can run on them here.
 
 https://docs.jax.dev/en/latest/aot.html says how a program is compiled without being run.
 """
@@ -17,14 +17,14 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a compiler takes no chip, so two may run
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compilers use no chip, so two may run
 }
 
 
 def targets() -> dict[str, list[jax.Device]]:
     """The devices of each target: the first chip of a TPU v5e 2×2, all four, and one H100."""
     os.environ |= ENVIRONMENT
-    jax.config.update("jax_platforms", "cpu")  # nothing may look for the hardware
+    jax.config.update("jax_platforms", "cpu")  # JAX must not look for the hardware
     tpu = get_topology_desc("v5e:2x2", platform="tpu").devices
     gpu = get_topology_desc(
         platform="cuda",

@@ -1,1 +1,1 @@
-"""The table in docs/comparison.md: this LSTM beside those of other libraries, measured."""
+"""The measured table in docs/comparison.md: this LSTM beside those of other libraries."""

@@ -25,7 +25,7 @@ def measure(names: Iterable[str]) -> list[list[str]]:
     with (
         jax.enable_x64(True),
         jax.default_matmul_precision("highest"),
-        jax.numpy_dtype_promotion("standard"),  # as users have it
+        jax.numpy_dtype_promotion("standard"),  # the users' default
         jax.numpy_rank_promotion("allow"),
     ):
         for title, probe in PROBES.items():
@@ -40,7 +40,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def written() -> list[list[str]]:
-    """The rows of the table that stands in the document."""
+    """The rows of the table in the document."""
     table = DOCUMENT.read_text().partition(START)[2].partition(END)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return [rows[0], *rows[2:]]

@@ -1,4 +1,4 @@
-"""The questions that every library is asked, each answered by running it.
+"""The questions for every library, each answered by running it.
 
 Numbers count as equal where they agree with torch.nn.LSTM in float64 to 1e-12 of the largest
 element.
@@ -52,7 +52,7 @@ def arrays(outcome: Any) -> list[np.ndarray]:
 
 
 def close(got: Iterable[Any], expected: Iterable[Any]) -> bool:
-    """Whether all are finite and agree to TOLERANCE of the expected one's largest element."""
+    """Whether all values are finite and agree to TOLERANCE of the expected array's largest one."""
     return all(
         g.shape == e.shape and np.isfinite(g).all() and abs(g - e).max() <= TOLERANCE * abs(e).max()
         for g, e in zip(got, expected, strict=True)
@@ -69,7 +69,7 @@ def same(
 
 
 def ragged(library: Library, padding: float, of: dict[str, Any]) -> list[np.ndarray]:
-    """Outputs of a padded batch where each sequence's own steps are, and the final states."""
+    """Outputs of a padded batch on each sequence's valid steps, and the final states."""
     x = X.copy()
     for sequence, length in zip(x, LENGTHS, strict=True):
         sequence[length:] = padding
@@ -77,7 +77,7 @@ def ragged(library: Library, padding: float, of: dict[str, Any]) -> list[np.ndar
 
 
 def each_alone(library: Library, padding: float = 0.0, bidirectional: bool = False) -> bool:
-    """Whether a padded batch gives each sequence what torch gives it alone, unpadded."""
+    """Whether a padded batch gives each sequence the result that torch gives it alone, unpadded."""
     of = weights(bidirectional=bidirectional)
     x, outputs, *finals = ragged(library, padding, of)
     lstm = TRUTH.params(of)
@@ -96,7 +96,7 @@ def zeros_in_padding(library: Library) -> bool:
 
 
 def nan_in_padding(library: Library) -> str:
-    """What NaN in the padding reaches, if anything."""
+    """What is affected by NaN in the padding, if anything."""
     if not each_alone(library, np.nan):
         return "reaches the outputs"
     of, x = weights(), ragged(library, np.nan, weights())[0]
@@ -117,19 +117,19 @@ def gate_order(library: Library) -> str:
 
 
 def torch_initial(library: Library) -> bool:
-    """Whether every parameter starts uniform in ±1/√hidden, as far as 256 hidden units tell."""
+    """Whether every parameter starts uniform in ±1/√hidden, as far as 256 hidden units show."""
     drawn = [np.asarray(leaf).ravel() * 256**0.5 for leaf in library.initial(256, 256)]
     quantiles = np.linspace(0, 1, 5)
     return all(abs(np.quantile(d, quantiles) - (2 * quantiles - 1)).max() < 0.2 for d in drawn)
 
 
 def trains_alike(library: Library) -> bool:
-    """Whether one step of gradient descent leads to torch's outputs."""
+    """Whether the outputs after one step of gradient descent are torch's."""
     return close([library.trained(weights(), X, 0.01)], [TRUTH.trained(weights(), X, 0.01)])
 
 
 def tangent(library: Library) -> bool:
-    """Whether there is forward-mode differentiation, in float32, and it agrees with float64's."""
+    """Whether forward-mode AD works, in float32, and agrees with float64's."""
     low = {name: array.astype(np.float32) for name, array in weights().items()}
     try:
         got = library.tangent(low, X.astype(np.float32))
@@ -139,7 +139,7 @@ def tangent(library: Library) -> bool:
 
 
 def half(library: Library) -> str:
-    """The dtypes of outputs and cell state where bfloat16 is asked for."""
+    """The dtypes of outputs and cell state when bfloat16 is requested."""
     low = {name: array.astype(np.float32) for name, array in weights().items()}
     x: Any = jnp.asarray(X, jnp.bfloat16)
     if library.package == "torch":
@@ -149,7 +149,7 @@ def half(library: Library) -> str:
 
 
 def precision(library: Library) -> str:
-    """Whether float64 is float64 throughout, or else how far the outputs are off."""
+    """Whether float64 is float64 throughout, or otherwise how far the outputs are off."""
     shipped, given = library.as_shipped(), weights()
     got, *_ = arrays(shipped.apply(shipped.params(given), X))
     truth, *_ = arrays(TRUTH.apply(TRUTH.params(given), X))
@@ -157,7 +157,7 @@ def precision(library: Library) -> str:
 
 
 def state(of: dict[str, Any], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(h_0, c_0) for `rows` = layers·directions."""
+    """(h_0, c_0) with `rows` = layers·directions."""
     out = of["weight_hh_l0"].shape[1]
     return random(rows, BATCH, out, seed=1), random(rows, BATCH, HIDDEN, seed=2)
 

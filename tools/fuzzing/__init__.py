@@ -1,1 +1,1 @@
-"""`python -m tools.fuzzing`: damaged checkpoints, which must be read or refused in words."""
+"""`python -m tools.fuzzing`: damaged checkpoints, which must be read or refused with an error."""

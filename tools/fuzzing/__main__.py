@@ -11,25 +11,25 @@ from tools.fuzzing.damage import corpus, damaged
 
 CASES = 30_000
 LIMIT = 5.0
-"""Seconds of the processor for one file."""
+"""Most CPU seconds for one file."""
 
 
 def outcome(path: Path) -> str:
-    """How reading the file ended: "read", "refused", or what should not have happened."""
+    """The outcome of reading the file: "read", "refused", or a failure."""
     start = time.process_time()
     try:
         checkpoints.read(path)
         ended = "read"
     except ValueError as error:
         ended = "refused" if str(error).startswith(f"{path}: expected") else f"unclear: {error}"
-    except Exception as error:  # whatever it is, it is a failure
+    except Exception as error:  # any other error is a failure
         ended = f"failed: {type(error).__name__}: {error}"
     seconds = time.process_time() - start
     return ended if seconds < LIMIT else f"slow: {seconds:.1f} s"
 
 
 def main(cases: int) -> int:
-    """Try `cases` files, print how many ended how, and every seed that ended badly."""
+    """Try `cases` files, print the number of each outcome, and every seed that failed."""
     originals = corpus()
     ends: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:

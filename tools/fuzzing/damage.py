@@ -1,4 +1,4 @@
-"""A corpus of good files, and seeded damage to them."""
+"""A corpus of good files, and damage to them by seed."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x
 
 
 def corpus() -> list[bytes]:
-    """A good file of each format, small: PyTorch's of two kinds, a pickle, safetensors."""
+    """A small, good file of each format: PyTorch's two, a pickle, safetensors."""
     arrays = {
         name: np.arange(size, dtype=np.float32).reshape(shape)
         for name, size, shape in [
@@ -51,12 +51,12 @@ def damaged(originals: Sequence[bytes], seed: int) -> bytes:
         return data
 
     if data.startswith(b"PK") and rng.random() < 0.7:
-        return _repacked(data, change)  # or its checksum would be all that is tried
+        return _repacked(data, change)  # otherwise only the checksum would be tested
     return change(data)
 
 
 def _repacked(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """An archive with its pickle changed, and checksums that fit."""
+    """An archive with its pickle changed, and matching checksums."""
     new = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(new, "w") as file:
         for name in old.namelist():

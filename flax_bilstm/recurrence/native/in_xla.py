@@ -1,4 +1,4 @@
-"""The passes of a layer in XLA, as the library has them: where it cannot be called."""
+"""The passes of a layer in XLA, equal to the library's, where it cannot be called."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from flax_bilstm.recurrence import fused
 from flax_bilstm.recurrence.equations import State, Weights, validity
 
 SAVED = 2
-"""Arrays that a training call keeps for each direction: the gates, and a step's first cell."""
+"""Arrays that training saves per direction: the gates, and the cell that each step starts from."""
 
 
 def in_groups(arrays: Sequence[Array], size: int) -> tuple[tuple[Array, ...], ...]:
-    """`size` neighbours at a time."""
+    """Split into groups of `size` consecutive elements."""
     return tuple(tuple(arrays[k : k + size]) for k in range(0, len(arrays), size))
 
 
@@ -28,7 +28,7 @@ def forward(
     save: bool,
     ragged: bool,
 ) -> list[Array]:
-    """`primitives.forward`, of its operands."""
+    """`primitives.forward`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None
     results = [
         fused.forward_loop(
@@ -59,7 +59,7 @@ def backward(
     reverse: bool,
     ragged: bool,
 ) -> list[Array]:
-    """`primitives.backward`, of its operands."""
+    """`primitives.backward`, given its operands."""
     valid = validity(lengths, d_outputs.shape[0]) if ragged else None
     parts = jnp.split(d_outputs, len(d_h_n), axis=-1)
     d_initials, dz = [], []
@@ -84,7 +84,7 @@ def weight_gradients(
     reverse: bool,
     ragged: bool,
 ) -> list[Array]:
-    """`primitives.weight_gradients`, of its operands."""
+    """`primitives.weight_gradients`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None
     parts = jnp.split(outputs, len(h_0), axis=-1)
     found: list[Array] = []

@@ -1,4 +1,4 @@
-"""`native`: the two passes and the gradients of weights in C++, those of inputs in XLA."""
+"""`native`: both passes and the weights' gradients in C++, the inputs' gradients in XLA."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,26 +41,26 @@ def run_direction(
 
 
 def is_supported(weights: Weights, x: Array) -> bool:
-    """Whether the library does such a layer; what it does not do is left to `fused`."""
+    """Whether the library supports such a layer; all others are left to `fused`."""
     return (
         bool(native_available())
         and x.dtype in (jnp.float32, jnp.float64)
         and weights.kernel_ih.dtype == x.dtype
         and weights.kernel_hr is None
         and all(isinstance(size, int) for size in x.shape)  # known, unlike in some exports
-        and jax.typeof(x).sharding.mesh.empty  # not split over devices, as far as is known here
+        and jax.typeof(x).sharding.mesh.empty  # not split over devices, as far as tracing shows
         and jax.sharding.get_abstract_mesh().empty
     )
 
 
 class _Residuals(NamedTuple):
-    """What the backward pass reads again."""
+    """What the backward pass needs."""
 
     weights: tuple[Weights, ...]
     x: Float[Array, "time batch in"]
     states: State
     lengths: Int[Array, " batch"] | None
-    outputs: Float[Array, "time batch out"] | None  # None as a gradient: they follow from the rest
+    outputs: Float[Array, "time batch out"] | None  # None in a gradient: they follow from the rest
     saved: tuple[tuple[Array, ...], ...] | None
 
 
@@ -73,7 +73,7 @@ def _forward(
     reverse: bool,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    """Outputs, final states and, where `save` asks for them, what the backward pass needs."""
+    """Outputs, final states and, if `save`, what the backward pass needs."""
     return primitives.forward(weights, x, states, lengths, reverse, save)
 
 
@@ -123,7 +123,7 @@ def _pull_back_and_save(
 
 
 def _second_derivative(reverse: bool, saved: Any, cotangents: Any) -> Any:
-    """Of the same gradient by `fused`, every step of which JAX can differentiate."""
+    """The derivative of the same gradient, from `fused`, which JAX can differentiate again."""
     weights, x, states, lengths, first_cotangents = saved
     valid = None if lengths is None else validity(lengths, x.shape[0])
 

@@ -1,4 +1,4 @@
-"""The compiled library: loaded once, if it is there and this jaxlib takes it."""
+"""The compiled library: loaded once, if it exists and is compatible with this jaxlib."""
 
 import ctypes
 import os
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import jax
 
 VARIABLE = "FLAX_BILSTM_NATIVE"
-"""Environment variable: an instruction set by name, or "off"; unset, the best one is taken."""
+"""Environment variable: the name of an instruction set, or "off"; if unset, the best one."""
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 CALLS = ("flax_bilstm_forward", "flax_bilstm_backward", "flax_bilstm_weight_gradients")
-# `make sanitize` has another build of it in this variable.
+# `make sanitize` sets this variable to another build of the library.
 PATH = Path(os.environ.get("FLAX_BILSTM_LIBRARY", Path(__file__).with_name("libflax_bilstm.so")))
 
 
 class Availability(NamedTuple):
-    """Whether LSTM layers run natively on this machine's CPU, and how or why not."""
+    """Whether LSTM layers run natively on this machine's CPU, and the reason."""
 
     available: bool
     reason: str
@@ -32,13 +32,13 @@ class Availability(NamedTuple):
 
 @cache
 def native_available() -> Availability:
-    """Whether the C++ LSTM is there: true or false in a condition, with its reason.
+    """Whether the C++ LSTM is available: usable as a condition, with its reason.
 
-    The first call loads the library and tells JAX of it. `FLAX_BILSTM_NATIVE` in the environment
-    chooses an instruction set, "portable", "avx2" or "avx512", or "off".
+    The first call loads the library and registers it with JAX. The environment variable
+    `FLAX_BILSTM_NATIVE` chooses an instruction set, "portable", "avx2" or "avx512", or "off".
 
     Raises:
-        ValueError: `FLAX_BILSTM_NATIVE` names no instruction set that this processor has.
+        ValueError: `FLAX_BILSTM_NATIVE` is not an instruction set of this processor.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted == "off":
@@ -71,7 +71,7 @@ def native_available() -> Availability:
 
 
 def load() -> ctypes.CDLL:
-    """The library, its functions typed.
+    """The library, with the types of its functions declared.
 
     Raises:
         OSError: it cannot be loaded.
@@ -97,7 +97,7 @@ def _refused(reason: str) -> Availability:
 
 
 def _ffi_version() -> int:
-    """1000 · major + minor of this jaxlib's FFI, whose handlers may be older but not newer."""
+    """1000 · major + minor of this jaxlib's FFI; the library may need an older one, not a newer."""
     header = Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
     numbers = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header.read_text())
     major, minor = (int(number) for number in numbers)

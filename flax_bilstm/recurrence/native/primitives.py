@@ -1,8 +1,9 @@
-"""The passes of a layer as JAX primitives: what they return, how they are batched and lowered.
+"""The passes of a layer as JAX primitives: their results, batching and lowering.
 
 Lowered for one CPU they are a call of the library. For other platforms, for several devices (XLA
-would gather a split batch before a call that it does not know) and for `jax.export` they are the
-loops of `fused`, which return the same. Whoever traces a program need not know where it will run.
+would gather a split batch before a call to a function it does not know) and for `jax.export` they
+are the loops of `fused`, which return the same. So code that traces a program need not know where
+it will run.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ def forward(
     reverse: bool,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    """Outputs, final states, and with `save` the two arrays of each direction, else nothing.
+    """Outputs, final states, and with `save` the two arrays of each direction, otherwise nothing.
 
-    The second of two directions is the reverse one; a direction alone is if `reverse` says so.
+    The second of two directions is the reverse one; a single direction is reverse if `reverse`.
     """
     operands = [x, states.hidden, _known(lengths, x), states.cell]
     for each in weights:
@@ -140,15 +141,15 @@ def _lower_for_cpu(call: str, plain: Any) -> Any:
 
 
 def _gates_become_dz(operands: int) -> dict[int, int]:
-    """The operands of a backward pass that its results are written over: half the memory."""
+    """Backward operands whose memory the results are written to: this halves the memory."""
     return {operand: 2 + k for k, operand in enumerate(range(5, operands, 1 + in_xla.SAVED))}
 
 
 def _merge(primitive: Primitive, weights_every: int, weights: int) -> Any:
-    """Merge a new axis into the batch; where the weights have it too, one call after the other.
+    """Batch rule: merge a new axis into the batch; if the weights have it too, call one by one.
 
-    After the four operands that a pass starts with, each direction has `weights_every` of which
-    the first `weights` are weights. The batch is axis 0 of `lengths`, else axis 1.
+    The first four operands are not per direction. Then each direction has `weights_every` operands,
+    of which the first `weights` are weights. The batch is axis 0 of `lengths`, otherwise axis 1.
     """
 
     def is_weight(k: int) -> bool:
@@ -195,7 +196,7 @@ def _merge(primitive: Primitive, weights_every: int, weights: int) -> Any:
 
 
 def _one_each(plain: Any) -> Any:
-    """What sums over the batch does not merge with it: XLA does all of a new axis at once."""
+    """Batch rule for sums over the batch, which a new axis cannot be merged into: vmap in XLA."""
 
     def rule(operands: Sequence[Array], axes: Sequence[Any], **options: Any) -> Any:
         results = jax.vmap(partial(plain, **options), in_axes=tuple(axes))(*operands)
@@ -211,7 +212,7 @@ def _primitive(name: str, call: str, avals: Any, plain: Any) -> Primitive:
     compiled = jax.jit(primitive.bind, static_argnames=("reverse", "save", "ragged"))
 
     def run_alone(*operands: Array, **options: Any) -> Any:
-        with jax.disable_jit(False):  # one call is the smallest step there is
+        with jax.disable_jit(False):  # one call is the smallest unit anyway
             return compiled(*operands, **options)
 
     primitive.def_impl(run_alone)

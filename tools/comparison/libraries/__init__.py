@@ -1,8 +1,8 @@
-"""One adapter a library, behind one interface (`library.Library`).
+"""One adapter per library, with one interface (`library.Library`).
 
-An adapter uses what its library offers and nothing more. What the library does not have, the
-adapter refuses with `LacksError`, having made sure that it is not there: no such argument, no such
-name. A library is imported when it is asked something, so a part of them is enough.
+An adapter uses only what its library offers. For a feature that the library lacks, the adapter
+raises `LacksError`, after checking that there is no such argument and no such name. A library is
+imported only when it is used, so it is enough to install some of them.
 """
 
 from tools.comparison.libraries.equinox_cell import Equinox

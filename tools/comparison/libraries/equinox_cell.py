@@ -1,4 +1,4 @@
-"""Equinox: its cell, in a loop that one writes oneself."""
+"""Equinox: its cell, in a loop that the adapter adds."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tools.comparison.libraries.library import Library, Outcome, Weights, direct
 
 
 class Equinox(Library):
-    """eqx.nn.LSTMCell in a jax.lax.scan of one's own: Equinox has no loop over time."""
+    """eqx.nn.LSTMCell in a jax.lax.scan of the adapter: Equinox has no loop over time."""
 
     package = "equinox"
     module = "equinox.nn"
@@ -31,7 +31,7 @@ class Equinox(Library):
             cell,
             tuple(map(jnp.asarray, (weight_ih, weight_hh, bias))),
         )
-        if dtype is not None:  # there is no compute dtype: one casts the cell
+        if dtype is not None:  # there is no compute dtype: cast the cell
             cell = jax.tree.map(lambda leaf: leaf.astype(dtype), cell)
         return cell
 

@@ -40,10 +40,10 @@ class Haiku(Library):
             )
             bias = reordered(
                 bias - np.repeat([0, 1, 0, 0], self.hidden), self.gates
-            )  # it adds 1 to f
+            )  # Haiku adds 1 to f
             name = f"{'lstm' if k == 0 else f'lstm_{k}'}/linear"
             params[name] = {"w": jnp.asarray(kernel.T), "b": jnp.asarray(bias)}
-        if dtype is not None:  # there is no compute dtype: one casts the parameters
+        if dtype is not None:  # there is no compute dtype: cast the parameters
             params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         return params
 

@@ -26,8 +26,8 @@ def _tanh(x: jax.Array) -> jax.Array:
 class Keras(Library):
     """keras.layers.LSTM, Bidirectional and StackedRNNCells, on the JAX backend.
 
-    Its "tanh" rounds float64 to float32 there. `activation` puts JAX's in its place, so that the
-    other entries can be judged; `as_shipped` has Keras's own.
+    Its "tanh" rounds float64 to float32 there. `activation` replaces it by JAX's tanh, so that the
+    other entries can be judged; `as_shipped` has Keras's tanh.
     """
 
     package = "keras"
@@ -117,5 +117,5 @@ class Keras(Library):
         layer = layers.LSTM(8, dropout=0.5, return_sequences=True)
         x = jnp.ones((4, 4, 64))
         spread = float(jnp.abs(layer(x, training=True) - layer(x, training=True)).max())
-        assert spread > 0  # one layer, and there is a mask already
+        assert spread > 0  # even one layer has a mask
         return "on every layer's input"

@@ -1,4 +1,4 @@
-"""What every adapter does: PyTorch's LSTM weights in, the library's own LSTM run on them."""
+"""The interface of an adapter: PyTorch's LSTM weights in, the library's LSTM run on them."""
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ class LacksError(Exception):
 
 
 def lacks(what: str, names: Iterable[str], *among: Any) -> NoReturn:
-    """Raise LacksError, once none of `names` is an argument or a public name of `among`."""
+    """Raise LacksError, after checking that none of `names` is an argument or name of `among`."""
     for thing in among:
         present = (
             set(dir(thing)) if inspect.ismodule(thing) else set(inspect.signature(thing).parameters)
@@ -46,31 +46,31 @@ def directions(weights: Weights, layer: int) -> list[tuple[np.ndarray, ...]]:
 
 
 def reordered(array: np.ndarray, order: str) -> np.ndarray:
-    """torch's gate blocks i, f, g, o on axis 0, put into another order."""
+    """torch's gate blocks i, f, g, o on axis 0, reordered."""
     blocks = dict(zip("ifgo", np.split(array, 4), strict=True))
     return np.concatenate([blocks[gate] for gate in order])
 
 
 class Library:
-    """`params` converts torch's weights; `apply` runs on them; the rest follows from these two.
+    """`params` converts torch's weights; `apply` runs on them; everything else uses these two.
 
-    Options of `apply`: initial_state (h_0, c_0); lengths; and how x is laid out, batch_major (the
-    same as none, but asks for it), time_major or unbatched.
+    Options of `apply`: initial_state (h_0, c_0); lengths; and the layout of x: batch_major (the
+    default, but explicitly requested), time_major or unbatched.
     """
 
     package: str
     module: str
-    """Where its LSTM lives."""
+    """Module that contains its LSTM."""
     gates = "ifgo"
     """The order of the gates in its kernels and biases."""
 
     @property
     def version(self) -> str:
-        """That of the installed package."""
+        """The version of the installed package."""
         return version(self.package)
 
     def params(self, weights: Weights, dtype: Any = None) -> Any:
-        """The library's parameters that hold torch's `weights`; `dtype` is that of computation."""
+        """The library's parameters for torch's `weights`; `dtype` is the compute dtype."""
         raise NotImplementedError
 
     def apply(self, params: Any, x: Any, **options: Any) -> Outcome:
@@ -78,7 +78,7 @@ class Library:
         raise NotImplementedError
 
     def as_shipped(self) -> "Library":
-        """The library without what an adapter mends in it."""
+        """The library without the adapter's corrections."""
         return self
 
     def initial(self, features: int, hidden: int) -> list[np.ndarray]:
@@ -90,7 +90,7 @@ class Library:
         raise NotImplementedError
 
     def reads_state_dicts(self) -> bool:
-        """Whether it has a function that takes a torch state dict."""
+        """Whether it has a function that loads a torch state dict."""
         names = ("from_state_dict", "load_state_dict", "from_torch")
         return any(hasattr(importlib.import_module(self.module), name) for name in names)
 
@@ -110,7 +110,7 @@ class Library:
         return np.asarray(self.apply(stepped, x)[0])
 
     def tangent(self, weights: Weights, x: np.ndarray) -> np.ndarray:
-        """The outputs' derivative along ones, in forward mode."""
+        """The outputs' derivative along ones, by forward-mode AD."""
 
         def derivative(x: jax.Array, params: Any) -> jax.Array:
             return jax.jvp(lambda x: self.apply(params, x)[0], (x,), (jnp.ones_like(x),))[1]
@@ -118,7 +118,7 @@ class Library:
         return np.asarray(jax.jit(derivative)(jnp.asarray(x), self.params(weights)))
 
     def own_gradient(self, weights: Weights, x: np.ndarray) -> bool:
-        """Whether the gradient is written out, rather than traced through the loop."""
+        """Whether the gradient is a custom VJP, rather than derived from the loop."""
         run = jax.make_jaxpr(lambda x, params: self.apply(params, x)[0])
         return "custom_vjp" in str(run(jnp.asarray(x), self.params(weights)))
 
@@ -132,7 +132,7 @@ def valid_steps(outputs: Any, options: Options) -> Any:
 
 
 def between_layers(spread: Callable[[int], float]) -> str:
-    """`spread(layers)`: how far two calls in training lie apart."""
+    """How far two calls in training differ; `spread(layers)`."""
     assert spread(1) == 0
     assert spread(2) > 0
     return "yes"

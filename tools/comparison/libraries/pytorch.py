@@ -65,7 +65,7 @@ class Torch(Library):
             lstm = torch.nn.LSTM(2, 8, num_layers=layers, dropout=0.5)
             return float((lstm(torch.ones(4, 2))[0] - lstm(torch.ones(4, 2))[0]).abs().max())
 
-        with quiet():  # torch warns that a single layer is left alone
+        with quiet():  # torch warns that a single layer gets no dropout
             return between_layers(spread)
 
     def reads_state_dicts(self) -> bool:
