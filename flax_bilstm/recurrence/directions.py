@@ -63,11 +63,10 @@ def _varying_alike(arrays: Any) -> Any:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return arrays
-    varying = [jax.typeof(array).manual_axis_type.varying for array in jax.tree.leaves(arrays)]
-    axes = frozenset().union(*varying)
+    axes = frozenset().union(*map(_varying, jax.tree.leaves(arrays)))
 
     def vary(array: Array) -> Array:
-        missing = axes - jax.typeof(array).manual_axis_type.varying
+        missing = axes - _varying(array)
         return jax.lax.pcast(array, tuple(missing), to="varying") if missing else array
 
     return jax.tree.map(vary, arrays)
@@ -87,3 +86,9 @@ def _run_own(run: Implementation, *inputs: Any) -> tuple[Array, State]:
 def _flip_if(condition: Array, tree: Any) -> Any:
     """The arrays of the tree, reversed in time where the condition holds."""
     return jax.tree.map(lambda array: jnp.where(condition, jnp.flip(array, 0), array), tree)
+
+
+def _varying(array: Array) -> frozenset[Any]:
+    """The axes of a `shard_map` over which an array varies; JAX 0.8 has them under another name."""
+    aval: Any = jax.typeof(array)
+    return aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma
