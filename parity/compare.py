@@ -9,7 +9,8 @@ from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
 from parity.judge import judge_run, raised
 from parity.lockstep import names
-from parity.report import Report, Row
+from parity.report import Report
+from parity.results import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Pair, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.report import Row
+from parity.results import Row
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,

@@ -6,7 +6,7 @@ from typing import Any
 
 from parity import lockstep, nudging
 from parity.comparison import Value, doubtful
-from parity.report import Row
+from parity.results import Row
 from parity.sides.side import Pair, Side
 from parity.tolerances import TRUTH
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
-from parity.report import Row
+from parity.results import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step
 from parity.tolerances import TRUTH

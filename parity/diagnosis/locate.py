@@ -14,7 +14,7 @@ from parity import lockstep
 from parity.diagnosis import match
 from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
-from parity.report import Row, first_failing
+from parity.results import Row, first_failing
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side

@@ -15,7 +15,7 @@ from parity.diagnosis.mistakes import arrays, functions
 from parity.diagnosis.mistakes.update import of_update as mistaken_updates
 from parity.diagnosis.stages import Alone, run
 from parity.judge import Judged
-from parity.report import Row
+from parity.results import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import STATES
 from parity.sides.side import Arrays, Gradients, Pair

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parity.judge import Judged, judge_run
-from parity.report import Row
+from parity.results import Row
 from parity.sides.side import TARGET, Arrays, Gradients, Pair, Side, cast
 
 

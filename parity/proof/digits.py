@@ -17,12 +17,14 @@ from sklearn.model_selection import train_test_split
 
 import flax_bilstm as fb
 import torch_ref
+from flax_bilstm.checkpoints.replacing import replacing
 from parity.compare import Progress, compare_sides
 from parity.comparison import identical
 from parity.environment import pinned_precision
 from parity.proof import figures
 from parity.render.drawings import Line, curves, png
-from parity.report import Report, Row
+from parity.report import Report
+from parity.results import Row
 from parity.sides import pair
 from parity.sides.losses import CROSS_ENTROPY
 from parity.sides.optimizers import adam
@@ -55,9 +57,8 @@ def draw_losses(report: Report, path: Path) -> None:
     theirs, ours = Line("PyTorch", drawn["reference"]), Line("Flax", drawn["candidate"])
     figure = curves(theirs, ours, drawn["loss"])
     figure.suptitle("Handwritten digits: both trained from one start over the same batches")
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(png(figure))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(figure))
 
 
 def load() -> tuple[Split, Split]:

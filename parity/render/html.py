@@ -9,7 +9,7 @@ from typing import Any
 from parity.render.drawings import Line, curves, heat_map, inline
 from parity.render.markup import Markup, element, join
 from parity.render.text import COLUMNS, cells, describe, nearest, plain, summarized, verdict
-from parity.report import Report, Row
+from parity.results import Results, Row
 
 SHOWN_FAILURES = 10
 _SUMMARY = (
@@ -18,7 +18,7 @@ _SUMMARY = (
 )  # fmt: skip
 
 
-def page(report: Report) -> str:
+def page(report: Results) -> str:
     """The report: verdict, what is wrong, the table, figures, every row, the environment."""
     sections = [
         ("summary", "Every check", _summary(report.rows)),
@@ -53,7 +53,7 @@ def page(report: Report) -> str:
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _verdict(report: Report) -> Markup:
+def _verdict(report: Results) -> Markup:
     """The head of the page: whether the report passed, and its first divergence."""
     word, _, rest = verdict(report).partition(": ")
     failing = [row for row in report.rows if not row.passed]

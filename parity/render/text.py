@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.report import Report, Row
+from parity.results import Results, Row
 
 WIDTH = 140
 _SHOWN_FAILURES = 20
 COLUMNS = "name | verdict | step | distance | ULP | reference | ULP | spread | bound | ULP"
 
 
-def text(report: Report) -> str:
+def text(report: Results) -> str:
     """What `print_to` prints, without colours."""
     stream = io.StringIO()
     print_to(report, Console(file=stream, width=WIDTH, force_terminal=False, color_system=None))
     return stream.getvalue().rstrip()
 
 
-def print_to(report: Report, console: Console) -> None:
+def print_to(report: Results, console: Console) -> None:
     """The verdict, a line per check, failures, a line of sizes and seeds per kind, environment."""
 
     def line(words: str) -> None:
@@ -44,7 +44,7 @@ def print_to(report: Report, console: Console) -> None:
             line(f"{name}: {plain(value)}")
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Results) -> str:
     """One line: what passed, or the first divergence."""
     if report.passed:
         return (
@@ -60,7 +60,7 @@ def verdict(report: Report) -> str:
     return f"FAILED: {failing} of {len(report.rows)} comparisons; first {describe(first)}"
 
 
-def _unknown(report: Report) -> str:
+def _unknown(report: Results) -> str:
     count = len(report.undetermined)
     return f"; {count} undetermined, first {describe(report.undetermined[0])}" if count else ""
 
@@ -78,7 +78,7 @@ def describe(row: Row) -> str:
     return f"{row.name} ({place}{step}): {words}"
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Results) -> str:
     """The report with every row, as Markdown."""
     facts = {**report.environment}
     cases = facts.pop("cases", {})

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from parity import cli
 from parity.proof import digits, published
-from parity.report import Report, Row
+from parity.report import Report
+from parity.results import Row
 from parity.sides.optimizers import SGD
 
 

@@ -10,7 +10,7 @@ from parity.diagnosis import match
 from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.stages import Alone, Stage, Truth, alone, first_wrong
-from parity.report import Row
+from parity.results import Row
 from parity.sides.intercept import nnx_submodules
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays

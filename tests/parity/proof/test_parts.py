@@ -6,7 +6,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity.proof import parts
-from parity.report import Report, Row
+from parity.report import Report
+from parity.results import Row
 
 
 def part(name, progress):

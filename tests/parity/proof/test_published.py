@@ -4,7 +4,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity.proof import digits, figures, published
-from parity.report import Report, Row
+from parity.report import Report
+from parity.results import Row
 
 
 def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):

@@ -1,0 +1,120 @@
+"""What a check found: rows in order of computation, and what follows from them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One named array of the candidate against the truth (the reference in float64).
+
+    Attributes:
+        case: the inputs and sizes; cases `what: which` of the same `what` are summarized together.
+        check: "parameters", "inputs", "first wrong stage, …" (which explains a failed check),
+            "local" (every stage computed from the reference's values),
+            "forward", "gradients" or "training, <optimizer>".
+        dtype: the dtype that both sides computed in.
+        name: the stage, parameter or moment.
+        passed: whether the distance is within the bound, and everything finite.
+        distance: max |candidate − truth| over the elements, in the array's own unit.
+        reference_distance: the same for the reference itself in that dtype.
+        spread: the largest reference_distance of the plain and the nudged runs
+            (`parity.nudging`), from which the bound is computed (`parity.tolerances`).
+        bound: the largest distance that passes.
+        scale: max |truth|, or a substitute for it if the truth is nothing but cancellation.
+        epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0
+            if the arrays must be equal to the last bit.
+        step: in training, the first step that fails, or the one nearest to its bound; from 1.
+        where: the index of the worst element.
+        note: for a failure, what is wrong, in words; else why an array is undetermined.
+        determined: whether more than rounding determines the array (`parity.tolerances`). If not,
+            a row that has not failed is "undetermined", neither passed nor failed.
+    """
+
+    case: str
+    check: str
+    dtype: str
+    name: str
+    passed: bool
+    distance: float = 0.0
+    reference_distance: float = 0.0
+    spread: float = 0.0
+    bound: float = 0.0
+    scale: float = 0.0
+    epsilon: float = 0.0
+    step: int | None = None
+    where: tuple[int, ...] | None = None
+    note: str = ""
+    determined: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", "FAILED" or "undetermined"."""
+        if not self.passed:
+            return "FAILED"
+        return "ok" if self.determined else "undetermined"
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Which check the row belongs to: case, check and dtype."""
+        return self.case, self.check, self.dtype
+
+    def ulp(self, distance: float) -> float:
+        """A distance in ULP of the array's scale; 0 for a distance of 0."""
+        return distance / (self.epsilon * self.scale) if self.epsilon * self.scale else distance
+
+    @property
+    def tightness(self) -> float:
+        """Distance over bound: above 1 fails."""
+        if self.distance == 0:
+            return 0.0
+        return self.distance / self.bound if self.bound else float("inf")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one run of parity.
+
+    Attributes:
+        rows: one per compared array, in order of computation.
+        environment: versions, platform, precision, and per case its sizes and seeds.
+        figures: what the HTML report draws, lists by kind (`parity.proof.figures`).
+    """
+
+    rows: tuple[Row, ...]
+    environment: Mapping[str, Any]
+    figures: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are rows, none failed, and every check has determined rows."""
+        return bool(self.rows) and all(row.passed for row in self.rows) and not self.unproven
+
+    @property
+    def undetermined(self) -> tuple[Row, ...]:
+        """The rows of undetermined arrays that have not failed."""
+        return tuple(row for row in self.rows if row.verdict == "undetermined")
+
+    @property
+    def unproven(self) -> tuple[tuple[str, str, str], ...]:
+        """The checks (case, check, dtype) that prove nothing: all their rows are undetermined."""
+        groups: dict[tuple[str, str, str], bool] = {}
+        for row in self.rows:
+            groups[row.group] = groups.get(row.group, False) or row.verdict != "undetermined"
+        return tuple(group for group, says in groups.items() if not says)
+
+    @property
+    def first_divergence(self) -> Row | None:
+        """The failing row that is computed first; in training, the one of the earliest step."""
+        return first_failing(self.rows)
+
+
+def first_failing(rows: Iterable[Row]) -> Row | None:
+    """The failing row that is computed first, of rows in order of computation."""
+    for _, group in groupby(rows, key=lambda row: row.group):
+        failing = [row for row in group if not row.passed]
+        if failing:
+            return min(failing, key=lambda row: row.step or 0)
+    return None
