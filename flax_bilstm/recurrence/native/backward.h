@@ -96,7 +96,7 @@ class BackwardPass {
     const Vector<T> previous = load(pass_.cells + step * pass_.hidden + unit, count);
     const Vector<T> tanh_cell = tanh<T>(fma(f, previous, i * g));
     const Vector<T> d_hidden =
-        load(pass_.d_outputs + step * pass_.output_stride + unit, count) + load(d_hidden_ + state);
+        load(pass_.d_outputs + step * pass_.output_stride() + unit, count) + load(d_hidden_ + state);
     const Vector<T> one = broadcast(T{1});
     const Vector<T> d_cell =
         fma(d_hidden * o, fma(-tanh_cell, tanh_cell, one), load(d_cell_ + state));
@@ -155,11 +155,9 @@ class BackwardPass {
   }
 
   void write_initial_state() const {
-    const std::size_t bytes = static_cast<std::size_t>(pass_.hidden) * sizeof(T);
-    for (Size row = 0; row < rows_; ++row) {
-      std::memcpy(pass_.d_h_0 + (begin_ + row) * pass_.hidden, d_hidden_ + row * width_, bytes);
-      std::memcpy(pass_.d_c_0 + (begin_ + row) * pass_.hidden, d_cell_ + row * width_, bytes);
-    }
+    const Size size = pass_.hidden;
+    copy_rows(pass_.d_h_0 + begin_ * size, size, d_hidden_, width_, rows_, size);
+    copy_rows(pass_.d_c_0 + begin_ * size, size, d_cell_, width_, rows_, size);
   }
 
   const Pass& pass_;

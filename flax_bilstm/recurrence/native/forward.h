@@ -228,7 +228,7 @@ class ForwardPass {
   }
 
   T* output(Size t, Size row) const {
-    return pass_.outputs + (t * pass_.batch + begin_ + row) * pass_.output_stride;
+    return pass_.outputs + (t * pass_.batch + begin_ + row) * pass_.output_stride();
   }
 
   void swap_states() {
@@ -238,11 +238,9 @@ class ForwardPass {
   }
 
   void write_final_state() const {
-    const std::size_t bytes = static_cast<std::size_t>(pass_.hidden) * sizeof(T);
-    for (Size row = 0; row < rows_; ++row) {
-      std::memcpy(pass_.h_n + (begin_ + row) * pass_.hidden, hidden_ + row * width_, bytes);
-      std::memcpy(pass_.c_n + (begin_ + row) * pass_.hidden, cell_ + row * width_, bytes);
-    }
+    const Size size = pass_.hidden;
+    copy_rows(pass_.h_n + begin_ * size, size, hidden_, width_, rows_, size);
+    copy_rows(pass_.c_n + begin_ * size, size, cell_, width_, rows_, size);
   }
 
   const Pass& pass_;

@@ -13,13 +13,19 @@ using Size = std::ptrdiff_t;
 // Up to this batch size the weights are not packed: copying them would take longer than it saves.
 constexpr Size kLargestUnpackedBatch = 4;
 
+// The sizes of a layer, and which direction of it a pass computes.
+struct Layer {
+  Size time, batch, input, hidden, directions;
+  bool reverse;                 // from each sequence's last step to its first
+  const std::int32_t* lengths;  // (batch,), each from 0 to time
+
+  Size output_stride() const { return directions * hidden; }
+};
+
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
 // have room for all directions, and the pointers are to this direction's columns.
 template <typename T>
-struct Forward {
-  Size time, batch, input, hidden, output_stride;
-  bool reverse;              // from each sequence's last step to its first
-  const std::int32_t* lengths;  // (batch,), each from 0 to time
+struct Forward : Layer {
   const T* x;                // (time, batch, input)
   const T* kernel_ih;        // (input, 4 hidden), gates i, f, g, o
   const T* kernel_hh;        // (hidden, 4 hidden)
@@ -33,10 +39,7 @@ struct Forward {
 };
 
 template <typename T>
-struct Backward {
-  Size time, batch, hidden, output_stride;
-  bool reverse;
-  const std::int32_t* lengths;
+struct Backward : Layer {
   const T* kernel_hh;
   const T* gates;            // from the forward pass
   const T* cells;
@@ -47,10 +50,7 @@ struct Backward {
 };
 
 template <typename T>
-struct WeightGradients {
-  Size time, batch, input, hidden, output_stride;
-  bool reverse;
-  const std::int32_t* lengths;
+struct WeightGradients : Layer {
   const T* x;                // (time, batch, input)
   const T* h_0;              // (batch, hidden)
   const T* outputs;          // (time, batch, output_stride)

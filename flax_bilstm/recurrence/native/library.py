@@ -59,6 +59,11 @@ def native_available() -> Availability:
             f"{PATH.name} was built for version {built} of XLA's FFI, but jaxlib "
             f"{version('jaxlib')} has {here}; install flax-bilstm again, or a newer jaxlib"
         )
+    if missing := [name for name in CALLS if not hasattr(library, name)]:
+        return _refused(
+            f"{PATH.name} lacks {', '.join(missing)}: it was built from older sources; install "
+            "flax-bilstm again"
+        )
     chosen = wanted or library.flax_bilstm_best_instruction_set().decode()
     if not library.flax_bilstm_choose_instruction_set(chosen.encode()):
         raise ValueError(

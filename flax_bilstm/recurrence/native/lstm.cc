@@ -7,49 +7,67 @@
 namespace flax_bilstm {
 namespace {
 
-// Of two directions, the second is the reverse one; a single direction may be either.
+template <typename T>
+const T* data(const ffi::AnyBuffer& buffer) {
+  return static_cast<const T*>(buffer.untyped_data());
+}
+
+// A pass with its layer's sizes. `steps` is (time, batch, features), `states` is (directions,
+// batch, hidden).
+template <typename Pass>
+Pass pass_over(const ffi::AnyBuffer& steps, const ffi::AnyBuffer& states) {
+  Pass pass{};
+  pass.time = steps.dimensions()[0];
+  pass.batch = steps.dimensions()[1];
+  pass.input = steps.dimensions()[2];
+  pass.directions = states.dimensions()[0];
+  pass.hidden = states.dimensions()[2];
+  return pass;
+}
+
+// The pass of each direction of `layer`, which has what they share. `set` sets the rest, from the
+// places where the direction's states and outputs begin. Of two directions, the second is the
+// reverse one; a single direction may be either.
+template <typename Pass, typename F>
+std::vector<Pass> of_directions(const Pass& layer, bool reverse, const F& set) {
+  std::vector<Pass> passes;
+  for (Size direction = 0; direction < layer.directions; ++direction) {
+    Pass pass = layer;
+    pass.reverse = reverse || direction == 1;
+    set(pass, direction * layer.batch * layer.hidden, direction * layer.hidden);
+    passes.push_back(pass);
+  }
+  return passes;
+}
 
 // x, h_0, lengths, c_0, and W_ih, W_hh and the summed bias of each direction
 //   -> outputs, h_n, c_n and, if asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
              ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse) {
-  Forward<T> layer{};
-  layer.time = x.dimensions()[0];
-  layer.batch = x.dimensions()[1];
-  layer.input = x.dimensions()[2];
-  const Size directions = h_0.dimensions()[0];
-  layer.hidden = h_0.dimensions()[2];
-  layer.output_stride = directions * layer.hidden;
-  layer.x = static_cast<const T*>(x.untyped_data());
-  layer.h_0 = static_cast<const T*>(h_0.untyped_data());
   Arguments<T> arguments(others);
   Results<T> arrays(results);
+  auto layer = pass_over<Forward<T>>(x, h_0);
+  layer.x = data<T>(x);
   layer.lengths = arguments.template next<std::int32_t>();
-  layer.c_0 = arguments.next();
-  layer.outputs = arrays.next();
-  layer.h_n = arrays.next();
-  layer.c_n = arrays.next();
-
-  std::vector<Forward<T>> passes;
-  for (Size direction = 0; direction < directions; ++direction) {
-    Forward<T> pass = layer;
-    const Size states = direction * layer.batch * layer.hidden;
-    pass.reverse = reverse || direction == 1;
+  const T* c_0 = arguments.next();
+  T* outputs = arrays.next();
+  T* h_n = arrays.next();
+  T* c_n = arrays.next();
+  const auto passes = of_directions(layer, reverse, [&](auto& pass, Size states, Size column) {
     pass.kernel_ih = arguments.next();
     pass.kernel_hh = arguments.next();
     pass.bias = arguments.next();
-    pass.h_0 += states;
-    pass.c_0 += states;
-    pass.h_n += states;
-    pass.c_n += states;
-    pass.outputs += direction * layer.hidden;
+    pass.h_0 = data<T>(h_0) + states;
+    pass.c_0 = c_0 + states;
+    pass.h_n = h_n + states;
+    pass.c_n = c_n + states;
+    pass.outputs = outputs + column;
     if (arrays.left()) {
       pass.gates = arrays.next();
       pass.cells = arrays.next();
     }
-    passes.push_back(pass);
-  }
+  });
   run(pool, passes, kernels.forward);
 }
 
@@ -59,37 +77,24 @@ template <typename T>
 void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
               ffi::RemainingArgs others, ffi::RemainingRets results, const Kernels<T>& kernels,
               bool reverse) {
-  Backward<T> layer{};
-  layer.time = d_outputs.dimensions()[0];
-  layer.batch = d_outputs.dimensions()[1];
-  layer.output_stride = d_outputs.dimensions()[2];
-  const Size directions = d_h_n.dimensions()[0];
-  layer.hidden = d_h_n.dimensions()[2];
-  layer.d_outputs = static_cast<const T*>(d_outputs.untyped_data());
-  layer.d_h_n = static_cast<const T*>(d_h_n.untyped_data());
   Arguments<T> arguments(others);
   Results<T> arrays(results);
+  auto layer = pass_over<Backward<T>>(d_outputs, d_h_n);
   layer.lengths = arguments.template next<std::int32_t>();
-  layer.d_c_n = arguments.next();
-  layer.d_h_0 = arrays.next();
-  layer.d_c_0 = arrays.next();
-
-  std::vector<Backward<T>> passes;
-  for (Size direction = 0; direction < directions; ++direction) {
-    Backward<T> pass = layer;
-    const Size states = direction * layer.batch * layer.hidden;
-    pass.reverse = reverse || direction == 1;
+  const T* d_c_n = arguments.next();
+  T* d_h_0 = arrays.next();
+  T* d_c_0 = arrays.next();
+  const auto passes = of_directions(layer, reverse, [&](auto& pass, Size states, Size column) {
     pass.kernel_hh = arguments.next();
     pass.gates = arguments.next();
     pass.cells = arguments.next();
-    pass.d_outputs += direction * layer.hidden;
-    pass.d_h_n += states;
-    pass.d_c_n += states;
-    pass.d_h_0 += states;
-    pass.d_c_0 += states;
+    pass.d_outputs = data<T>(d_outputs) + column;
+    pass.d_h_n = data<T>(d_h_n) + states;
+    pass.d_c_n = d_c_n + states;
+    pass.d_h_0 = d_h_0 + states;
+    pass.d_c_0 = d_c_0 + states;
     pass.dz = arrays.next();
-    passes.push_back(pass);
-  }
+  });
   run(pool, passes, kernels.backward);
 }
 
@@ -99,32 +104,20 @@ template <typename T>
 void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                       ffi::RemainingArgs others, ffi::RemainingRets results,
                       const Kernels<T>& kernels, bool reverse) {
-  WeightGradients<T> layer{};
-  layer.time = x.dimensions()[0];
-  layer.batch = x.dimensions()[1];
-  layer.input = x.dimensions()[2];
-  const Size directions = h_0.dimensions()[0];
-  layer.hidden = h_0.dimensions()[2];
-  layer.output_stride = directions * layer.hidden;
-  layer.x = static_cast<const T*>(x.untyped_data());
-  layer.h_0 = static_cast<const T*>(h_0.untyped_data());
   Arguments<T> arguments(others);
   Results<T> arrays(results);
+  auto layer = pass_over<WeightGradients<T>>(x, h_0);
+  layer.x = data<T>(x);
   layer.lengths = arguments.template next<std::int32_t>();
-  layer.outputs = arguments.next();
-
-  std::vector<WeightGradients<T>> passes;
-  for (Size direction = 0; direction < directions; ++direction) {
-    WeightGradients<T> pass = layer;
-    pass.reverse = reverse || direction == 1;
-    pass.h_0 += direction * layer.batch * layer.hidden;
-    pass.outputs += direction * layer.hidden;
+  const T* outputs = arguments.next();
+  const auto passes = of_directions(layer, reverse, [&](auto& pass, Size states, Size column) {
+    pass.h_0 = data<T>(h_0) + states;
+    pass.outputs = outputs + column;
     pass.dz = arguments.next();
     pass.d_kernel_ih = arrays.next();
     pass.d_kernel_hh = arrays.next();
     pass.d_bias = arrays.next();
-    passes.push_back(pass);
-  }
+  });
   run(pool, passes, kernels.weight_gradients);
 }
 

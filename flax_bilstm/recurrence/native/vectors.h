@@ -76,6 +76,15 @@ inline void store(T* to, Vector<T> v, Size count) {
 }
 
 template <typename T>
+inline void copy_rows(T* to, Size to_stride, const T* from, Size from_stride, Size rows,
+                      Size columns) {
+  for (Size row = 0; row < rows; ++row) {
+    std::memcpy(to + row * to_stride, from + row * from_stride,
+                static_cast<std::size_t>(columns) * sizeof(T));
+  }
+}
+
+template <typename T>
 inline Vector<T> broadcast(T value) {
   return value - Vector<T>{};  // minus 0: −0 stays −0
 }

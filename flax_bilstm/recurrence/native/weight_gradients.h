@@ -82,7 +82,7 @@ class WeightGradientsPass {
   const T* hidden_before(Size t, Size row) const {
     const Size before = pass_.reverse ? t + 1 : t - 1;
     if (before < 0 || before >= pass_.lengths[row]) return pass_.h_0 + row * pass_.hidden;
-    return pass_.outputs + (before * pass_.batch + row) * pass_.output_stride;
+    return pass_.outputs + (before * pass_.batch + row) * pass_.output_stride();
   }
 
   void pack_dz(Size first, Size depth, Size column) {
