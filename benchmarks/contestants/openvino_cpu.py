@@ -2,9 +2,10 @@
 
 import os
 import sys
-from typing import Any
+from typing import Any, cast
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # it reports each import
+# OpenVINO reports each import to its makers; None keeps that module from being imported.
+sys.modules.update(openvino_telemetry=cast(Any, None))
 
 import openvino
 

@@ -20,6 +20,10 @@ class Positional:
         return model(*args, **{name: inputs[name] for name in self.keywords if name in inputs})
 
 
+POSITIONAL = Positional()
+"""The default: a model of one input, x."""
+
+
 def torch_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Call a `torch.nn.LSTM` on x and, if there are any, h_0, c_0 and lengths."""
     x, lengths = inputs["x"], inputs.get("lengths")

@@ -111,8 +111,9 @@ def placed(stage: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not hasattr(error, "parity_stage"):
-            error.parity_stage = stage  # type: ignore[attr-defined]
+        noted: Any = error
+        if not hasattr(noted, "parity_stage"):
+            noted.parity_stage = stage
         raise
 
 
@@ -152,7 +153,8 @@ def intercepted_nnx(handlers: Mapping[str, Handler], modules: Mapping[str, Any])
             undo.callback(object.__setattr__, module, "__class__", type(module))
             undo.callback(_HANDLERS.pop, id(module))
             _HANDLERS[id(module)] = handler
-            object.__setattr__(module, "__class__", _watched(type(module)))  # type: ignore[arg-type]
+            kind: Any = type(module)
+            object.__setattr__(module, "__class__", _watched(kind))
         yield
 
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
-from flax_bilstm.conversion.transforms import identical
+from flax_bilstm.conversion.rows import Row
+from flax_bilstm.conversion.tree import dotted
 from parity.sides import trees
-from parity.sides.calls import Positional
+from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -25,37 +26,11 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer, moments
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
-from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable, floating
+from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.sides.variables import Named, Variables, flat
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
-Named = dict[str, jax.Array]
-
-
-class ParameterRow(Protocol):
-    """Tensors of the reference, and the variables of the module that hold them.
-
-    `flax_bilstm.conversion.rows.Row` is one. Where the module has no variable at a path, the row
-    has a default.
-    """
-
-    @property
-    def torch_names(self) -> tuple[str, ...]:
-        """The reference's names."""
-
-    @property
-    def paths(self) -> tuple[tuple[str | int, ...], ...]:
-        """The paths of the variables."""
-
-    @property
-    def default(self) -> np.ndarray | None:
-        """The value that the missing variable stands for."""
-
-    def to_torch(self, leaves: Sequence[Any]) -> list[np.ndarray]:
-        """From the module's layout to the reference's."""
-
-    def from_torch(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """From the reference's layout to the module's."""
 
 
 class NnxSide(Side):
@@ -84,8 +59,8 @@ class NnxSide(Side):
     def __init__(
         self,
         module: nnx.Module,
-        rows: Sequence[ParameterRow],
-        call: Call = Positional(),  # noqa: B008 (it is frozen)
+        rows: Sequence[Row],
+        call: Call = POSITIONAL,
         loss: Loss = MEAN_SQUARED_ERROR,
         *,
         stages: Mapping[str, str] | None = None,
@@ -94,27 +69,22 @@ class NnxSide(Side):
         output: str = "output",
         name: str = "flax",
     ) -> None:
-        module = nnx.clone(module)
-        module.eval()
-        _compute_as_stored(module)
-        self._graphdef, self._template = nnx.split(module)
-        self._variables = {tuple(path): leaf for path, leaf in nnx.to_flat_state(self._template)}
-        self._rows = tuple(rows)
+        self._variables = Variables(module, rows)
         self.call, self.loss, self.output = call, loss, output
         self.stages, self.recurrent = dict(stages or {}), tuple(recurrent)
         self.chosen = chosen
         self.hidden: set[str] = set()
         self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
         self._steps: dict[Any, Program] = {}
-        super().__init__(name, self._exact_parameters())
+        super().__init__(name, self._variables.parameters())
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
         read = {n: array for n, array in inputs.items() if n != TARGET}
         with _precision(dtype):
             return jax.eval_shape(
-                self._run_values, self._leaves(parameters, dtype), _device(read, dtype), {},
-                jnp.zeros((), bool),
+                self._run_values, self._variables.leaves(parameters, dtype),
+                _device(read, dtype), {}, jnp.zeros((), bool),
             )  # fmt: skip
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -127,7 +97,7 @@ class NnxSide(Side):
         with _precision(dtype):
             given = self._given(parameters, read, values, dtype)
             found = self._values(
-                self._leaves(parameters, dtype), _device(read, dtype), given,
+                self._variables.leaves(parameters, dtype), _device(read, dtype), given,
                 jnp.asarray(bool(values)),
             )  # fmt: skip
             return {n: np.asarray(value) for n, value in found.items()}
@@ -168,28 +138,28 @@ class NnxSide(Side):
         for given in gradients:
             with _precision(dtype):
                 slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
-                for row in self._rows:
+                for row in self._variables.rows:
                     every = [given.get(name) for name in row.torch_names]
                     tensors = [tensor for tensor in every if tensor is not None]
                     if len(tensors) < len(every):
                         continue
                     for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
-                        slopes[_dotted(path)] = jnp.asarray(leaf, dtype)
+                        slopes[dotted(path)] = jnp.asarray(leaf, dtype)
                 left = taken.send((jnp.zeros(()), slopes))
             yield left
 
     def _training(self, parameters: Arrays, optimizer: Optimizer, dtype: str) -> Any:
         """Yields the leaves; is sent a loss and gradients, makes a step and yields its result."""
         with _precision(dtype):
-            model = self._model(self._leaves(parameters, dtype))
+            model = self._variables.model(self._variables.leaves(parameters, dtype))
             updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
             graphdef, state = nnx.split((updates, model))
 
             def step(state: Any, slopes: Named) -> Any:
                 updates, model = nnx.merge(graphdef, state)
                 gradient = nnx.clone(nnx.state(model, nnx.Param))
-                for path, leaf in nnx.to_flat_state(gradient):
-                    leaf.set_value(slopes[_dotted(path)])
+                for path, leaf in flat(gradient).items():
+                    leaf.set_value(slopes[dotted(path)])
                 with jax.numpy_dtype_promotion("standard"):  # optax relies on it
                     updates.update(model, gradient)
                 return nnx.state((updates, model))
@@ -197,7 +167,7 @@ class NnxSide(Side):
             run = self._steps.setdefault((optimizer.optax, dtype), Program(step))
         while True:
             _, model = nnx.merge(graphdef, state)
-            leaves = {_dotted(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
+            leaves = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
             value, slopes = yield leaves
             state = run(state, slopes)
             del leaves, slopes
@@ -208,13 +178,16 @@ class NnxSide(Side):
         self, value: jax.Array, model: nnx.Module, updates: nnx.Optimizer, optimizer: Optimizer
     ) -> Step:
         kept = {
-            theirs: self._named(moments(updates.opt_state, ours))
+            theirs: self._variables.named(moments(updates.opt_state, ours))
             for theirs, ours in optimizer.moments.items()
         }
-        state = {tuple(p): leaf[...] for p, leaf in nnx.to_flat_state(nnx.state(model))}
+        state = {p: leaf[...] for p, leaf in flat(nnx.state(model)).items()}
         return Step(
             np.asarray(value),
-            {n: self.parameters[n] if a is None else a for n, a in self._named(state).items()},
+            {
+                n: self.parameters[n] if a is None else a
+                for n, a in self._variables.named(state).items()
+            },
             {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
         )
 
@@ -223,12 +196,12 @@ class NnxSide(Side):
     ) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
         """The gradients at parameters and inputs, and at the stages: see `TorchSide`."""
         with _precision(dtype):
-            leaves = self._leaves(parameters, dtype)
+            leaves = self._variables.leaves(parameters, dtype)
             _, (by_leaf, by_input), by_stage = self._differentiate(
                 leaves, inputs, values, cotangents, dtype
             )
-            by_parameter = self._named(
-                {p: by_leaf[_dotted(p)] for p in self._variables if _dotted(p) in by_leaf}
+            by_parameter = self._variables.named(
+                {p: by_leaf[dotted(p)] for p in self._variables.found if dotted(p) in by_leaf}
             )
             backward = dict(reversed(by_parameter.items()))
             return (
@@ -241,8 +214,8 @@ class NnxSide(Side):
     ) -> Any:
         """The loss; gradients at trained leaves and inputs, and at the stages."""
         trained = {
-            _dotted(path)
-            for path, leaf in self._variables.items()
+            dotted(path)
+            for path, leaf in self._variables.found.items()
             if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
         }
         rest = _device(inputs, dtype)
@@ -296,7 +269,7 @@ class NnxSide(Side):
             return stand_in.astype(value.dtype) + own
 
         taps = Taps(substitute, self.chosen, here=lambda: _trace() == outermost)
-        model = self._model(leaves)
+        model = self._variables.model(leaves)
         modules = nnx_submodules(model)
         handlers = {
             ours: taps.handler(theirs or "lstm", self._ports(theirs, modules[ours]))
@@ -313,7 +286,7 @@ class NnxSide(Side):
         return flax_ports(module) if path in self.recurrent else AnyModule()
 
     def _given(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Named:
-        return self._given_to(self._leaves(parameters, dtype), inputs, values, dtype)
+        return self._given_to(self._variables.leaves(parameters, dtype), inputs, values, dtype)
 
     def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
@@ -332,91 +305,10 @@ class NnxSide(Side):
             if n in values and values[n].shape == s.shape
         }
 
-    def _leaves(self, parameters: Arrays, dtype: str) -> Named:
-        """Every variable of the module in this dtype, taken from the parameters if it has a row."""
-        values = {path: leaf[...] for path, leaf in self._variables.items()}
-        for row in self._rows:
-            leaves = row.from_torch([np.asarray(parameters[name]) for name in row.torch_names])
-            values.update(
-                (path, leaf)
-                for path, leaf in zip(row.paths, leaves, strict=True)
-                if path in self._variables
-            )
-        return {
-            # Cast with NumPy: JAX would compile a program for every shape.
-            _dotted(path): jnp.asarray(np.asarray(value, dtype) if _is_floating(value) else value)
-            for path, value in values.items()
-        }
-
-    def _model(self, leaves: Named) -> nnx.Module:
-        """A copy of the module with these leaves."""
-        model = nnx.merge(self._graphdef, nnx.clone(self._template))
-        state = nnx.state(model)
-        for path, leaf in nnx.to_flat_state(state):
-            leaf.set_value(leaves[_dotted(path)])
-        nnx.update(model, state)
-        return model
-
-    def _named(self, leaves: Mapping[tuple[Any, ...], Any]) -> dict[str, np.ndarray | None]:
-        """Leaves, by the module's paths, under the reference's names; None for a missing leaf."""
-        found: dict[str, np.ndarray | None] = {}
-        for row in self._rows:
-            if all(path in leaves for path in row.paths):
-                tensors: Sequence[Any] = row.to_torch([np.asarray(leaves[p]) for p in row.paths])
-            else:
-                tensors = [None] * len(row.torch_names)
-            found.update(zip(row.torch_names, tensors, strict=True))
-        return found
-
-    def _exact_parameters(self) -> dict[str, np.ndarray]:
-        """The module's parameters, exact, under the reference's names and in its layout."""
-        found: dict[str, np.ndarray] = {}
-        for row in self._rows:
-            names = ", ".join(row.torch_names)
-            missing = [_dotted(path) for path in row.paths if path not in self._variables]
-            if missing and row.default is not None:
-                found.update(zip(row.torch_names, row.to_torch([row.default]), strict=True))
-                continue
-            if missing:
-                raise ValueError(f"rows: the module has no leaf {missing} for {names}")
-            leaves = [np.asarray(self._variables[path][...]) for path in row.paths]
-            tensors = row.to_torch(leaves)
-            if not all(map(identical, row.from_torch(tensors), leaves)):
-                raise ValueError(
-                    f"rows: {', '.join(map(_dotted, row.paths))} holds numbers that its form in "
-                    f"torch, {names}, does not give back: expected the same bits; give the kind of "
-                    "layer entries that keep all of it"
-                )
-            found.update(zip(row.torch_names, tensors, strict=True))
-        return found
-
-
-def _compute_as_stored(module: nnx.Module) -> None:
-    """Let layers that compute in the dtype of their parameters follow a cast of those.
-
-    `nnx.Embed` by default fixes the dtype that its parameters have when it is made, and would keep
-    computing in it. A layer that computes in another dtype than it stores does so on purpose.
-    """
-    for path, part in nnx.iter_modules(module):
-        dtype = getattr(part, "dtype", None)
-        if dtype is None or not path:
-            continue
-        stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
-        if jnp.dtype(dtype) in stored:
-            part.dtype = None  # type: ignore[attr-defined]
-
-
-def _is_floating(value: Any) -> bool:
-    return floating(value) if hasattr(value, "dtype") else False
-
 
 def _trace() -> Any:
     """The JAX transformation that is tracing now."""
     return get_opaque_trace_state(convention="nnx")
-
-
-def _dotted(path: Sequence[Any]) -> str:
-    return ".".join(map(str, path))
 
 
 def _device(arrays: Arrays, dtype: str) -> Named:

@@ -22,17 +22,18 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """The function's result."""
-        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        config: Any = jax.config
+        if config.jax_disable_jit:
             return self.function(*args)
         leaves, structure = jax.tree.flatten(args)
-        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        precision = config.jax_default_matmul_precision
         signature = tuple(
             (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves
         )
         key = (structure, signature, precision)
         if key not in self._known:
             lowered = jax.jit(self.function).lower(*args)
-            options = jax.config.read("jax_disable_most_optimizations")
+            options = config.read("jax_disable_most_optimizations")
             text = f"{lowered.as_text()} {structure} {options}"
             known = hashlib.sha256(text.encode()).hexdigest()
             compiled = _COMPILED.get(known) or _COMPILED.setdefault(known, lowered.compile())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from parity.sides import trees
-from parity.sides.calls import Positional
+from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -50,7 +50,7 @@ class TorchSide(Side):
     def __init__(
         self,
         module: torch.nn.Module,
-        call: Call = Positional(),  # noqa: B008 (it is frozen)
+        call: Call = POSITIONAL,
         loss: Loss = MEAN_SQUARED_ERROR,
         *,
         names: Iterable[str] | None = None,

@@ -58,7 +58,8 @@ def arrays(name: str, value: Any) -> dict[str, Any]:
 
 def _with_items(value: Mapping, items: dict[Any, Any]) -> Any:
     if not hasattr(value, "__setitem__"):
-        return type(value)(items)  # type: ignore[call-arg]
+        kind: Any = type(value)
+        return kind(items)
     made: Any = copy.copy(value)
     for key, item in items.items():
         made[key] = item

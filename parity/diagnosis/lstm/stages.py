@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import flax_bilstm as fb
+from flax_bilstm.conversion.rows import Row
 from parity.diagnosis.lstm import candidate as ours
 from parity.diagnosis.lstm import reference as theirs
 from parity.diagnosis.lstm.reference import Cell
@@ -18,7 +19,7 @@ from parity.diagnosis.mistakes import cell as cell_mistakes
 from parity.diagnosis.mistakes import sequence as sequence_mistakes
 from parity.diagnosis.stages import Mistake, Stage
 from parity.sides.losses import INNER_PRODUCT
-from parity.sides.nnx_side import NnxSide, ParameterRow
+from parity.sides.nnx_side import NnxSide
 from parity.sides.side import Pair, Side
 from parity.sides.torch_side import TorchSide
 
@@ -47,9 +48,7 @@ class Stages:
         rows: which variables of the candidate hold the reference's tensors.
     """
 
-    def __init__(
-        self, torch_lstm: torch.nn.LSTM, flax_lstm: fb.LSTM, rows: Sequence[ParameterRow]
-    ) -> None:
+    def __init__(self, torch_lstm: torch.nn.LSTM, flax_lstm: fb.LSTM, rows: Sequence[Row]) -> None:
         self.torch_lstm, self.flax_lstm, self.rows = torch_lstm, flax_lstm, rows
         self.directions = ("forward", "reverse")[: flax_lstm.num_directions]
 

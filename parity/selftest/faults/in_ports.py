@@ -1,5 +1,8 @@
 """Faults in ports written by hand: raw parameters, and a function of a state dict."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,9 +14,9 @@ from parity.selftest.networks.by_hand import Raw
 method = planting.method
 
 
-def function(name: str, change: object) -> planting.Plant:
+def function(name: str, change: Callable[[Any], Any]) -> planting.Plant:
     """A function of the port, replaced by the result of the change."""
-    return planting.patched(by_hand, name, change)  # type: ignore[arg-type]
+    return planting.patched(by_hand, name, change)
 
 
 RAW = (

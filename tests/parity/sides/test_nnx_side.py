@@ -1,5 +1,3 @@
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,21 +6,15 @@ from flax import nnx
 
 pytest.importorskip("torch")
 
+from flax_bilstm.conversion.rows import Row
+from flax_bilstm.conversion.transforms import TRANSPOSED, each
 from parity.sides.intercept import Taps, intercepted_nnx
 from parity.sides.nnx_side import NnxSide
 from parity.sides.optimizers import ADAM, SGD
 
 
-class Entry(NamedTuple):
-    torch_names: tuple[str, ...]
-    paths: tuple[tuple[str | int, ...], ...]
-    default: None = None
-
-    def to_torch(self, leaves):
-        return [np.asarray(leaf).T for leaf in leaves]
-
-    def from_torch(self, tensors):
-        return [tensor.T for tensor in tensors]
+def entry(name, *path):
+    return Row((name,), (path,), TRANSPOSED)
 
 
 class Buffer(nnx.Variable):
@@ -40,9 +32,9 @@ class Model(nnx.Module):
 
 
 TABLE = (
-    Entry(("weight",), (("linear", "kernel"),)),
-    Entry(("bias",), (("linear", "bias"),)),
-    Entry(("shift",), (("shift",),)),
+    entry("weight", "linear", "kernel"),
+    entry("bias", "linear", "bias"),
+    entry("shift", "shift"),
 )
 
 
@@ -105,28 +97,20 @@ def test_between_two_steps_the_callers_precision_holds(side):
 
 def test_a_table_that_points_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"no leaf \['norm.scale'\] for scale"):
-        NnxSide(Model(), (*TABLE, Entry(("scale",), (("norm", "scale"),))))
+        NnxSide(Model(), (*TABLE, entry("scale", "norm", "scale")))
 
 
-class Padded(NamedTuple):
-    """A vocabulary that has more entries than torch's, whose values are forgotten."""
-
-    torch_names: tuple[str, ...] = ("bias",)
-    paths: tuple[tuple[str, ...], ...] = (("linear", "bias"),)
-    default: None = None
-
-    def to_torch(self, leaves):
-        return [np.asarray(leaves[0])[:2]]
-
-    def from_torch(self, tensors):
-        return [np.pad(tensors[0], (0, 1))]
+# A vocabulary that has more entries than torch's, whose values are forgotten.
+PADDED = Row(
+    ("bias",), (("linear", "bias"),), each(lambda leaf: leaf[:2], lambda t: np.pad(t, (0, 1)))
+)
 
 
 def test_a_row_that_forgets_what_the_module_holds_is_refused():
     model = Model()
     model.linear.bias[...] = jnp.ones(3)
     with pytest.raises(ValueError, match=r"linear.bias holds numbers .* the same bits"):
-        NnxSide(model, (TABLE[0], Padded(), TABLE[2]))
+        NnxSide(model, (TABLE[0], PADDED, TABLE[2]))
 
 
 def test_a_layer_that_computes_as_it_stores_follows_to_another_dtype():
@@ -137,7 +121,7 @@ def test_a_layer_that_computes_as_it_stores_follows_to_another_dtype():
         def __call__(self, tokens):
             return self.embed(tokens)
 
-    side = NnxSide(Tokens(), (Entry(("embed",), (("embed", "embedding"),)),))
+    side = NnxSide(Tokens(), (Row(("embed",), (("embed", "embedding"),), TRANSPOSED),))
     values = side.forward(side.parameters, {"x": np.arange(4)}, "float64")
     assert values["output"].dtype == np.float64
 
