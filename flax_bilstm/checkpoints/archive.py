@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flax_bilstm.checkpoints.pickled import Bytes, DamagedError
+from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError
 
 MOST_MEMBERS = 500_000
 

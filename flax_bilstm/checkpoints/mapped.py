@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_bilstm.checkpoints.pickled import Bytes
+from flax_bilstm.checkpoints.stand_ins import Bytes
 
 
 class Content(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bilstm.checkpoints.pickled import DamagedError, Global, StandIn, Unfinished
+from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
 
 DTYPES = {
     "Double": np.dtype(np.float64),

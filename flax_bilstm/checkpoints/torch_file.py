@@ -11,9 +11,10 @@ from typing import Any
 
 from flax_bilstm.checkpoints import archive, pickled, rebuilt
 from flax_bilstm.checkpoints.mapped import Content, mapped
-from flax_bilstm.checkpoints.pickled import Bytes, DamagedError, StandIn
+from flax_bilstm.checkpoints.pickle_machine import Call
 from flax_bilstm.checkpoints.rebuilt import Budget, Storage
 from flax_bilstm.checkpoints.showing import shown
+from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle in a file of the old format."""
@@ -78,7 +79,7 @@ def is_module(value: Any) -> bool:
     return isinstance(state, dict) and "_parameters" in state
 
 
-def _load_archive(data: Bytes, start: int, end: int, call: pickled.Call) -> pickled.Result:
+def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Result:
     members = archive.members(data, start, end)
     if "constants.pkl" in members or any(name.startswith("code/") for name in members):
         raise DamagedError("it holds a TorchScript program, which is code; nothing was executed")
@@ -106,7 +107,7 @@ def _load_archive(data: Bytes, start: int, end: int, call: pickled.Call) -> pick
     return pickled.load(bytes(view[pickle.start : pickle.end]), call, persistent)
 
 
-def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pickled.Result:
+def _load_pickles(data: Bytes, start: int, end: int, call: Call) -> pickled.Result:
     """A file of the old format, or one plain pickle."""
     counts: dict[str, int] = {}
 
@@ -149,7 +150,7 @@ def _load_pickles(data: Bytes, start: int, end: int, call: pickled.Call) -> pick
     return pickled.load(data, call, persistent, position, end)
 
 
-def _caller(budget: Budget, inside: bool) -> pickled.Call:
+def _caller(budget: Budget, inside: bool) -> Call:
     def call(name: str, arguments: tuple[Any, ...]) -> Any:
         if name == "torch.storage._load_from_bytes" and not inside:
             budget.take(len(arguments[0]))  # how a plain pickle stores a tensor

@@ -12,8 +12,8 @@ import numpy as np
 
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
-from flax_bilstm.checkpoints.pickled import StandIn
 from flax_bilstm.checkpoints.showing import LONGEST, shown
+from flax_bilstm.checkpoints.stand_ins import StandIn
 from flax_bilstm.conversion.tensors import to_numpy
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

@@ -76,18 +76,21 @@ def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarr
     return None
 
 
+def shortened(listed: Sequence[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = len(listed) - MOST_LISTED
+    return [*listed[:MOST_LISTED], *([f"... and {more} more"] if more > 0 else [])]
+
+
 def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> None:
     """Raise one ValueError that lists all problems, if there are any, and then the advice."""
     if not listed:
         return
-    lines = list(listed[:MOST_LISTED])
-    if len(listed) > MOST_LISTED:
-        lines.append(f"... and {len(listed) - MOST_LISTED} more")
     raise ValueError(
         f"state_dict: does not fit {module}; nothing was loaded. Every tensor and every variable "
         "is needed once: names= says what is called otherwise, ignore= what has no counterpart, "
         "prefix= (flax-bilstm --prefix) names a submodule, param_dtype= (--dtype) casts.\n  "
-        + "\n  ".join([*lines, *advice])
+        + "\n  ".join([*shortened(listed), *advice])
     )
 
 

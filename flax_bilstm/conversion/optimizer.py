@@ -6,32 +6,24 @@ parameters that PyTorch does not step are in a frozen part. optax is imported on
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from flax_bilstm import arguments
+from flax_bilstm.conversion.optimizer_fit import problems
+from flax_bilstm.conversion.optimizer_parts import Part, keys_of, parts_of, settings_key
 from flax_bilstm.conversion.rows import Names, Row, rows, variables
-from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, Settings, read, refuse
-from flax_bilstm.conversion.tree import Path, dotted
+from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, read, refuse
+from flax_bilstm.conversion.tree import Path
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
 FROZEN = "frozen"
 _LOG = logging.getLogger("flax_bilstm")
-
-
-class Part(NamedTuple):
-    """Parameters that are stepped in the same way: rows, settings, and number of steps so far."""
-
-    rows: tuple[Row, ...]
-    settings: Settings
-    steps: int
 
 
 def optimizer_from_torch(
@@ -78,8 +70,8 @@ def optimizer_from_torch(
     trained = _trained(model, names, ignore)
     named = _named(state, parameters, model, trained)
     refuse(_scheduled(state) if learning_rate is None else ())
-    parts = _parts(state, named, trained)
-    refuse(_problems(model, state, named, trained, parts))
+    parts = parts_of(state, named, trained)
+    refuse(problems(model, state, named, trained, parts))
 
     stepped = {row.paths for part in parts for row in part.rows}
     if frozen := [row.torch_names[0] for row in trained if row.paths not in stepped]:
@@ -103,7 +95,8 @@ def _without_none(parameters: Any) -> Any:
 def describe(optimizer_state_dict: Mapping[str, Any], learning_rate: Any = None) -> str:
     """The optax code of an equal optimizer, with `learning_rate` in place of the state's."""
     state = read(optimizer_state_dict)
-    different = list({_key(group.settings): group.settings for group in state.groups}.values())
+    settings = [group.settings for group in state.groups]
+    different = list({settings_key(each): each for each in settings}.values())
     rates = [s["lr"] if learning_rate is None else learning_rate for s in different]
     code = [_code(state.algorithm.calls(s, r)) for s, r in zip(different, rates, strict=True)]
     inner = ", ".join(f'"{_label(i)}": {each}' for i, each in enumerate(code))
@@ -173,45 +166,6 @@ def _scheduled(state: OptimizerState) -> Iterator[str]:
             )
 
 
-def _parts(
-    state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
-) -> tuple[Part, ...]:
-    """The trained rows by settings and steps, without rows that PyTorch does not step."""
-    settings = {key: group.settings for group in state.groups for key in group.keys}
-    started = any(state.states.values())
-    found: dict[Any, Part] = {}
-    for row in trained:
-        keys = _keys(row, named)
-        if keys is None:
-            continue
-        stateful = state.algorithm.kept(settings[keys[0]])
-        if started and stateful and not any(state.states.get(key) for key in keys):
-            continue
-        steps = max((_steps(state.states.get(key, {})) for key in keys), default=0)
-        which = (_key(settings[keys[0]]), steps)
-        before = found.get(which, Part((), settings[keys[0]], steps))
-        found[which] = before._replace(rows=(*before.rows, row))
-    return tuple(found.values())
-
-
-def _keys(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
-    """The keys of a row's tensors (of one of them if tied); None if the optimizer lacks it."""
-    for one in row.tied or (row,):
-        if all(name in named for name in one.torch_names):
-            return [named[name] for name in one.torch_names]
-    return None
-
-
-def _key(settings: Settings) -> str:
-    """A key that is equal for equal settings, whatever their container."""
-    names = sorted(settings.keys() - {"initial_lr"})
-    return repr([(name, settings[name]) for name in names])
-
-
-def _steps(tensors: Mapping[str, np.ndarray]) -> int:
-    return int(tensors["step"].reshape(())) if "step" in tensors else 0
-
-
 def _transformation(
     state: OptimizerState, parts: Sequence[Part], trained: Sequence[Row], learning_rate: Any
 ) -> Any:
@@ -257,8 +211,8 @@ def _fill(
     fields = {*state.algorithm.moments.values(), "count"}
     by_field = {_from_field(path, fields): variable for path, variable in inside.items()}
     for row in part.rows:
-        one = next((r for r in row.tied if _keys(r, named)), row)
-        tensors = [state.states.get(key, {}) for key in _keys(row, named) or ()]
+        one = next((r for r in row.tied if keys_of(r, named)), row)
+        tensors = [state.states.get(key, {}) for key in keys_of(row, named) or ()]
         for moment, field in state.algorithm.kept(part.settings).items():
             if all(moment in each for each in tensors):
                 leaves = one.from_torch([each[moment] for each in tensors])
@@ -274,84 +228,3 @@ def _fill(
 def _from_field(path: tuple[Any, ...], fields: set[str]) -> tuple[Any, ...]:
     """A path in the optimizer's state, starting at the name of optax's field."""
     return path[next((i for i, key in enumerate(path) if key in fields), 0) :]
-
-
-def _problems(
-    model: nnx.Module,
-    state: OptimizerState,
-    named: Mapping[str, Any],
-    trained: Sequence[Row],
-    parts: Sequence[Part],
-) -> Iterator[str]:
-    """Everything that does not fit between the state and this model."""
-    found = variables(model)
-    yield from _divided(state, named, trained)
-    for part in parts:
-        for row in part.rows:
-            one = next((r for r in row.tied if _keys(r, named)), row)
-            stateful = any(state.states.get(named[name]) for name in one.torch_names)
-            moments = tuple(state.algorithm.kept(part.settings)) if stateful else ()
-            if moments and not _moves(one, [found[path].shape for path in row.paths]):
-                yield (
-                    f"{', '.join(one.torch_names)}: its moments are not those of "
-                    f"{dotted(row.paths[0])} in another order, so they cannot be carried"
-                )
-                continue
-            weights = one.to_torch([found[path].get_value() for path in row.paths])
-            for name, weight in zip(one.torch_names, weights, strict=True):
-                yield from _of_tensor(name, weight, state.states.get(named[name], {}), moments)
-    ours = {name for row in trained for name in row.torch_names}
-    theirs = {name for row in rows(model) for name in row.torch_names} - ours
-    for name in sorted(theirs & named.keys()):
-        if state.states.get(named[name]):
-            yield f"unexpected: state for {name}, which this model never trains"
-    for name, key in named.items():
-        if unknown := state.states.get(key, {}).keys() - {"step", *state.algorithm.moments}:
-            yield f"unexpected: {', '.join(sorted(unknown))} of {name}"
-    if not parts:
-        yield "no parameter of the model is stepped by it"
-
-
-def _divided(
-    state: OptimizerState, named: Mapping[str, Any], trained: Sequence[Row]
-) -> Iterator[str]:
-    """Variables of several tensors, such as stacked layers, that PyTorch steps differently."""
-    settings = {key: _key(group.settings) for group in state.groups for key in group.keys}
-    for row in trained:
-        for one in row.tied or (row,):
-            keys = [named.get(name) for name in one.torch_names]
-            inside = [key for key in keys if key is not None]
-            steps = {_steps(state.states.get(key, {})) for key in inside}
-            alike = len(inside) == len(keys) and len({settings[k] for k in inside} | steps) <= 2
-            if inside and not alike:
-                yield (
-                    f"{', '.join(one.torch_names[:4])}: {dotted(row.paths[0])} is one variable for "
-                    "all of them, expected one parameter group and as many steps for each"
-                )
-
-
-def _moves(row: Row, shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the variables are a permutation of the tensors' elements, as moments require."""
-    sizes = np.cumsum([0, *map(math.prod, shapes)])
-    leaves = [
-        np.arange(start, stop, dtype=np.float64).reshape(shape)
-        for start, stop, shape in zip(sizes, sizes[1:], shapes, strict=False)
-    ]
-    elements = np.concatenate([tensor.ravel() for tensor in row.to_torch(leaves)])
-    return np.array_equal(np.sort(elements), np.arange(sizes[-1]))
-
-
-def _of_tensor(
-    name: str, weight: np.ndarray, tensors: Mapping[str, np.ndarray], moments: Sequence[str]
-) -> Iterator[str]:
-    for moment in moments:
-        value = tensors.get(moment)
-        if value is None:
-            yield f"missing: {moment} of {name}"
-        elif value.shape != weight.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-            yield (
-                f"{moment} of {name}: expected {weight.shape} {weight.dtype}, got "
-                f"{value.shape} {value.dtype}"
-            )
-        elif not np.isfinite(value).all():
-            yield f"not finite: {moment} of {name}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.conversion.fit import shortened
 from flax_bilstm.conversion.tensors import array_of
 
 Settings = Mapping[str, Any]
@@ -220,10 +221,9 @@ def refuse(problems: Any) -> None:
     """Raise one ValueError that lists all problems, if there are any."""
     listed = list(problems)
     if listed:
-        more = [f"... and {len(listed) - 40} more"] if len(listed) > 40 else []
         raise ValueError(
             "optimizer: its state cannot be carried over; nothing was.\n  "
-            + "\n  ".join([*listed[:40], *more])
+            + "\n  ".join(shortened(listed))
         )
 
 

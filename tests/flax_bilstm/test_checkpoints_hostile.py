@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import archive, pickled, torch_writing
+from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_writing
 
 LIMIT = 5.0
 """Seconds for refusing."""
@@ -91,7 +91,7 @@ def test_hostile_files_are_refused_soon_and_in_little_room(what: str, tmp_path: 
 
 @pytest.mark.parametrize("item", [b"}", b"]", b"cos\na\n)R", b"K\0\x85"])
 def test_the_objects_of_a_pickle_are_counted(item: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickled, "MOST_OBJECTS", 1_000)
+    monkeypatch.setattr(pickle_machine, "MOST_OBJECTS", 1_000)
     with pytest.raises(pickled.DamagedError, match="more than 1,000 objects"):
         pickled.load(
             b"\x80\x02(" + item * 1_001 + b"t.", lambda name, arguments: None, lambda identity: None

@@ -1,0 +1,135 @@
+"""The machine that a pickle is a program for: a stack, a memo and a position in the data."""
+
+import struct
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, Global, StandIn, Unfinished
+
+MOST_OBJECTS = 2_000_000
+
+Call = Callable[[str, tuple[Any, ...]], Any]
+"""The name of a function and its arguments → the value that it would make, or a StandIn."""
+
+
+class Machine:
+    """The stack, the memo and the position in the data."""
+
+    def __init__(
+        self, data: Bytes, call: Call, persistent: Callable[[Any], Any], start: int, end: int
+    ):
+        self.data, self.position, self.end = data, start, end
+        self.call, self.persistent = call, persistent
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.skipped: dict[str, int] = {}
+        self.objects = 0
+
+    def read(self, count: int) -> bytes:
+        """The next bytes."""
+        start, stop = self.position, self.position + count
+        if count < 0 or stop > self.end:
+            raise DamagedError("its pickle ends early")
+        self.position = stop
+        return bytes(self.data[start:stop])
+
+    def number(self, form: struct.Struct) -> Any:
+        """The next number, of this form."""
+        start = self.position
+        self.position += form.size
+        if self.position > self.end:
+            raise DamagedError("its pickle ends early")
+        return form.unpack_from(self.data, start)[0]
+
+    def byte(self) -> int:
+        """The next byte, as a number."""
+        value: int = self.data[self.position]  # one beyond `end` makes the next read fail
+        self.position += 1
+        return value
+
+    def line(self) -> bytes:
+        """The bytes up to the next newline, which is skipped."""
+        stop = self.data.find(b"\n", self.position, self.end)
+        if stop < 0:
+            raise DamagedError("its pickle ends early")
+        found = self.read(stop - self.position)
+        self.position += 1
+        return found
+
+    def push(self, value: Any) -> None:
+        """Push a value that takes no memory of its own."""
+        self.stack.append(value)
+
+    def new(self, value: Any) -> None:
+        """Push a value that takes memory."""
+        self.objects += 1
+        if self.objects > MOST_OBJECTS:
+            raise DamagedError(f"its pickle has more than {MOST_OBJECTS:,} objects")
+        self.stack.append(value)
+
+    def mark(self) -> None:
+        """Begin a new stack on top of this one."""
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        """The values since the last mark, which is removed."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def remember(self, place: int) -> None:
+        """Store the topmost value in the memo."""
+        value = self.memo[place] = self.stack[-1]
+        if isinstance(value, Unfinished):
+            value.places.append(place)
+
+    def named(self, module: Any, name: Any) -> None:
+        """Push the name of a class or function."""
+        self.new(Global(f"{module}.{name}"))
+
+    def reduce(self, function: Any, arguments: Any) -> None:
+        """Push what the function would make of the arguments."""
+        if isinstance(function, Global) and isinstance(arguments, tuple):
+            value = self.call(function.name, arguments)
+            if isinstance(value, StandIn) and not isinstance(value, Unfinished):
+                self.skipped[function.name] = self.skipped.get(function.name, 0) + 1
+        else:  # not a function, for example an object of an unknown class
+            value = StandIn(_name(function))
+            self.skipped[value.name] = self.skipped.get(value.name, 0) + 1
+        self.new(value)
+
+    def build(self) -> None:
+        """Give the topmost value its state."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Unfinished):
+            self.stack[-1] = target.finish(state)
+            for place in target.places:
+                self.memo[place] = self.stack[-1]
+        elif isinstance(target, StandIn):
+            target.state = state
+
+    def set_items(self, target: Any, items: list[Any]) -> None:
+        """Set keys and values, in turn, of a dict."""
+        if isinstance(target, dict):
+            target.update(
+                (_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)
+            )
+        # the items of other objects are dropped
+
+    def extend(self, target: Any, items: list[Any]) -> None:
+        """Append to a list."""
+        if isinstance(target, list):
+            target.extend(items)
+
+
+def _name(function: Any) -> str:
+    return function.name if isinstance(function, (Global, StandIn)) else type(function).__name__
+
+
+def _key(key: Any) -> Hashable:
+    """A key whose hash is cheap: hashing nested tuples can take forever."""
+    if isinstance(key, tuple):
+        plain = all(isinstance(each, (str, int, float, bytes)) for each in key)
+        return key if plain else StandIn("tuple")
+    return key if isinstance(key, Hashable) else StandIn(type(key).__name__)
