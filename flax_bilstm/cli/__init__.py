@@ -17,6 +17,7 @@ from flax_bilstm.cli import printing
 from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.convert import Conversion, DifferenceError
 from flax_bilstm.cli.verify import forward_pass
+from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.lstm import LSTM
@@ -82,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="for --into: what PyTorch calls otherwise; may be repeated, for tied weights too",
+    )
+    convert.add_argument(
+        "--summed-biases",
+        metavar="FLAX=TORCH:SUFFIX",
+        action="append",
+        default=[],
+        help="for --into: a cell of Flax's own, whose one bias is the sum of torch's two, such as "
+        "rnn.cell=lstm:_l0 (an LSTMCell has no :SUFFIX); may be repeated",
     )
     convert.add_argument(
         "--ignore",
@@ -164,17 +173,26 @@ def _writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
 
 
-def _convert(names: list[str], ignore: list[str], **options: Any) -> int:
-    pairs = [pair.partition("=") for pair in names]
-    if wrong := [flax for flax, equals, torch in pairs if not (flax and equals and torch)]:
-        raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}.")
-    renamed: dict[str, str | tuple[str, ...]] = {}
-    for flax, _, torch in pairs:
-        renamed[flax] = (*renamed[flax], torch) if flax in renamed else (torch,)
-    job = Conversion(**options, names=renamed, ignore=tuple(ignore))
+def _convert(names: list[str], summed_biases: list[str], ignore: list[str], **options: Any) -> int:
+    tied: dict[str, tuple[str, ...]] = {}
+    for flax, torch in _pairs("--names", "FLAX=TORCH", names):
+        tied[flax] = (*tied.get(flax, ()), torch)
+    cells = {
+        flax: SummedBiases(*torch.split(":", 1))
+        for flax, torch in _pairs("--summed-biases", "FLAX=TORCH:SUFFIX", summed_biases)
+    }
+    job = Conversion(**options, names={**tied, **cells}, ignore=tuple(ignore))
     report = conversion.convert(job, _say)
     printing.write(report)  # DST is written even if printing fails
     return GOOD
+
+
+def _pairs(option: str, expected: str, written: list[str]) -> list[tuple[str, str]]:
+    pairs = [pair.partition("=") for pair in written]
+    for whole, (flax, _, torch) in zip(written, pairs, strict=True):
+        if not (flax and torch):
+            raise ValueError(f"{option}: expected {expected}, got {whole!r}.")
+    return [(flax, torch) for flax, _, torch in pairs]
 
 
 def _inspect(path: Path, prefix: str | None, key: str | None, json: bool, code: bool) -> int:

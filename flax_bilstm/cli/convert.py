@@ -20,6 +20,7 @@ from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.optimizer import optimizer_from_torch
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order, with_names
 from flax_bilstm.conversion.reading import is_ours, read_sizes
+from flax_bilstm.conversion.rows import Names
 from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 
 NOT_COMPARED = "no forward pass was compared: only PyTorch and your own module know this network's"
@@ -52,7 +53,7 @@ class Conversion(NamedTuple):
     dtype: str | None = None
     score: str = "dot"
     into: str | None = None
-    names: Mapping[str, str | tuple[str, ...]] = {}
+    names: Names | None = None
     ignore: tuple[str, ...] = ()
     parameters: Path | None = None
     learning_rate: str | None = None
