@@ -20,8 +20,8 @@ from parity.sides.nnx_side import NnxSide
 from parity.sides.side import Arrays, Pair, cast
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import DTYPES, TRUTH, bound, epsilon
+from torch_ref.weights import DIRECTIONS
 
-DIRECTIONS = ("forward", "reverse")
 SEQUENCES = 8
 """The number of a batch's sequences whose attention is drawn."""
 
@@ -116,7 +116,7 @@ def _flax_directions(lstm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     def run(*args: Any) -> Any:
         outputs, final = real(*args)  # (time, batch, features)
         layer, direction = divmod(len(found), lstm.num_directions)
-        found[f"{layer}.{DIRECTIONS[direction]}"] = outputs.swapaxes(0, 1)
+        found[f"{layer}.{tuple(DIRECTIONS)[direction]}"] = outputs.swapaxes(0, 1)
         return outputs, final
 
     lstm.implementation = run  # of a copy

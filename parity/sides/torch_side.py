@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from flax_bilstm.conversion import tensors
 from parity.sides import trees
 from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
@@ -284,10 +285,7 @@ def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy in NumPy, of bfloat16 too."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype is torch.bfloat16:  # NumPy has bfloat16 only from ml_dtypes, by way of JAX
-        return tensor.contiguous().view(torch.int16).numpy().copy().view(jnp.bfloat16)
-    return tensor.numpy().copy()
+    return tensors.array_of("tensor", tensor).copy()
 
 
 def tensor_of(array: np.ndarray) -> torch.Tensor:

@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.nn.functional import gelu, hardsigmoid, hardtanh, linear, softsign
 
 from parity.diagnosis.lstm import reference as right
+from parity.diagnosis.lstm.gates import GATES
 from parity.diagnosis.lstm.reference import Cell, Inputs, StepOf, plain
 from parity.diagnosis.mistakes.rounding import SIGNIFICANT_BITS, rounded
 from torch_ref.weights import CellWeights
 
 Known = Iterator[tuple[str, Callable[..., Tensor]]]
-
-GATES = ("input", "forget", "cell", "output")
+_WORDS = tuple(gate.removesuffix("_gate") for gate in GATES)
 
 
 def reordered(order: Sequence[int]) -> str:
     """A permutation of the gates in words."""
     moved = [i for i in range(4) if order[i] != i]
     if len(moved) == 2:
-        return f"{GATES[moved[0]]} and {GATES[moved[1]]} gates are exchanged"
+        return f"{_WORDS[moved[0]]} and {_WORDS[moved[1]]} gates are exchanged"
     return f"gates are taken in the order {', '.join('ifgo'[i] for i in order)}, not i, f, g, o"
 
 
@@ -147,7 +147,7 @@ def _precisions(words: str, bits: int) -> Iterator[tuple[str, str, StepOf]]:
     yield f"the cell state is rounded to {words}", "cell", state
 
 
-_INPUT, _FORGET, _CELL, _OUTPUT = (f"{gate}_gate" for gate in GATES)
+_INPUT, _FORGET, _CELL, _OUTPUT = GATES
 
 # What is wrong, the first part of the step that is affected ("" for all), the step with it.
 EQUATIONS: tuple[tuple[str, str, StepOf], ...] = (
@@ -192,7 +192,7 @@ EQUATIONS: tuple[tuple[str, str, StepOf], ...] = (
      partial(equations, sigmoid=_identity_slope(torch.sigmoid))),
     *(row for words, bits in SIGNIFICANT_BITS.items() for row in _precisions(words, bits)),
     *((f"no gradient flows through the {gate} gate", f"{gate}_gate",
-       partial(equations, detach=letter)) for gate, letter in zip(GATES, "ifgo", strict=True)),
+       partial(equations, detach=letter)) for gate, letter in zip(_WORDS, "ifgo", strict=True)),
 )  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def _exchanged(
 def _steps() -> Iterator[tuple[str, str, StepOf]]:
     for order in _ORDERS:
         first = next(i for i in range(4) if order[i] != i)
-        yield reordered(order), f"{GATES[first]}_gate", with_weights(_permuted(order))
+        yield reordered(order), GATES[first], with_weights(_permuted(order))
     for words, change in WEIGHTS.items():
         yield words, "", with_weights(change)
     yield from EQUATIONS
