@@ -95,7 +95,7 @@ sanitize: $(VENV)/.ready
 	cmake --build $(SANITIZED)
 	FLAX_BILSTM_LIBRARY=$(CURDIR)/$(SANITIZED)/libflax_bilstm.so ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  $(VENV)/bin/pytest -n 0 tests/flax_bilstm/test_native.py \
+	  $(VENV)/bin/pytest -n 0 tests/flax_bilstm/test_native_arithmetic.py \
 	  -k 'instruction_set or sigmoid or infinity or row or many'
 
 # The compilers have an environment of their own: with them installed, JAX looks for their hardware.

@@ -9,15 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-import flax_bilstm as fb
 from flax_bilstm import checkpoints
-from flax_bilstm.cli import main
 
 torch = pytest.importorskip("torch")
 
@@ -197,85 +192,6 @@ def test_wrappers_in_the_middle_of_names(wrapper: str, tmp_path: Path) -> None:
     assert_holds(tmp_path / "model.pt", expected | {"fc.bias": torch.ones(2)})
 
 
-def parametrized() -> Any:
-    return torch.nn.utils.parametrizations.weight_norm(torch.nn.LSTM(2, 3), "weight_hh_l0")
-
-
-def old_weight_norm() -> Any:
-    with warnings.catch_warnings(action="ignore"):
-        return torch.nn.utils.weight_norm(torch.nn.LSTM(2, 3), "weight_hh_l0", dim=1)
-
-
-def pruned() -> Any:
-    from torch.nn.utils import prune
-
-    lstm = torch.nn.LSTM(2, 3)
-    prune.random_unstructured(lstm, "weight_hh_l0", 0.5)
-    return lstm
-
-
-@pytest.mark.parametrize("make", [parametrized, old_weight_norm, pruned])
-def test_weights_in_parts_are_folded_and_named(make: Callable[[], Any], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    lstm = make()
-    with torch.no_grad():
-        for parameter in lstm.parameters():
-            parameter.mul_(1.5)
-        lstm(torch.ones(1, 1, 2))  # old hooks set the weight as they run
-    torch.save(lstm.state_dict(), tmp_path / "model.pt")
-    read = checkpoints.read(tmp_path / "model.pt")
-    assert set(read.tensors) == set(torch.nn.LSTM(2, 3).state_dict())
-    expected = lstm.weight_hh_l0.detach().numpy()
-    np.testing.assert_allclose(read.tensors["weight_hh_l0"], expected, rtol=2e-7)
-    assert any(note.startswith("folded: ") for note in read.notes)
-
-
-def test_an_unknown_parametrization_is_refused_in_words(tmp_path: Path) -> None:
-    linear = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(2, 2))
-    torch.save(linear.state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="remove_parametrizations"):
-        fb.load(tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="remove_parametrizations"):
-        fb.load(tmp_path / "model.pt", into=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
-
-
-class InParts(nnx.Module):
-    """weight_norm written in Flax, with the parts as they are, and a layer that has it whole."""
-
-    def __init__(self) -> None:
-        self.proj = nnx.Dict(g=nnx.Param(jnp.zeros((3, 1))), v=nnx.Param(jnp.zeros((3, 2))))
-        self.proj.bias = nnx.Param(jnp.zeros(3))
-        self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-
-
-def test_parts_that_a_module_has_itself_are_not_folded(tmp_path: Path) -> None:
-    normalized = torch.nn.utils.parametrizations.weight_norm
-    model = torch.nn.ModuleDict(
-        {"proj": normalized(torch.nn.Linear(2, 3)), "head": normalized(torch.nn.Linear(3, 2))}
-    )
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    parts = {"g": "original0", "v": "original1"}
-    names = {f"proj.{k}": f"proj.parametrizations.weight.{part}" for k, part in parts.items()}
-    port = fb.load(tmp_path / "model.pt", into=InParts(), names=names)
-    for flax, part in parts.items():
-        expected = model.state_dict()[f"proj.parametrizations.weight.{part}"]
-        np.testing.assert_array_equal(port.proj[flax][...], expected)
-    expected = model["head"].weight.detach().numpy()
-    np.testing.assert_allclose(port.head.kernel[...].T, expected, rtol=2e-7)
-
-
-@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal"])
-def test_parts_are_converted_to_the_bit(kind: str, tmp_path: Path) -> None:
-    model = getattr(torch.nn.utils.parametrizations, kind)(torch.nn.Linear(2, 2))
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    for source, target in [("model.pt", "a.safetensors"), ("a.safetensors", "back.pt")]:
-        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
-    back = torch.load(tmp_path / "back.pt", weights_only=True)
-    assert back.keys() == model.state_dict().keys()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(back[name], tensor)
-
-
 @pytest.mark.parametrize("what", ["folder", "index"])
 def test_a_hugging_face_folder_of_shards(what: str, tmp_path: Path) -> None:
     import json
@@ -300,59 +216,3 @@ def test_a_folder_of_distributed_checkpoints(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         dcp.save({"model": state_dict(), "epoch": 3}, checkpoint_id=tmp_path / "step")
     assert_holds(tmp_path / "step", state_dict())
-
-
-def orbax_step(path: Path, model: Any) -> Path:
-    import orbax.checkpoint as ocp
-
-    with ocp.CheckpointManager(path) as manager:
-        for step in (9, 10):
-            scaled = jax.tree.map(lambda a: a * step, nnx.state(model))  # noqa: B023
-            manager.save(step, args=ocp.args.StandardSave(scaled))
-    return path
-
-
-@pytest.mark.parametrize("inside", ["", "10", "10/default"])
-def test_an_orbax_checkpoint_manager_and_its_steps(inside: str, tmp_path: Path) -> None:
-    model = fb.LSTM(2, 3, rngs=nnx.Rngs(0))
-    path = orbax_step(tmp_path / "run", model) / inside
-    read = checkpoints.read(path)
-    for name, array in fb.state_dict(model).items():
-        np.testing.assert_array_equal(read.tensors[name], array * 10)
-    assert any("read: " in note for note in read.notes) == (inside != "10/default")
-
-
-def test_linen_variables_and_a_train_state(tmp_path: Path) -> None:
-    import optax
-    import orbax.checkpoint as ocp
-    from flax.training.train_state import TrainState
-
-    from flax_bilstm import linen
-
-    model = fb.LSTM(2, 3, rngs=nnx.Rngs(0))
-    variables = linen.to_variables(model)
-    state = TrainState.create(
-        apply_fn=lambda: None, params=variables["params"], tx=optax.adam(1e-3)
-    )
-    for name, tree in {"variables": variables, "train_state": state}.items():
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / name, tree)
-        read = checkpoints.read(tmp_path / name)
-        for key, array in fb.state_dict(model).items():
-            np.testing.assert_array_equal(read.tensors[key], array)
-
-
-def test_prefix_of_an_orbax_checkpoint(tmp_path: Path) -> None:
-    import orbax.checkpoint as ocp
-
-    class Larger(nnx.Module):
-        def __init__(self) -> None:
-            self.encoder = fb.LSTM(2, 3, bidirectional=True, rngs=nnx.Rngs(0))
-            self.head = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
-
-    larger = Larger()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "run", nnx.state(larger))
-    loaded = fb.load(tmp_path / "run", prefix="encoder.")
-    for name, array in fb.state_dict(larger.encoder).items():
-        np.testing.assert_array_equal(fb.state_dict(loaded)[name], array)

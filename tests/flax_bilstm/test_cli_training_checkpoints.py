@@ -1,6 +1,5 @@
 """`flax-bilstm convert` on what people really have: training checkpoints, prefixes, optimizers."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,13 @@ from flax import nnx
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
-from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
+from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD
 from flax_bilstm.cli import convert as conversion
 
 torch = pytest.importorskip("torch")
 torch_ref = pytest.importorskip("torch_ref")
 
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+from .command_line import run
 
 
 @pytest.fixture(scope="module")
@@ -203,164 +200,6 @@ def test_dry_run_keeps_nothing(
     assert target.read_bytes() == b"precious"
 
 
-class Larger(torch.nn.Module):
-    """A network of the user's own, with a buffer that is no parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = torch.nn.LSTM(3, 2, batch_first=True)
-        self.classifier = torch.nn.Linear(2, 3)
-        self.criterion = torch.nn.CrossEntropyLoss(weight=torch.ones(3))
-
-    def forward(self, x: Any) -> Any:
-        return self.classifier(self.encoder(x)[0][:, -1])
-
-
-PORT = """
-from flax import nnx
-import flax_bilstm as fb
-
-class Port(nnx.Module):
-    def __init__(self, rngs):
-        self.encoder = fb.LSTM(3, 2, rngs=rngs)
-        self.head = nnx.Linear(2, 3, rngs=rngs)
-
-def make():
-    return Port(nnx.Rngs(0))
-"""
-
-
-def larger_checkpoint(path: Path, *, named: bool) -> tuple[Any, Any]:
-    torch.manual_seed(0)
-    model = Larger()
-    given = model.named_parameters() if named else model.parameters()
-    optimizer = torch.optim.Adam(given, 0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(torch.randn(2, 5, 3)).square().mean().backward()
-        optimizer.step()
-    torch.save({"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-    return model, optimizer
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_a_network_of_the_users_own_with_its_optimizer(
-    named: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model, optimizer = larger_checkpoint(tmp_path / "run.pt", named=named)
-    (tmp_path / "users_port.py").write_text(PORT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
-    target = tmp_path / "run.orbax"
-    options = ("--into", "users_port:make", "--names", "head=classifier", "--ignore", "criterion.*")
-    assert run("convert", tmp_path / "run.pt", target, *options) == GOOD
-    printed = capsys.readouterr().out
-    assert "left out: criterion.weight" in printed
-    assert "no forward pass was compared" in printed
-    tree = orbax_folder.read(target).tree
-    moment = tree["optimizer"]["opt_state"]["0"]["mu"]["head"]["kernel"]["value"]
-    expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
-    np.testing.assert_array_equal(moment.T, expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--into", "users_port:make"), 'likely: names={"head": "classifier"}'),
-        (("--into", "users_port:nothing"), "raised AttributeError"),
-        (("--into", "no_such_module:make"), "raised ModuleNotFoundError"),
-        (("--into", "users_port:fb"), "raised TypeError"),
-        (("--into", "users_port:make", "--names", "head"), "expected FLAX=TORCH, got 'head'"),
-        ((), "pass --into"),
-    ],
-)
-def test_what_the_user_passes_for_a_network_of_their_own(
-    options: tuple[str, ...],
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    larger_checkpoint(tmp_path / "run.pt", named=False)
-    (tmp_path / "users_port.py").write_text(PORT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
-    assert run("convert", tmp_path / "run.pt", tmp_path / "run.orbax", *options) == BAD_INPUT
-    assert says in capsys.readouterr().err
-    assert not (tmp_path / "run.orbax").exists()
-
-
-TIED_PORT = """
-import jax.numpy as jnp
-from flax import nnx
-import flax_bilstm as fb
-
-class Port(nnx.Module):
-    def __init__(self, rngs):
-        self.embed = nnx.Embed(7, 3, rngs=rngs)
-        self.lstm = fb.LSTM(3, 3, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(7))
-        self.ids = nnx.Variable(jnp.zeros(2, jnp.int32))
-
-def make():
-    return Port(nnx.Rngs(0))
-"""
-
-
-def tied() -> Any:
-    """A language model: tied weights, a raw parameter, a buffer."""
-    model = torch.nn.ModuleDict(
-        {
-            "encoder": torch.nn.Embedding(7, 3),
-            "lstm": torch.nn.LSTM(3, 3, batch_first=True),
-            "decoder": torch.nn.Linear(3, 7, bias=False),
-        }
-    )
-    model["decoder"].weight = model["encoder"].weight
-    model.bias = torch.nn.Parameter(torch.ones(7))
-    model.register_buffer("ids", torch.tensor([3, 4]))
-    return model
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_groups_ties_raw_parameters_and_buffers(
-    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a dtype, `jnp.zeros` has what JAX gives it where 64 bits are not asked for."""
-    torch.manual_seed(0)
-    model = tied().to(dtype)
-    named = list(model.named_parameters())
-    groups = [
-        {"params": [(n, p) for n, p in named if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [(n, p) for n, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    hidden = model["lstm"](model["encoder"](torch.arange(7)[None]))[0]
-    ((model["decoder"](hidden) + model.bias) ** 2).sum().backward()
-    optimizer.step()
-    content = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
-    torch.save(content, tmp_path / "run.ckpt")
-    port = TIED_PORT
-    if dtype is torch.float64:
-        port = port.replace("rngs=rngs", "rngs=rngs, param_dtype=jnp.float64").replace(
-            "int32", "int64"
-        )
-    (tmp_path / "tied_port.py").write_text(port)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tied_port", raising=False)
-    options = ("--into", "tied_port:make", "--names", "embed=encoder", "--names", "embed=decoder")
-    assert run("convert", tmp_path / "run.ckpt", tmp_path / "run.orbax", *options) == GOOD
-    tree = orbax_folder.read(tmp_path / "run.orbax").tree
-    for path, expected in {"embed.embedding": model["encoder"].weight, "bias": model.bias}.items():
-        np.testing.assert_array_equal(tree["model"][path], expected.detach().numpy(), strict=True)
-    moments = tree["optimizer"]["opt_state"]["inner_states"]["group 1"]["inner_state"]["0"]
-    expected = optimizer.state[model.bias]["exp_avg"].numpy()
-    np.testing.assert_array_equal(moments["mu"]["bias"]["value"], expected, strict=True)
-
-
 def test_moments_of_another_module_are_not_taken(tmp_path: Path) -> None:
     """Encoder and decoder of one shape: `--prefix` takes the encoder's, by name."""
     torch.manual_seed(0)
@@ -405,115 +244,3 @@ def test_mixed_dtypes_are_cast(tmp_path: Path) -> None:
     assert run("convert", tmp_path / "mixed.pt", target, "--dtype", "float32") == GOOD
     back = checkpoints.read(target).tensors
     assert {array.dtype for array in back.values()} == {np.dtype(np.float32)}
-
-
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_any_state_dict_keeps_every_bit(ending: str, tmp_path: Path) -> None:
-    tensors = {
-        "a.weight": torch.randn(2, 3, 1).bfloat16(),
-        "a.count": torch.tensor(7),
-        "b": torch.tensor([True, False]),
-        "c.scale": torch.tensor(-0.0, dtype=torch.float64),
-        "d.ids": torch.arange(3, dtype=torch.int16),
-    }
-    torch.save(tensors, tmp_path / "a.pt")
-    target = tmp_path / f"out{ending}"
-    assert run("convert", tmp_path / "a.pt", target) == GOOD
-    read = checkpoints.read(tmp_path / "a.pt").tensors
-    back = checkpoints.read(target).tensors
-    assert back.keys() == read.keys()
-    for name, array in read.items():
-        assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)
-        assert back[name].tobytes() == array.tobytes()
-
-
-@pytest.mark.parametrize("rate", ["0.5", "port_schedule:schedule"])
-def test_what_the_state_does_not_tell_is_passed(
-    rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Groups without names, and a scheduler; the optimizer was given a submodule's parameters."""
-    torch.manual_seed(0)
-    model = Larger()
-    run_of = torch.nn.ModuleDict({"net": model})
-    named = [(n, p) for n, p in model.named_parameters() if "criterion" not in n]
-    named = [pair for pair in named if pair[1].ndim > 1] + [x for x in named if x[1].ndim <= 1]
-    matrices = sum(p.ndim > 1 for _, p in named)
-    parameters = [p for _, p in named]
-    groups = [
-        {"params": parameters[:matrices], "weight_decay": 0.1},
-        {"params": parameters[matrices:], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    model(torch.randn(2, 5, 3)).square().mean().backward()
-    optimizer.step()
-    scheduler.step()
-    content = {"state_dict": run_of.state_dict(), "optimizer_states": [optimizer.state_dict()]}
-    torch.save(content, tmp_path / "run.ckpt")
-    (tmp_path / "users_port.py").write_text(PORT)
-    (tmp_path / "port_schedule.py").write_text("schedule = lambda step: 0.5\n")
-    (tmp_path / "names.txt").write_text("\n".join(name for name, _ in named))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
-    into = ("--into", "users_port:make", "--prefix", "net.", "--names", "head=classifier")
-    command = ("convert", tmp_path / "run.ckpt", tmp_path / "a.orbax", *into)
-    command = (*command, "--ignore", "criterion.*")
-    assert run(*command) == BAD_INPUT
-    assert "--parameters" in capsys.readouterr().err
-    command = (*command, "--parameters", tmp_path / "names.txt")
-    assert run(*command) == BAD_INPUT
-    assert "--learning-rate" in capsys.readouterr().err
-    assert run(*command, "--learning-rate", rate) == GOOD
-    assert f"learning_rate={rate}" in capsys.readouterr().out
-    states = orbax_folder.read(tmp_path / "a.orbax").tree["optimizer"]["opt_state"]["inner_states"]
-    moment = states["group 0"]["inner_state"]["0"]["mu"]["head"]["kernel"]["value"]
-    expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
-    np.testing.assert_array_equal(moment.T, expected)
-
-
-class Additive(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attn = torch.nn.Linear(8, 8)
-        self.v = torch.nn.Linear(8, 1, bias=False)
-
-
-def like_ours(
-    attention: Any = None, fc: Any = None, layers: int = 1, bidirectional: bool = True
-) -> Any:
-    """A network with an lstm, an attention and an fc, that is not the reference network."""
-    square = torch.nn.ModuleDict({"attn": torch.nn.Linear(8, 8)})
-    return torch.nn.ModuleDict(
-        {
-            "lstm": torch.nn.LSTM(3, 4, layers, bidirectional=bidirectional),
-            "attention": attention or square,
-            "fc": fc or torch.nn.Linear(8, 2),
-        }
-    )
-
-
-OTHERS = {
-    "additive": lambda: like_ours(Additive()),
-    "to one": lambda: like_ours(torch.nn.ModuleDict({"attn": torch.nn.Linear(8, 1)})),
-    "a layer": lambda: like_ours(torch.nn.Linear(8, 1)),
-    "heads": lambda: like_ours(torch.nn.MultiheadAttention(8, 2)),
-    "two vectors": lambda: like_ours(fc=torch.nn.Linear(16, 2)),
-    "Sequential": lambda: like_ours(fc=torch.nn.Sequential(torch.nn.Linear(8, 2))),
-    "layers": lambda: like_ours(layers=2),
-    "one way": lambda: like_ours(fc=torch.nn.Linear(4, 2), bidirectional=False),
-    "GRU": lambda: torch.nn.GRU(3, 4),
-    "RNN": lambda: torch.nn.RNN(3, 4),
-}
-
-
-@pytest.mark.parametrize("title", OTHERS)
-def test_a_network_that_is_only_named_like_ours(title: str, tmp_path: Path) -> None:
-    """Of the classes called BiLSTMWithAttention that people publish, hardly any is ours."""
-    model = OTHERS[title]()
-    torch.save(model.state_dict(), tmp_path / "a.pt")
-    assert run("inspect", tmp_path / "a.pt") == GOOD
-    assert run("convert", tmp_path / "a.pt", tmp_path / "a.safetensors") == GOOD
-    assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.pt") == GOOD
-    back = torch.load(tmp_path / "b.pt", weights_only=True)
-    assert back.keys() == model.state_dict().keys()
-    assert all(torch.equal(back[name], t) for name, t in model.state_dict().items())

@@ -1,9 +1,6 @@
-"""The C++ layer: every instruction set, every way through the code, and what JAX makes of it."""
+"""The C++ layer's numbers: by every instruction set, in any batch, on any number of threads."""
 
 import os
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -12,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import flax_bilstm as fb
-from flax_bilstm import recurrence
-from flax_bilstm.recurrence import directions
-from flax_bilstm.recurrence.equations import State, Weights, validity
 from flax_bilstm.recurrence.native import library
 from flax_bilstm.recurrence.native.layer import run_layer
+
+from .native_layer import case, run_directions, run_python
 
 if not fb.native_available():
     pytest.skip(fb.native_available().reason, allow_module_level=True)
@@ -50,25 +45,6 @@ SHAPES = {
 }
 
 
-def case(shape, dtype):
-    """Weights of each direction, x, initial states and valid; lengths from 0 to time."""
-    time, batch, inputs, hidden = shape
-    rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape) / 2, dtype)
-
-    def one():
-        bias = normal(4 * hidden), normal(4 * hidden)
-        return Weights(normal(inputs, 4 * hidden), normal(hidden, 4 * hidden), *bias, None)
-
-    weights = tuple(one() for _ in range(2))
-    states = State(normal(2, batch, hidden), normal(2, batch, hidden))
-    lengths = jnp.asarray(rng.integers(0, time + 1, batch)).at[0].set(time)
-    valid = validity(lengths, time)
-    return weights, normal(time, batch, inputs) * valid.astype(dtype), states, valid
-
-
 def layer_in_numpy(weights, x, states, valid):
     """The published equations in float64, a loop over steps and directions."""
     outputs, finals = [], []
@@ -90,11 +66,6 @@ def layer_in_numpy(weights, x, states, valid):
         finals.append((h, c))
     h_n, c_n = zip(*finals, strict=True)
     return {"outputs": np.concatenate(outputs, -1), "h_n": np.stack(h_n), "c_n": np.stack(c_n)}
-
-
-def run_directions(implementation, weights, x, states, valid):
-    """A layer as an LSTM runs it."""
-    return directions.run_layer(recurrence.resolve(implementation), weights, x, states, valid)
 
 
 @jax.jit
@@ -213,13 +184,6 @@ PROGRAM = """
 """
 
 
-def run_python(script, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_one_processor_and_several_give_the_same_bits():
     available = sorted(os.sched_getaffinity(0))
@@ -243,127 +207,3 @@ def test_many_calls_at_once_end():
         for outputs in callers.map(many, [x] * 48):
             for each in outputs:
                 np.testing.assert_array_equal(each, expected)
-
-
-def make_lstm(**options):
-    return fb.LSTM(3, 4, bidirectional=True, rngs=nnx.Rngs(0), **options)
-
-
-def lowered(lstm, *inputs, **options):
-    graph, state = nnx.split(lstm)
-
-    def loss(state, x):
-        return nnx.merge(graph, state)(x)[0].sum()
-
-    return jax.jit(jax.value_and_grad(loss), **options).lower(state, *inputs)
-
-
-def test_it_is_the_default_where_one_cpu_runs():
-    text = lowered(make_lstm(), jnp.ones((2, 5, 3))).as_text()
-    assert text.count("@flax_bilstm_forward(") == text.count("@flax_bilstm_backward(") == 1
-    assert "while" not in text
-
-
-def test_gradients_twice_from_one_forward_pass(assert_close):
-    """The backward pass writes over what the forward pass kept: not while it is needed again."""
-    weights, x, states, valid = case((4, 6, 3, 8), jnp.float32)
-
-    def twice(x):
-        outputs, pull = jax.vjp(lambda x: run_layer(weights, x, states, valid)[0], x)
-        return pull(outputs)[0], pull(outputs)[0]
-
-    assert "output_operand_alias" in jax.jit(twice).lower(x).as_text()
-    once = jax.grad(lambda x: jnp.sum(run_layer(weights, x, states, valid)[0] ** 2) / 2)(x)
-    for function in (twice, jax.jit(twice)):
-        for each in function(x):
-            assert_close({"d x": each}, {"d x": once}, 1e-6)
-
-
-@pytest.mark.parametrize("declared", [False, True])
-def test_a_batch_split_over_devices_stays_split(declared):
-    """Whether x says so itself, or only the compiled function's `in_shardings`."""
-    mesh = Mesh(jax.devices("cpu"), ("batch",))
-    split, copied = (NamedSharding(mesh, PartitionSpec(*names)) for names in (["batch"], []))
-    x = jnp.ones((4, 5, 3))
-    if declared:
-        compiled = lowered(make_lstm(), x, in_shardings=(copied, split)).compile()
-    else:
-        compiled = lowered(make_lstm(), jax.device_put(x, split)).compile()
-    text = compiled.as_text()
-    assert "all-gather" not in text
-    assert "flax_bilstm_forward" not in text
-    assert "all-reduce" in text  # of the gradients
-
-
-def test_what_is_left_to_fused():
-    for options in ({"proj_size": 2}, {"dtype": jnp.bfloat16}):
-        assert "flax_bilstm_" not in lowered(make_lstm(**options), jnp.ones((2, 5, 3))).as_text()
-
-
-def test_vmap_over_inputs_is_one_call_of_a_larger_batch(assert_close):
-    weights, x, states, valid = case((4, 2, 3, 8), jnp.float32)
-    many = jnp.stack([x, 2 * x, 3 * x])
-
-    def loss(weights, x):
-        outputs, final = run_layer(weights, x, states, valid)
-        return jnp.sum(outputs**2) + jnp.sum(final.cell)
-
-    batched = jax.vmap(jax.grad(loss, argnums=1), in_axes=(None, 0))
-    text = str(jax.make_jaxpr(batched)(weights, many))
-    assert "scan" not in text
-    assert text.count("lstm_forward[") == text.count("lstm_backward[") == 1
-    alone = jnp.stack([jax.grad(loss, argnums=1)(weights, each) for each in many])
-    assert_close({"d x": batched(weights, many)}, {"d x": alone}, 1e-6)
-
-
-def test_remat_and_shard_map(assert_close):
-    weights, x, states, valid = case((4, 4, 3, 8), jnp.float32)
-
-    def loss(run, x):
-        return jnp.sum(run(weights, x, states, valid)[0] ** 2)
-
-    expected = jax.jit(jax.grad(partial(loss, run_layer)))(x)
-    again = jax.jit(jax.grad(partial(loss, jax.checkpoint(run_layer))))(x)
-    assert_close({"d x": again}, {"d x": expected}, 1e-7)
-
-    batch = PartitionSpec(None, "batch")
-
-    def of_each_device(weights, *arrays):
-        varying = jax.lax.pcast(weights, "batch", to="varying")
-        return run_directions("native", varying, *arrays)
-
-    split = jax.shard_map(
-        of_each_device,
-        mesh=Mesh(jax.devices("cpu"), ("batch",)),
-        in_specs=(PartitionSpec(), batch, batch, batch),
-        out_specs=(batch, batch),
-    )
-    assert_close({"d x": jax.jit(jax.grad(partial(loss, split)))(x)}, {"d x": expected}, 1e-6)
-
-
-ASK = "import flax_bilstm as fb; print(*fb.native_available(), sep='|')"
-
-
-def test_the_environment_variable():
-    assert run_python(ASK, FLAX_BILSTM_NATIVE="off").stdout == "False|FLAX_BILSTM_NATIVE=off\n"
-    run = run_python(ASK, FLAX_BILSTM_NATIVE="portable")
-    assert run.stdout == "True|runs on CPUs, with the instruction set portable\n"
-    run = run_python(ASK, FLAX_BILSTM_NATIVE="sse")
-    assert "expected 'off' or an instruction set of this processor" in run.stderr
-
-
-def test_a_jaxlib_that_is_too_old_is_warned_of_once(monkeypatch):
-    def ask_twice():
-        return [bool(fb.native_available()) for _ in range(2)]
-
-    library.native_available.cache_clear()
-    monkeypatch.setattr(library, "_ffi_version", lambda: 1)
-    try:
-        with pytest.warns(RuntimeWarning, match="jaxlib .* has 1") as warned:
-            answers = ask_twice()
-        assert answers == [False, False]
-        assert len(warned) == 1
-    finally:
-        monkeypatch.undo()
-        library.native_available.cache_clear()
-    assert ask_twice() == [True, True]

@@ -1,0 +1,96 @@
+"""Weights that a file holds in parts: weight_norm, pruning and other parametrizations."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flax_bilstm as fb
+from flax_bilstm import checkpoints
+from flax_bilstm.cli import main
+
+torch = pytest.importorskip("torch")
+
+
+def parametrized() -> Any:
+    return torch.nn.utils.parametrizations.weight_norm(torch.nn.LSTM(2, 3), "weight_hh_l0")
+
+
+def old_weight_norm() -> Any:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.nn.utils.weight_norm(torch.nn.LSTM(2, 3), "weight_hh_l0", dim=1)
+
+
+def pruned() -> Any:
+    from torch.nn.utils import prune
+
+    lstm = torch.nn.LSTM(2, 3)
+    prune.random_unstructured(lstm, "weight_hh_l0", 0.5)
+    return lstm
+
+
+@pytest.mark.parametrize("make", [parametrized, old_weight_norm, pruned])
+def test_weights_in_parts_are_folded_and_named(make: Callable[[], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lstm = make()
+    with torch.no_grad():
+        for parameter in lstm.parameters():
+            parameter.mul_(1.5)
+        lstm(torch.ones(1, 1, 2))  # old hooks set the weight as they run
+    torch.save(lstm.state_dict(), tmp_path / "model.pt")
+    read = checkpoints.read(tmp_path / "model.pt")
+    assert set(read.tensors) == set(torch.nn.LSTM(2, 3).state_dict())
+    expected = lstm.weight_hh_l0.detach().numpy()
+    np.testing.assert_allclose(read.tensors["weight_hh_l0"], expected, rtol=2e-7)
+    assert any(note.startswith("folded: ") for note in read.notes)
+
+
+def test_an_unknown_parametrization_is_refused_in_words(tmp_path: Path) -> None:
+    linear = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(2, 2))
+    torch.save(linear.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="remove_parametrizations"):
+        fb.load(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="remove_parametrizations"):
+        fb.load(tmp_path / "model.pt", into=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+
+
+class InParts(nnx.Module):
+    """weight_norm written in Flax, with the parts as they are, and a layer that has it whole."""
+
+    def __init__(self) -> None:
+        self.proj = nnx.Dict(g=nnx.Param(jnp.zeros((3, 1))), v=nnx.Param(jnp.zeros((3, 2))))
+        self.proj.bias = nnx.Param(jnp.zeros(3))
+        self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+
+def test_parts_that_a_module_has_itself_are_not_folded(tmp_path: Path) -> None:
+    normalized = torch.nn.utils.parametrizations.weight_norm
+    model = torch.nn.ModuleDict(
+        {"proj": normalized(torch.nn.Linear(2, 3)), "head": normalized(torch.nn.Linear(3, 2))}
+    )
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    parts = {"g": "original0", "v": "original1"}
+    names = {f"proj.{k}": f"proj.parametrizations.weight.{part}" for k, part in parts.items()}
+    port = fb.load(tmp_path / "model.pt", into=InParts(), names=names)
+    for flax, part in parts.items():
+        expected = model.state_dict()[f"proj.parametrizations.weight.{part}"]
+        np.testing.assert_array_equal(port.proj[flax][...], expected)
+    expected = model["head"].weight.detach().numpy()
+    np.testing.assert_allclose(port.head.kernel[...].T, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "orthogonal"])
+def test_parts_are_converted_to_the_bit(kind: str, tmp_path: Path) -> None:
+    model = getattr(torch.nn.utils.parametrizations, kind)(torch.nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    for source, target in [("model.pt", "a.safetensors"), ("a.safetensors", "back.pt")]:
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert back.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back[name], tensor)

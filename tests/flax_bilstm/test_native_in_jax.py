@@ -1,0 +1,142 @@
+"""What JAX makes of the C++ layer: programs, derivatives, devices; and where there is none."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import flax_bilstm as fb
+from flax_bilstm.recurrence.native import library
+from flax_bilstm.recurrence.native.layer import run_layer
+
+from .native_layer import case, run_directions, run_python
+
+if not fb.native_available():
+    pytest.skip(fb.native_available().reason, allow_module_level=True)
+
+
+def make_lstm(**options):
+    return fb.LSTM(3, 4, bidirectional=True, rngs=nnx.Rngs(0), **options)
+
+
+def lowered(lstm, *inputs, **options):
+    graph, state = nnx.split(lstm)
+
+    def loss(state, x):
+        return nnx.merge(graph, state)(x)[0].sum()
+
+    return jax.jit(jax.value_and_grad(loss), **options).lower(state, *inputs)
+
+
+def test_it_is_the_default_where_one_cpu_runs():
+    text = lowered(make_lstm(), jnp.ones((2, 5, 3))).as_text()
+    assert text.count("@flax_bilstm_forward(") == text.count("@flax_bilstm_backward(") == 1
+    assert "while" not in text
+
+
+def test_gradients_twice_from_one_forward_pass(assert_close):
+    """The backward pass writes over what the forward pass kept: not while it is needed again."""
+    weights, x, states, valid = case((4, 6, 3, 8), jnp.float32)
+
+    def twice(x):
+        outputs, pull = jax.vjp(lambda x: run_layer(weights, x, states, valid)[0], x)
+        return pull(outputs)[0], pull(outputs)[0]
+
+    assert "output_operand_alias" in jax.jit(twice).lower(x).as_text()
+    once = jax.grad(lambda x: jnp.sum(run_layer(weights, x, states, valid)[0] ** 2) / 2)(x)
+    for function in (twice, jax.jit(twice)):
+        for each in function(x):
+            assert_close({"d x": each}, {"d x": once}, 1e-6)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_batch_split_over_devices_stays_split(declared):
+    """Whether x says so itself, or only the compiled function's `in_shardings`."""
+    mesh = Mesh(jax.devices("cpu"), ("batch",))
+    split, copied = (NamedSharding(mesh, PartitionSpec(*names)) for names in (["batch"], []))
+    x = jnp.ones((4, 5, 3))
+    if declared:
+        compiled = lowered(make_lstm(), x, in_shardings=(copied, split)).compile()
+    else:
+        compiled = lowered(make_lstm(), jax.device_put(x, split)).compile()
+    text = compiled.as_text()
+    assert "all-gather" not in text
+    assert "flax_bilstm_forward" not in text
+    assert "all-reduce" in text  # of the gradients
+
+
+def test_what_is_left_to_fused():
+    for options in ({"proj_size": 2}, {"dtype": jnp.bfloat16}):
+        assert "flax_bilstm_" not in lowered(make_lstm(**options), jnp.ones((2, 5, 3))).as_text()
+
+
+def test_vmap_over_inputs_is_one_call_of_a_larger_batch(assert_close):
+    weights, x, states, valid = case((4, 2, 3, 8), jnp.float32)
+    many = jnp.stack([x, 2 * x, 3 * x])
+
+    def loss(weights, x):
+        outputs, final = run_layer(weights, x, states, valid)
+        return jnp.sum(outputs**2) + jnp.sum(final.cell)
+
+    batched = jax.vmap(jax.grad(loss, argnums=1), in_axes=(None, 0))
+    text = str(jax.make_jaxpr(batched)(weights, many))
+    assert "scan" not in text
+    assert text.count("lstm_forward[") == text.count("lstm_backward[") == 1
+    alone = jnp.stack([jax.grad(loss, argnums=1)(weights, each) for each in many])
+    assert_close({"d x": batched(weights, many)}, {"d x": alone}, 1e-6)
+
+
+def test_remat_and_shard_map(assert_close):
+    weights, x, states, valid = case((4, 4, 3, 8), jnp.float32)
+
+    def loss(run, x):
+        return jnp.sum(run(weights, x, states, valid)[0] ** 2)
+
+    expected = jax.jit(jax.grad(partial(loss, run_layer)))(x)
+    again = jax.jit(jax.grad(partial(loss, jax.checkpoint(run_layer))))(x)
+    assert_close({"d x": again}, {"d x": expected}, 1e-7)
+
+    batch = PartitionSpec(None, "batch")
+
+    def of_each_device(weights, *arrays):
+        varying = jax.lax.pcast(weights, "batch", to="varying")
+        return run_directions("native", varying, *arrays)
+
+    split = jax.shard_map(
+        of_each_device,
+        mesh=Mesh(jax.devices("cpu"), ("batch",)),
+        in_specs=(PartitionSpec(), batch, batch, batch),
+        out_specs=(batch, batch),
+    )
+    assert_close({"d x": jax.jit(jax.grad(partial(loss, split)))(x)}, {"d x": expected}, 1e-6)
+
+
+ASK = "import flax_bilstm as fb; print(*fb.native_available(), sep='|')"
+
+
+def test_the_environment_variable():
+    assert run_python(ASK, FLAX_BILSTM_NATIVE="off").stdout == "False|FLAX_BILSTM_NATIVE=off\n"
+    run = run_python(ASK, FLAX_BILSTM_NATIVE="portable")
+    assert run.stdout == "True|runs on CPUs, with the instruction set portable\n"
+    run = run_python(ASK, FLAX_BILSTM_NATIVE="sse")
+    assert "expected 'off' or an instruction set of this processor" in run.stderr
+
+
+def test_a_jaxlib_that_is_too_old_is_warned_of_once(monkeypatch):
+    def ask_twice():
+        return [bool(fb.native_available()) for _ in range(2)]
+
+    library.native_available.cache_clear()
+    monkeypatch.setattr(library, "_ffi_version", lambda: 1)
+    try:
+        with pytest.warns(RuntimeWarning, match="jaxlib .* has 1") as warned:
+            answers = ask_twice()
+        assert answers == [False, False]
+        assert len(warned) == 1
+    finally:
+        monkeypatch.undo()
+        library.native_available.cache_clear()
+    assert ask_twice() == [True, True]
