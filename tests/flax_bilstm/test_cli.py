@@ -15,6 +15,8 @@ from flax_bilstm import checkpoints
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, INTERRUPTED, main
 from flax_bilstm.cli import verify as verification
 
+from .command_line import run
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
@@ -22,10 +24,6 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "source.safetensors"
     fb.save(fb.BiLSTMWithAttention(3, 4, 2, rngs=nnx.Rngs(0)), path)
     return path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 def differences(printed: str) -> list[float]:

@@ -125,14 +125,21 @@ def test_the_environment_variable():
     assert "expected 'off' or an instruction set of this processor" in run.stderr
 
 
-def test_a_jaxlib_that_is_too_old_is_warned_of_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "other", "says"),
+    [
+        pytest.param("_ffi_version", lambda: 1, "jaxlib .* has 1", id="jaxlib is too old"),
+        pytest.param("CALLS", ("newer",), "lacks newer: .* older sources", id="built before"),
+    ],
+)
+def test_a_library_that_does_not_fit_is_warned_of_once(name, other, says, monkeypatch):
     def ask_twice():
         return [bool(fb.native_available()) for _ in range(2)]
 
     library.native_available.cache_clear()
-    monkeypatch.setattr(library, "_ffi_version", lambda: 1)
+    monkeypatch.setattr(library, name, other)
     try:
-        with pytest.warns(RuntimeWarning, match="jaxlib .* has 1") as warned:
+        with pytest.warns(RuntimeWarning, match=says) as warned:
             answers = ask_twice()
         assert answers == [False, False]
         assert len(warned) == 1
