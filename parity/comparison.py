@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from parity.results import Row
+from parity.results import Place, Row, without_distance
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,
@@ -25,31 +24,28 @@ def judge(
     truth: Value,
     candidate: Value,
     own: Sequence[Value],
+    place: Place,
     *,
-    dtype: str,
     spread: float = 0.0,
     elements: bool = True,
-    **place: Any,
 ) -> Row:
     """Judge the candidate against the truth by the rule of `parity.tolerances`.
 
     Args:
         truth: the reference in float64.
-        candidate: the candidate in `dtype`.
-        own: the reference in `dtype`: the plain run first, then the nudged runs.
-        dtype: the dtype of the candidate's and the reference's runs.
+        candidate: the candidate in the dtype of the place.
+        own: the reference in that dtype: the plain run first, then the nudged runs.
+        place: what is compared.
         spread: the reference's largest distance so far, for instance in earlier training steps.
         elements: whether the elements of an undetermined array are judged one by one. False in
             training, where an optimizer can turn a sign that only rounding determines into a whole
             step.
-        **place: the row's case, check, name and step.
     """
-    place["dtype"] = dtype
-    broken = _incomparable(truth, candidate, own)
+    dtype, broken = place.dtype, _incomparable(truth, candidate, own)
     if broken is not None:
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
+        return without_distance(place, broken)
     if truth is None or candidate is None:
-        return Row(passed=True, **place)  # unused on both sides
+        return Row(**vars(place), passed=True)  # unused on both sides
     runs = [run for run in own if run is not None]
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
@@ -59,6 +55,7 @@ def judge(
     limit = bound(dtype, spread, scale)
     known = determined(dtype, spread, scale)
     row = Row(
+        **vars(place),
         passed=distance <= limit,
         determined=known,
         distance=distance,
@@ -68,7 +65,6 @@ def judge(
         scale=scale,
         epsilon=epsilon(dtype),
         where=where,
-        **place,
     )
     if row.passed and not known:
         wrong = _wrong_elements(truth, candidate, runs, dtype, scale) if elements else None
@@ -119,14 +115,14 @@ def _why_undetermined(
 
 
 def _equal(
-    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: dict[str, Any]
+    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: Place
 ) -> Row:
     """The row of integers or booleans, which must be equal."""
     known = np.all([run == truth for run in runs], axis=0)
     unequal = np.argwhere((candidate != truth) & known)
     unsure = int(known.size - known.sum())
     note = f"the reference's own runs disagree on {unsure} of {known.size} elements"
-    row = Row(passed=True, determined=not unsure, note=note if unsure else "", **place)
+    row = Row(**vars(place), passed=True, determined=not unsure, note=note if unsure else "")
     if not len(unequal):
         return row
     where = tuple(int(i) for i in unequal[0])
@@ -137,7 +133,7 @@ def _equal(
     return replace(row, passed=False, distance=float("inf"), where=where, note=note)
 
 
-def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
+def identical(reference: Value, candidate: Value, place: Place, note: str) -> Row:
     """The row of a candidate that must be equal to the reference to the last bit.
 
     The dtypes must be equal too: a parameter that one side widened would be trained differently.
@@ -145,12 +141,13 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     """
     broken = _incomparable(reference, candidate, ()) or _infinite(reference, candidate)
     if broken is not None:
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
+        return without_distance(place, broken)
     if reference is None or candidate is None:
-        return Row(passed=True, **place)
+        return Row(**vars(place), passed=True)
     if reference.dtype != candidate.dtype:
-        broken = f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
+        return without_distance(
+            place, f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
+        )
     distance, where = _distance(candidate, reference.astype(np.float64))
     unequal = np.argwhere(_bits(reference) != _bits(candidate))  # tells 0.0 from -0.0
     if distance == 0 and len(unequal):
@@ -159,12 +156,12 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     else:
         words = f"{distance:.3g} at {list(where)}"
     return Row(
+        **vars(place),
         passed=not len(unequal),
         distance=distance,
         scale=magnitude(reference),
         where=where,
         note=f"{note}: {words}" if len(unequal) else "",
-        **place,
     )
 
 
