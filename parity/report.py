@@ -12,7 +12,7 @@ from parity.render import html, text
 from parity.results import Case, Results, Row
 
 SCHEMA_VERSION = 2
-_NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale")
+_NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale", "candidate", "truth")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class Report(Results):
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
-    content = asdict(row)
-    return {**content, **{name: _finite(content[name]) for name in _NUMBERS}}
+    return _finite(asdict(row))
 
 
 def _finite(value: Any) -> Any:
@@ -104,7 +103,7 @@ def _finite(value: Any) -> Any:
 def _row_from_json(content: Mapping[str, Any]) -> Row:
     known = {field.name: content[field.name] for field in fields(Row)}
     for name in _NUMBERS:
-        known[name] = float(known[name])
+        known[name] = float(known[name]) if isinstance(known[name], str) else known[name]
     known["case"] = Case(**known["case"])
     known["where"] = None if known["where"] is None else tuple(known["where"])
     return Row(**known)

@@ -85,7 +85,11 @@ class Row(Place):
         scale: max |truth|, or a substitute for it if the truth is nothing but cancellation.
         epsilon: the dtype's machine epsilon: epsilon · scale is one ULP of the array's scale. 0
             if the arrays must be equal to the last bit.
+        size: the number of elements.
+        beyond: how many of them are beyond the bound; of a row that has failed.
         where: the index of the worst element.
+        candidate: the candidate's value there.
+        truth: the truth's value there.
         note: for a failure, what is wrong, in words; else why an array is undetermined.
         determined: whether more than rounding determines the array (`parity.tolerances`). If not,
             a row that has not failed is "undetermined", neither passed nor failed.
@@ -98,7 +102,11 @@ class Row(Place):
     bound: float = 0.0
     scale: float = 0.0
     epsilon: float = 0.0
+    size: int = 0
+    beyond: int = 0
     where: tuple[int, ...] | None = None
+    candidate: float | None = None
+    truth: float | None = None
     note: str = ""
     determined: bool = True
 

@@ -66,13 +66,33 @@ def _unknown(report: Results) -> str:
 
 def describe(row: Row) -> str:
     """A row in one line of words."""
-    where = f" at {list(row.where)}" if row.where else ""
-    words = row.note or (
-        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP){where}, allowed "
+    differs = (
+        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP), allowed "
         f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g} "
         f"({row.ulp(row.reference_distance):.3g} ULP)"
     )
-    return f"{row.name} ({row.title}): {words}"
+    return f"{row.name} ({row.title}): {_with_elements(row, row.note or differs)}"
+
+
+def _with_elements(row: Row, words: str) -> str:
+    """The words; of a row that has failed, also how many elements, and the values at the worst."""
+    if not row.beyond or row.candidate is None or row.truth is None:
+        return words
+    what = "beyond the bound" if row.epsilon else "that differ"
+    candidate, truth = _told_apart(row.candidate, row.truth)
+    at = f"at {list(row.where)} " if row.where else ""
+    return (
+        f"{words}; elements {what}: {row.beyond} of {row.size}; "
+        f"{at}the candidate has {candidate}, the truth {truth}"
+    )
+
+
+def _told_apart(candidate: float, truth: float) -> tuple[str, str]:
+    """Both numbers with at least four digits, and enough to tell them apart."""
+    if isinstance(truth, int):
+        return str(candidate), str(truth)
+    written = ((f"{candidate:#.{n}g}", f"{truth:#.{n}g}") for n in range(4, 17))
+    return next((w for w in written if w[0] != w[1]), (repr(candidate), repr(truth)))
 
 
 def markdown(report: Results) -> str:
@@ -117,7 +137,7 @@ def cells(row: Row) -> list[str]:
     """The cells of a row, in the order of `COLUMNS`."""
     return [
         row.name,
-        f"{row.verdict} {row.note}".strip(),
+        f"{row.verdict} {_with_elements(row, row.note)}".strip(),
         "" if row.step is None else str(row.step),
         f"{row.distance:.2e}",
         f"{row.ulp(row.distance):.3g}",

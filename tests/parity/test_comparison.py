@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parity import comparison
 from parity.comparison import doubtful, identical, judge
 from parity.results import Place
 
@@ -30,14 +31,16 @@ def test_identical_fails_where_one_bit_differs(index, value, distance):
     row = identical(W, changed, *GIVEN)
     assert not row.passed
     assert (row.where, row.distance) == (index, distance)
-    assert row.note.startswith("moved: ")
+    assert row.note.startswith("moved")
+    assert (row.size, row.beyond) == (4, 1)
+    assert (row.candidate, row.truth) == (changed[index], W[index])
 
 
 def test_identical_tells_integers_apart_that_float64_cannot():
     large = np.array([2**53], np.int64)
     row = identical(large, large + 1, *GIVEN)
     assert not row.passed
-    assert row.where == (0,)
+    assert (row.where, row.candidate, row.truth) == ((0,), 2**53 + 1, 2**53)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
@@ -90,8 +93,8 @@ def test_nothing_hides_in_an_undetermined_array():
     wrong[0, 1] += 1e-9
     row = judge(Y, wrong, runs(late, -late), HERE)
     assert row.verdict == "FAILED"
-    assert row.where == (0, 1)
-    assert "1 of the 8 elements that the reference knows (of 12)" in row.note
+    assert (row.where, row.beyond, row.size) == ((0, 1), 1, 12)
+    assert "of the 8 elements that the reference knows" in row.note
     assert judge(Y, Y + late, runs(late, -late), HERE).verdict == "undetermined"
 
 
@@ -133,8 +136,8 @@ def test_whole_numbers_are_equal_or_wrong_where_the_reference_agrees_with_itself
     assert judge(truth, truth, [truth, truth], HERE).verdict == "ok"
     row = judge(truth, other, [truth, truth], HERE)
     assert row.verdict == "FAILED"
-    assert row.where == (0,)
-    assert "1 of 3 elements differ" in row.note
+    assert (row.where, row.beyond, row.size) == ((0,), 1, 3)
+    assert (row.candidate, row.truth) == (other[0], truth[0])
     assert judge(truth, other, [truth, other], HERE).verdict == "undetermined"
 
 
@@ -145,6 +148,18 @@ def test_arrays_without_axes_or_elements(shape):
     if not shape:
         assert judge(empty, empty * (1 + 1e-9), [empty], HERE).verdict == "FAILED"
         assert judge(empty, empty, [empty, empty + 1], HERE).verdict == "undetermined"
+
+
+def test_a_failing_row_counts_the_wrong_elements_and_has_both_values_at_the_worst():
+    wrong = np.ones((comparison.PIECE, 3))  # three pieces
+    wrong[0, 1] = wrong[-1, 2] = 1 + 1e-9
+    wrong[-1, 0] = 1.5
+    ones = np.ones_like(wrong)
+    row = judge(ones, wrong, [ones, ones * (1 + 1e-15)], HERE)
+    assert (row.size, row.beyond) == (3 * comparison.PIECE, 3)
+    assert (row.where, row.candidate, row.truth) == ((comparison.PIECE - 1, 0), 1.5, 1.0)
+    right = judge(ones, ones, [ones, ones * (1 + 1e-15)], HERE)
+    assert (right.passed, right.beyond, right.candidate, right.truth) == (True, 0, 1.0, 1.0)
 
 
 def test_only_what_fails_by_little_is_doubtful():

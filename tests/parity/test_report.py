@@ -13,6 +13,7 @@ GOOD = Row(
 BAD = Row(
     C1, "forward", "float32", "lstm.h_n", passed=False, distance=0.5, reference_distance=1e-7,
     spread=2e-7, bound=1e-6, scale=2.0, epsilon=2**-23, where=(1, 2),
+    size=8, beyond=3, candidate=0.75, truth=0.25,
 )  # fmt: skip
 NAN = without_distance(Place(C1, "forward", "float32", "x"), "the candidate has NaN")
 FACTS = {"environment": {"versions": {"jax": "1"}}, "cases": {C1: {"seed": 3}}}
@@ -31,7 +32,7 @@ def test_assert_passed_raises_the_report_as_its_text():
     text = str(caught.value)
     assert text == str(Report((GOOD, BAD), **FACTS))
     assert "FAILED: 1 of 2 comparisons; first lstm.h_n" in text
-    assert "at [1, 2]" in text
+    assert "3 of 8; at [1, 2] the candidate has 0.7500, the truth 0.2500" in text
 
 
 def test_ulp_are_of_the_array_scale():

@@ -23,7 +23,8 @@ GOOD = Row(
     C1, "forward", "float64", "output",
     passed=True, distance=1e-16, spread=1e-16, bound=1e-14, scale=1.0, epsilon=2**-52,
 )  # fmt: skip
-BAD = replace(GOOD, dtype="float32", name="h_n", passed=False, distance=0.5, where=(1, 2))
+BAD = replace(GOOD, dtype="float32", name="h_n", passed=False, distance=0.5, where=(1, 2),
+              size=8, beyond=3, candidate=0.75, truth=0.25)  # fmt: skip
 NAN = replace(BAD, name="<script>alert(1)</script>", distance=math.nan, note="it has a NaN & more")
 FACTS = {"environment": {"versions": {"jax": "1.2.3"}}, "cases": {C1: {"seed": 7}}}
 FIGURES = {
@@ -96,6 +97,8 @@ def test_the_verdict_comes_first_and_the_first_divergence_with_it():
     page = Page(html.page(FAILED))
     assert page.text.startswith("Parity report FAILED 2 of 3 comparisons; first h_n (c: 1, forward")
     assert page.text.index("it has a NaN & more") < page.text.index("Every check")
+    elements = "elements beyond the bound: 3 of 8; at [1, 2] the candidate has 0.7500"
+    assert page.text.index(elements) < page.text.index("Every check") < page.text.rindex(elements)
 
 
 def test_every_row_and_all_of_the_environment_are_there():

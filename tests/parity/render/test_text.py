@@ -1,4 +1,8 @@
+import re
 from dataclasses import replace
+
+import numpy as np
+import pytest
 
 from parity import Report, Row
 from parity.render import text as rendering
@@ -99,3 +103,28 @@ def test_the_terminal_says_sizes_seeds_precision_and_versions():
 def test_a_check_of_no_name_says_its_sizes_too():
     cases = {Case(): {"inputs": {"x": [2, 3]}, "seed": 0}}
     assert "the inputs: x 2 × 3; seed 0" in rendering.text(Report(ROWS, {}, cases=cases))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "truth", "written"),
+    [
+        (0.1234, 0.12, "0.1234, the truth 0.1200"),
+        (1 + 1e-9, 1.0, "1.000000001, the truth 1.000000000"),
+        (0.1, float(np.nextafter(0.1, 1)), "0.1, the truth 0.10000000000000002"),
+        (-0.0, 0.0, "-0.000, the truth 0.000"),
+        (float("nan"), 0.5, "nan, the truth 0.5000"),
+        (2**53 + 1, 2**53, "9007199254740993, the truth 9007199254740992"),
+    ],
+)
+def test_a_failure_says_how_many_elements_are_wrong_and_both_values_at_the_worst(
+    candidate, truth, written
+):
+    wrong = replace(ROWS[1], size=128, beyond=3, where=(0, 5), candidate=candidate, truth=truth)
+    words = f"elements beyond the bound: 3 of 128; at [0, 5] the candidate has {written}"
+    report = Report((wrong,), {})
+    assert rendering.verdict(report).endswith(words)
+    assert words in rendering.markdown(report)
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        report.assert_passed()
+    assert "elements that differ: 3" in rendering.describe(replace(wrong, epsilon=0.0))
+    assert "elements" not in rendering.describe(replace(wrong, beyond=0))
