@@ -43,7 +43,7 @@ AFTER = (
     Fault("head reads the LSTM, not the attention", "fc.input", "forward",
              "last step of lstm.output",
              planting.head(lambda y, everything: y[:, -1])),
-    Fault("head's bias missing", "output", "forward", "the bias is missing",
+    Fault("head's bias missing", "output", "forward", "fc.bias is missing",
              planting.calling(network.BiLSTMWithAttention, lambda call, model, x, **options: (
                  call(x, **options) - model.fc.bias[...][None]))),
     Fault("head's square weight transposed in the code", "fc", "forward",

@@ -98,13 +98,13 @@ def _left_in_padding(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse:
 
 PADDING = (
     Fault("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
-             "padding is run through like any step, on zeros",
+             "padding is run through like any step",
              planting.implementation(_unmasked, "reverse"),
              case="padded"),
     Fault("outputs in the padding not 0", cell("forward", "outputs"), "padding", UNKNOWN,
              planting.implementation(_left_in_padding, "forward"), case="padded"),
     Fault("final state after the padding", cell("forward", "final_state"), "padding",
-             "padding is run through like any step, on zeros",
+             "padding is run through like any step",
              planting.implementation(_late_final, "forward"),
              case="padded"),
     Fault("lengths one too long", cell("forward", "outputs"), "padding", UNKNOWN,
