@@ -133,6 +133,7 @@ class NnxSide(Side):
                 del leaves, slopes  # frees memory while other sides make their step
                 left = self._left_behind(value, training, state)
             yield left
+            del left
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
