@@ -26,6 +26,7 @@ from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.mistakes import arrays, cell, functions, sequence, update
 from parity.diagnosis.stages import first_wrong
+from parity.results import Place
 from parity.selftest import pieces
 from parity.selftest.faults import FAULTS
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM
@@ -302,7 +303,7 @@ def lstm_words(mistake, layers=1):
         fb.load_state_dict(port, reference.state_dict())
         stages = Stages(reference, port, rows(port)).all()
         inner = truth(held, inputs, drawn)
-        wrong = first_wrong(stages, "forward", inner, held, "float64", case="")
+        wrong = first_wrong(stages, inner, held, Place(check="forward", dtype="float64"))
         found = [words for one in reversed(wrong) if (words := match.of_lstm_stage(one)[0])]
     return words_of(found[0]) if found else None
 
