@@ -22,7 +22,7 @@ AFTER = (
              "no step attends to itself",
              planting.attention(pieces.attend(scores=lambda s: s.at[:, -1].set(-jnp.inf)))),
     Fault("the attention's Linear applied", "fc.input", "forward",
-             "attention.attn is applied to the keys",
+             "attention.attn is applied to the keys, though the reference does not",
              planting.calling(network.Attention, lambda call, module, y, **options: (
                  pieces.attend(scores=lambda s: jnp.einsum(
                      "bf,btf->bt", y[:, -1],

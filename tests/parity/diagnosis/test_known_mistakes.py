@@ -32,7 +32,9 @@ from parity.selftest.faults import FAULTS
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM
 
 FAMILIES = {
-    r"(every|it is) -?[\d.]+ ": r"\1 n ",
+    r"(every|is) -?[\d.]+ (steps|times|more)": r"\1 n \2",
+    r"through the \w+ gate": "through a gate",
+    r"^it holds (?!the sum)\S+": "it holds another",
     r"in the order .*": "in another order",
     r"^(\w+) and (\w+) gates are": "two gates are",
     r"bfloat16|TF32, or float16|float32": "a lower precision",
@@ -48,46 +50,78 @@ def family(words):
 
 
 class Attends(torch.nn.Module):
-    """A norm, attention of a sequence with itself, a SiLU layer, read at the last step."""
+    """Embedding, attention of a sequence with itself, residual, norm, SiLU layer; last and mean."""
 
     def __init__(self):
         super().__init__()
+        self.embedding = torch.nn.Embedding(7, 4)
         self.norm = torch.nn.LayerNorm(4, eps=1e-3)
         self.hidden = torch.nn.Linear(4, 5)
+        torch.nn.init.normal_(self.norm.weight)
+        torch.nn.init.normal_(self.norm.bias)
 
-    def forward(self, x):
-        y = self.norm(x)
-        y = torch.softmax(y @ y.mT, dim=-1) @ y
-        return torch.nn.functional.silu(self.hidden(y))[:, -1]
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        y = self.norm(x + torch.softmax(x @ x.mT, dim=-1) @ x)
+        y = torch.nn.functional.silu(self.hidden(y))
+        return torch.cat([y[:, -1], y.mean(1)], dim=-1)
 
 
 def attends(
     w,
-    x,
-    eps=1e-3,
+    tokens,
+    embed=lambda x: x,
+    operand=lambda x: x,
+    query=lambda x: x,
+    key=lambda x: x,
     scale=lambda s: s,
     weigh=lambda s: jax.nn.softmax(s, axis=-1),
+    add=lambda x, y: x + y,
+    eps=1e-3,
+    shift=1,
+    enter=lambda y: y,
     bias=1,
+    leave=lambda z: z,
     act=jax.nn.silu,
-    read=lambda y: y[:, -1],
+    last=lambda y: y[:, -1],
+    mean=lambda y: y.mean(1),
+    join=lambda last, mean: jnp.concatenate([last, mean], axis=-1),
 ):
     """`Attends` in JAX, with an argument for each mistake."""
-    y = x - x.mean(-1, keepdims=True)
+    x = embed(w["embedding.weight"][tokens])
+    scores = jnp.einsum("bqf,bkf->bqk", operand(query(x)), operand(key(x)))
+    y = add(x, operand(weigh(scale(scores))) @ operand(x))
+    y = y - y.mean(-1, keepdims=True)
     y = y / jnp.sqrt((y**2).mean(-1, keepdims=True) + eps)
-    y = y * w["norm.weight"] + w["norm.bias"]
-    y = weigh(scale(jnp.einsum("bqf,bkf->bqk", y, y))) @ y
-    return read(act(y @ w["hidden.weight"].T + bias * w["hidden.bias"]))
+    y = y * w["norm.weight"] + shift * w["norm.bias"]
+    y = act(leave(enter(y) @ w["hidden.weight"].T + bias * w["hidden.bias"]))
+    return join(last(y), mean(y))
 
+
+def float32(values):
+    return values.astype(jnp.float32).astype(values.dtype)
+
+
+@jax.custom_vjp
+def float32_backwards(values):
+    return values
+
+
+float32_backwards.defvjp(lambda values: (values, None), lambda _, slope: (float32(slope),))
 
 IN_FUNCTIONS = {
-    "the epsilon is 1e-05, PyTorch's default": {"eps": 1e-5},
+    "the embedding is multiplied by √d": {"embed": lambda x: 2 * x},
+    "products between layers are computed in float32": {"operand": float32},
     "scores are divided by the number of features": {"scale": lambda s: s / 4},
     "scores are divided by √d, d half of those features": {"scale": lambda s: s / 2**0.5},
     "the softmax is taken twice": {"weigh": lambda s: jax.nn.softmax(jax.nn.softmax(s))},
+    "the second term of a sum is missing": {"add": lambda x, y: x},
+    "the epsilon is 1e-05, PyTorch's default": {"eps": 1e-5},
+    "the norm's bias is missing": {"shift": 0},
     "the bias is added twice": {"bias": 2},
-    "sigmoid is applied to the output": {"act": lambda z: jax.nn.silu(jax.nn.sigmoid(z))},
-    "tanh is applied to the output": {"act": lambda z: jax.nn.silu(jnp.tanh(z))},
-    "relu is applied to the output": {"act": lambda z: jax.nn.silu(jax.nn.relu(z))},
+    "sigmoid is applied to the output": {"leave": jax.nn.sigmoid},
+    "tanh is applied to the output": {"leave": jnp.tanh},
+    "relu is applied to the output": {"leave": jax.nn.relu},
     "the activation is gelu (exact)": {"act": lambda z: jax.nn.gelu(z, approximate=False)},
     "the activation is sigmoid": {"act": jax.nn.sigmoid},
     "the activation is tanh": {"act": jnp.tanh},
@@ -95,22 +129,32 @@ IN_FUNCTIONS = {
     "the activation is softplus": {"act": jax.nn.softplus},
     "the activation is mish": {"act": jax.nn.mish},
     "the activation is taken twice": {"act": lambda z: jax.nn.silu(jax.nn.silu(z))},
-    "the step before the last is read, not the last": {"read": lambda y: y[:, -2]},
-    "the sum of all steps is read, not the last": {"read": lambda y: y.sum(1)},
-    "its second axis is one place late": {"read": lambda y: jnp.roll(y[:, -1], 1, axis=1)},
-    "its second axis is one place early": {"read": lambda y: jnp.roll(y[:, -1], -1, axis=1)},
+    "the step before the last is read, not the last": {"last": lambda y: y[:, -2]},
+    "the sum of all steps is read, not the last": {"last": lambda y: y.sum(1)},
+    "the largest of all steps is read, not the last": {"last": lambda y: y.max(1)},
+    "the mean over an axis is its first step": {"mean": lambda y: y[:, 0]},
+    "what is put together is in the other order": {
+        "join": lambda last, mean: jnp.concatenate([mean, last], axis=-1)
+    },
+    "its second axis is one place late": {"join": lambda *y: jnp.roll(jnp.hstack(y), 1, axis=1)},
+    "its second axis is one place early": {"join": lambda *y: jnp.roll(jnp.hstack(y), -1, axis=1)},
+    "no gradient flows into the keys": {"key": jax.lax.stop_gradient},
+    "no gradient flows into the queries": {"query": jax.lax.stop_gradient},
+    "no gradient flows into the layer's input": {"enter": jax.lax.stop_gradient},
+    "the layer's gradient is rounded to float32": {"leave": float32_backwards},
 }
 
 
 def words_of(note):
     """The diagnosis in a note, without the place and the size of the error."""
-    return re.sub(r"^layer [^:]*: ", "", note).partition(";")[0].partition(" (matches")[0]
+    note = re.sub(r"^(layer|the gradient that|no gradient arrives) [^:]*: ", "", note)
+    return note.partition(";")[0].partition(" (matches")[0]
 
 
 @pytest.mark.parametrize("words", IN_FUNCTIONS)
 def test_a_mistake_in_a_network_is_named(words):
     torch.manual_seed(0)
-    x = np.random.default_rng(0).standard_normal((2, 3, 4), dtype=np.float32)
+    x = np.array([[0, 3, 6], [2, 2, 5]])
     with jax.disable_jit(), jax.numpy_rank_promotion("allow"):
         report = parity.check(
             Attends(),
@@ -200,14 +244,14 @@ class Changed(fb.LSTM):
         return y, (h_n, c_n)
 
 
-def stepping(**mistake):
+def stepping(between=lambda n, state: state, read=lambda x: x, **mistake):
     """An implementation that steps a cell with a mistake (`pieces.cell`)."""
     step = pieces.cell(**mistake)
 
     def run(weights, x, state, valid, reverse):
         outputs = []
-        for x_t in x[::-1] if reverse else x:
-            state = step(weights, state, x_t)
+        for n, x_t in enumerate(x[::-1] if reverse else x):
+            state = step(weights, between(n, state), read(x_t))
             outputs.append(state.hidden)
         return jnp.stack(outputs[::-1] if reverse else outputs), state
 
@@ -244,7 +288,47 @@ def joined(mix):
 
 _HH_TWICE, _IH_TWICE = (pieces.multiplied(name, 2) for name in ("bias_hh", "bias_ih"))
 
+
+def rounding():
+    """The right implementation on weights, x and hidden states of float32."""
+
+    def low(weights):
+        return Weights(float32(weights[0]), float32(weights[1]), *weights[2:])
+
+    right = stepping(read=float32, between=lambda n, s: State(float32(s.hidden), s.cell))
+
+    def run(weights, *rest):
+        outputs, final = right["implementation"](low(weights), *rest)
+        return float32(outputs), State(float32(final.hidden), final.cell)
+
+    return {"implementation": run}
+
+
 IN_LSTMS = {
+    "weights, input and hidden state are rounded to float32": rounding(),
+    "bias_ih is missing": weighing(pieces.multiplied("bias_ih", 0)),
+    "both biases are missing": weighing(*(pieces.multiplied(f"bias_{b}", 0) for b in ("ih", "hh"))),
+    "h and c are exchanged between steps": stepping(
+        between=lambda n, s: State(s.cell, s.hidden) if n else s
+    ),
+    "c restarts from 0 every 2 steps": stepping(
+        between=lambda n, s: State(s.hidden, 0 * s.cell) if n % 2 == 0 and n else s
+    ),
+    "bias_ih gets no gradient, as where both biases are folded into one": weighing(
+        pieces.stopped("bias_ih")
+    ),
+    "weight_ih gets no gradient": weighing(pieces.stopped("kernel_ih")),
+    "no gradient flows into the input": stepping(read=jax.lax.stop_gradient),
+    "no gradient flows through the forget gate": stepping(
+        forget=lambda z: jax.lax.stop_gradient(jax.nn.sigmoid(z))
+    ),
+    "the derivative of the gates' sigmoid is missing": stepping(
+        sigmoid=pieces.with_slope(jax.nn.sigmoid, jnp.ones_like)
+    ),
+    "the derivative of the tanh on the new cell state is missing": stepping(
+        squash=pieces.with_slope(jnp.tanh, jnp.ones_like)
+    ),
+    "no gradient flows into the forward half": joined(lambda f, r: (jax.lax.stop_gradient(f), r)),
     "bias_hh is added twice": weighing(_HH_TWICE),
     "both biases are added twice": weighing(_HH_TWICE, _IH_TWICE),
     "the gates use tanh for sigmoid": stepping(sigmoid=jnp.tanh),
@@ -303,7 +387,9 @@ def lstm_words(mistake, layers=1):
         fb.load_state_dict(port, reference.state_dict())
         stages = Stages(reference, port, rows(port)).all()
         inner = truth(held, inputs, drawn)
-        wrong = first_wrong(stages, inner, held, Place(check="forward", dtype="float64"))
+        place = Place(check="forward", dtype="float64")
+        wrong = first_wrong(stages, inner, held, place)
+        wrong = wrong or first_wrong(stages, inner, held, replace(place, check="gradients"))
         found = [words for one in reversed(wrong) if (words := match.of_lstm_stage(one)[0])]
     return words_of(found[0]) if found else None
 
