@@ -17,9 +17,9 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from parity.checking import check_pair
 from parity.compare import Progress
+from parity.place import Case
 from parity.proof.published import LOUDNESS, torch_weights
 from parity.report import Report
-from parity.results import Case
 from parity.sides import data, pair
 from parity.sides.side import TARGET
 
@@ -35,6 +35,7 @@ def proof(
     *,
     names: Mapping[str, str],
     ignore: Sequence[str],
+    known: Mapping[str, str],
     seeds: int,
     steps: int,
     progress: Progress,
@@ -48,6 +49,7 @@ def proof(
         inputs: see INPUT; one or several, as the models take them by position.
         names: see `parity.check`.
         ignore: see `parity.check`.
+        known: see `parity.check`.
         seeds: how often random inputs are drawn: standard normal ones, then 30 times and a tenth as
             large.
         steps: the number of training steps, with the first inputs.
@@ -65,7 +67,9 @@ def proof(
         _load(checkpoint, theirs, ours, names, ignore)
     drawn = [data.named(x, theirs, ours) if isinstance(x, tuple) else x for x in drawn]
     targets = tuple(name for name in drawn[0] if name == TARGET)
-    sides = pair.of_modules(theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets)
+    sides = pair.of_modules(
+        theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets, known=known
+    )
     what = reference if checkpoint is None else checkpoint.name
     return Report.joined(
         check_pair(
