@@ -14,6 +14,7 @@ from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
 from parity.sides.side import TARGET, Arrays, Pair
+from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
@@ -29,6 +30,7 @@ def check(
     names: pair.Names | None = None,
     ignore: Sequence[str] = (),
     stages: Mapping[str, str] | None = None,
+    variants: Sequence[str] = (),
     loss: Loss = MEAN_SQUARED_ERROR,
     targets: Mapping[str, np.ndarray] | None = None,
     known: Mapping[str, str] | None = None,
@@ -55,6 +57,10 @@ def check(
             paths where weights are tied.
         ignore: patterns of torch names that have no counterpart in Flax.
         stages: torch path → Flax path of the submodules to compare; None: all that both have.
+        variants: other inputs to check, too, each as a case of the report, without training: any of
+            "loud" (30 times x), "quiet" (a thousandth of x) and "padded" (other lengths, for models
+            that take an input called `lengths`, or are of this package). Integers and arrays of
+            zeros and ones stay as they are; a variant that changes nothing is left out.
         loss: the loss of the gradients and of training.
         targets: inputs that only the loss reads, by name; if the loss needs a `target` that is not
             among them, it is drawn at random.
@@ -84,10 +90,14 @@ def check(
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
         known=known,
     )  # fmt: skip
-    return check_pair(
-        sides, {**inputs, **targets}, targeted=loss.targeted and TARGET not in targets,
-        dtypes=dtypes, training_steps=training_steps, optimizers=optimizers, seed=seed,
-        progress=progress,
+    cases = varied(inputs, variants, data.lengths_of(inputs, torch_model, flax_model))
+    return Report.joined(
+        check_pair(
+            sides, {**changed, **targets}, targeted=loss.targeted and TARGET not in targets,
+            dtypes=dtypes, training_steps=0 if case else training_steps, optimizers=optimizers,
+            seed=seed, case=Case(case), progress=progress,
+        )
+        for case, changed in cases
     )  # fmt: skip
 
 

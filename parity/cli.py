@@ -15,6 +15,7 @@ from parity.compare import Progress
 from parity.proof import digits, own, published
 from parity.render import text as rendering
 from parity.report import Report
+from parity.sides.variants import VARIANTS
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
@@ -61,7 +62,7 @@ def _report(options: argparse.Namespace, progress: Progress) -> Report:
         raise ValueError("expected all of --reference, --candidate and --input, or none of them")
     return own.proof(
         options.checkpoint, theirs, ours, options.input, ignore=options.ignore,
-        names=_pairs("--names", "FLAX=TORCH", options.names),
+        names=_pairs("--names", "FLAX=TORCH", options.names), variants=options.variants,
         known=_pairs("--known", "PATTERN=REASON", options.known),
         seeds=options.seeds, steps=options.steps, progress=progress,
     )  # fmt: skip
@@ -172,9 +173,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         action="append",
         default=[],
-        help=f"what both are called with: {own.INPUT}. Drawn ones are, seed after seed, of a "
-        "standard normal's size, 30 times and a tenth as large. Repeated: by position. The arrays "
-        "of a .npz are given by position in their order; one called target is the loss's",
+        help=f"what both are called with: {own.INPUT}. Drawn ones are drawn anew for every seed. "
+        "Repeated: by position. The arrays of a .npz are given by position in their order; one "
+        "called target is the loss's",
+    )
+    port.add_argument(
+        "--variants",
+        nargs="*",
+        choices=VARIANTS,
+        default=VARIANTS,
+        help="other inputs to check, too: the first ones 30 times as loud, a thousand times as "
+        "quiet, and with other lengths if one is called lengths (default: all)",
     )
     port.add_argument(
         "--names",

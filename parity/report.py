@@ -9,7 +9,7 @@ from typing import Any
 
 from flax_bilstm.checkpoints.replacing import replacing
 from parity.place import Case
-from parity.render import html, text
+from parity.render import text
 from parity.results import Results, Row
 
 SCHEMA_VERSION = 2
@@ -80,6 +80,8 @@ class Report(Results):
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory; create it if it is missing."""
+        from parity.render import html  # matplotlib takes half a second
+
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {
