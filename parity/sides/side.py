@@ -8,7 +8,7 @@ are the sides of models; a side of another kind is another subclass.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import jax.numpy as jnp
@@ -122,12 +122,14 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
+        known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
     reference: Side
     candidate: Side
     loss: str = "loss"
     notes: tuple[str, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:
         """The same two programs with other parameters."""
