@@ -9,6 +9,7 @@ from flax import nnx
 
 from parity.compare import Progress, compare_sides
 from parity.report import Report
+from parity.results import ONE_CASE, Case
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
@@ -87,10 +88,10 @@ def check(
     return Report.joined(
         check_pair(
             sides, {**changed, **targets}, targeted=loss.targeted and TARGET not in targets,
-            dtypes=dtypes, training_steps=0 if case else training_steps, optimizers=optimizers,
-            seed=seed, case=case, progress=progress,
+            dtypes=dtypes, training_steps=0 if variant else training_steps, optimizers=optimizers,
+            seed=seed, case=Case("", variant), progress=progress,
         )
-        for case, changed in cases
+        for variant, changed in cases
     )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def check_pair(
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
     dtypes: Sequence[str] = DTYPES,
-    case: str = "",
+    case: Case = ONE_CASE,
     targeted: bool = True,
     progress: Progress = lambda what: None,
 ) -> Report:

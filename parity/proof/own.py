@@ -19,6 +19,7 @@ from parity.checking import check_pair
 from parity.compare import Progress
 from parity.proof.published import torch_weights
 from parity.report import Report
+from parity.results import Case
 from parity.sides import data, pair
 from parity.sides.side import TARGET
 from parity.sides.variants import varied
@@ -71,7 +72,7 @@ def proof(
     full = data.lengths_of(drawn[0], theirs, ours)
     return Report.joined(
         check_pair(
-            sides, changed, case=f"{what}: seed {seed}{variant and f', {variant}'}", seed=seed,
+            sides, changed, case=Case(what, f"seed {seed}{variant and f', {variant}'}"), seed=seed,
             training_steps=0 if seed or variant else steps, targeted=not targets, progress=progress,
         )
         for seed, x in enumerate(drawn)

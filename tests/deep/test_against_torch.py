@@ -1,20 +1,50 @@
 """Random configurations of the LSTM against `torch.nn.LSTM`: outputs, states and gradients."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import flax_bilstm as fb
 
-from .configurations import CONFIGURATIONS
+from .configurations import CONFIGURATIONS, Configuration
 
 torch = pytest.importorskip("torch")
 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 TOLERANCE = 1e-12
+
+# A cell gate is tanh(8.5) = 1 − 8e-8 here: its derivative is left with half of its digits.
+SATURATED = Configuration(
+    input_size=1,
+    hidden_size=2,
+    num_layers=1,
+    bias=False,
+    bidirectional=False,
+    projected=False,
+    implementation="fused",
+    batch=1,
+    time=1,
+    lengths=False,
+    state=False,
+    scale=30.0,
+    seed=232,
+)
+
+
+def allowed(config, truth):
+    """The largest error that passes.
+
+    It is relative to the largest element. With loud inputs the gates saturate, and their
+    derivatives, 1 − tanh² and σ(1 − σ), cancel: they are exact to an ε of 1, not of themselves. A
+    gradient is then only exact relative to what it would be with derivatives of 1, which is about
+    the size of the inputs.
+    """
+    unsaturated = config.scale if config.scale > 1 else 0.0
+    return TOLERANCE * max(np.abs(truth).max(), unsaturated, 1e-300)
 
 
 def torch_results(config):
@@ -42,6 +72,8 @@ def torch_results(config):
 
 def flax_results(config):
     """The same of this library."""
+    if config.seed % 64 == 0:
+        jax.clear_caches()  # thousands of compiled programs would fill the memory
     model, call = config.model(), config.call()
 
     def loss_of(model, x):
@@ -60,12 +92,13 @@ def flax_results(config):
 
 @settings(settings.get_profile("deep"))
 @given(CONFIGURATIONS)
+@example(SATURATED)
 def test_outputs_states_and_gradients_are_those_of_torch(config):
     expected, actual = torch_results(config), flax_results(config)
     assert actual.keys() == expected.keys()
     for name, truth in expected.items():
         error = np.abs(np.asarray(actual[name]) - truth).max()
-        assert error <= TOLERANCE * max(np.abs(truth).max(), 1e-300), (name, error)
+        assert error <= allowed(config, truth), (name, error)
 
 
 @settings(settings.get_profile("deep"))
