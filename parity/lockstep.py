@@ -78,6 +78,7 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
     for step in steps:
         losses.append(float(step.loss))
         yield step
+        del step  # frees memory before the next one is computed
 
 
 def update(
@@ -111,8 +112,7 @@ def compare_steps(
     rows: dict[str, Row] = {}
     lost: dict[str, Row] = {}
     spreads: dict[str, float] = {}
-    for step, runs in enumerate(zip(truth, given, *own, strict=True), start=1):
-        expected, claimed, *others = (run.named() for run in runs)
+    for step, expected, claimed, *others in _together(truth, given, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
             if name in unused:
@@ -125,7 +125,14 @@ def compare_steps(
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row
+        del expected, claimed, others  # frees memory before the next step is computed
     return [_with_note(row, lost.get(name)) for name, row in rows.items()]
+
+
+def _together(first: Iterator[Step], *others: Iterator[Step]) -> Iterator[list[Any]]:
+    """Number and arrays of every side, step by step; unlike `zip`, this keeps no earlier step."""
+    for number, step in enumerate(first, start=1):
+        yield [number, step.named(), *(next(side).named() for side in others)]
 
 
 def _worse(row: Row, than: Row) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_bilstm.checkpoints.replacing import replacing
-from parity.render import html, text
+from parity.render import text
 from parity.results import Case, Results, Row
 
 SCHEMA_VERSION = 2
@@ -75,6 +75,8 @@ class Report(Results):
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory; create it if it is missing."""
+        from parity.render import html  # matplotlib takes half a second
+
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {

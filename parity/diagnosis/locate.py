@@ -53,7 +53,7 @@ def locate(
         return _in_functions(pair, inputs, first, [check])
     (optimizer,) = (o for o in optimizers if o.name == first.optimizer)
     steps = pair.reference.train(pair.reference.parameters, batches, optimizer, TRUTH)
-    before = [pair.reference.parameters, *(step.parameters for step in steps)]
+    before = [pair.reference.parameters, *(step.kept().parameters for step in steps)]
     slopes = [
         pair.reference.gradients(held, batch, TRUTH)
         for held, batch in zip(before, batches, strict=False)

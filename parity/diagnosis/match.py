@@ -138,7 +138,8 @@ def of_update(
 ) -> str:
     """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
     start = pair.reference.parameters
-    steps = list(pair.candidate.update(start, gradients, optimizer, failing.dtype))
+    made = pair.candidate.update(start, gradients, optimizer, failing.dtype)
+    steps = [step.kept() for step in made]
     given = [step.named() for step in steps]
     still = start.get(failing.name)
     if still is not None and all(

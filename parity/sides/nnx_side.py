@@ -23,11 +23,12 @@ from parity.sides.intercept import (
     placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.optimizers import Optimizer, moments
+from parity.sides.nnx_training import State, Training
+from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
-from parity.sides.variables import Named, Variables, flat
+from parity.sides.variables import Named, Variables
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -75,7 +76,8 @@ class NnxSide(Side):
         self.chosen = chosen
         self.hidden: set[str] = set()
         self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
-        self._steps: dict[Any, Program] = {}
+        self._trainings: dict[Any, Training] = {}
+        self._shapes: dict[Any, Any] = {}
         super().__init__(name, self._variables.parameters())
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class NnxSide(Side):
         with _precision(dtype):
             return jax.eval_shape(
                 self._run_values, self._variables.leaves(parameters, dtype),
-                _device(read, dtype), {}, jnp.zeros((), bool),
+                cast(read, dtype), {}, np.zeros((), bool),
             )  # fmt: skip
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -95,11 +97,9 @@ class NnxSide(Side):
         """See `Side`."""
         read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with _precision(dtype):
-            given = self._given(parameters, read, values, dtype)
-            found = self._values(
-                self._variables.leaves(parameters, dtype), _device(read, dtype), given,
-                jnp.asarray(bool(values)),
-            )  # fmt: skip
+            leaves = self._variables.leaves(parameters, dtype)
+            given = self._given(leaves, read, values, dtype)
+            found = self._values(leaves, cast(read, dtype), given, np.asarray(bool(values)))
             return {n: np.asarray(value) for n, value in found.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -121,73 +121,54 @@ class NnxSide(Side):
         self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
-        taken = self._training(parameters, optimizer, dtype)
+        training = self._training(optimizer, dtype)
+        with _precision(dtype):
+            state = training.start(self._variables.leaves(parameters, dtype))
         for batch in batches:
             # Not around the yield: code that runs between two steps sets its precision itself.
             with _precision(dtype):
-                value, (slopes, _), _ = self._differentiate(next(taken), batch, {}, {}, dtype)
-                left = taken.send((value, slopes))
-                del slopes  # frees memory while other sides make their step
+                leaves = {dotted(path): leaf for path, leaf in training.leaves(state).items()}
+                value, (slopes, _), _ = self._differentiate(leaves, batch, {}, {}, dtype)
+                state = training.step(state, slopes)
+                del leaves, slopes  # frees memory while other sides make their step
+                left = self._left_behind(value, training, state)
             yield left
+            del left
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
-        taken = self._training(parameters, optimizer, dtype)
+        training = self._training(optimizer, dtype)
+        with _precision(dtype):
+            leaves = self._variables.leaves(parameters, dtype)
+            state = training.start(leaves)
         for given in gradients:
             with _precision(dtype):
-                slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
+                slopes = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
                 for row in self._variables.rows:
                     every = [given.get(name) for name in row.torch_names]
                     tensors = [tensor for tensor in every if tensor is not None]
                     if len(tensors) < len(every):
                         continue
                     for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
-                        slopes[dotted(path)] = jnp.asarray(leaf, dtype)
-                left = taken.send((jnp.zeros(()), slopes))
+                        slopes[dotted(path)] = np.asarray(leaf, dtype)
+                state = training.step(state, slopes)
+                left = self._left_behind(np.zeros(()), training, state)
             yield left
 
-    def _training(self, parameters: Arrays, optimizer: Optimizer, dtype: str) -> Any:
-        """Yields the leaves; is sent a loss and gradients, makes a step and yields its result."""
-        with _precision(dtype):
-            model = self._variables.model(self._variables.leaves(parameters, dtype))
-            updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
-            graphdef, state = nnx.split((updates, model))
+    def _training(self, optimizer: Optimizer, dtype: str) -> Training:
+        key = optimizer.optax, dtype
+        if key not in self._trainings:
+            self._trainings[key] = Training(self._variables.model, optimizer)
+        return self._trainings[key]
 
-            def step(state: Any, slopes: Named) -> Any:
-                updates, model = nnx.merge(graphdef, state)
-                gradient = nnx.clone(nnx.state(model, nnx.Param))
-                for path, leaf in flat(gradient).items():
-                    leaf.set_value(slopes[dotted(path)])
-                with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-                    updates.update(model, gradient)
-                return nnx.state((updates, model))
-
-            run = self._steps.setdefault((optimizer.optax, dtype), Program(step))
-        while True:
-            _, model = nnx.merge(graphdef, state)
-            leaves = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
-            value, slopes = yield leaves
-            state = run(state, slopes)
-            del leaves, slopes
-            updates, model = nnx.merge(graphdef, state)
-            yield self._left_behind(value, model, updates, optimizer)
-
-    def _left_behind(
-        self, value: jax.Array, model: nnx.Module, updates: nnx.Optimizer, optimizer: Optimizer
-    ) -> Step:
-        kept = {
-            theirs: self._variables.named(moments(updates.opt_state, ours))
-            for theirs, ours in optimizer.moments.items()
-        }
-        state = {p: leaf[...] for p, leaf in flat(nnx.state(model)).items()}
+    def _left_behind(self, value: Any, training: Training, state: State) -> Step:
+        kept = {n: self._variables.named(of) for n, of in training.moments(state).items()}
+        parameters = self._variables.named(training.leaves(state))
         return Step(
             np.asarray(value),
-            {
-                n: self.parameters[n] if a is None else a
-                for n, a in self._variables.named(state).items()
-            },
+            {n: self.parameters[n] if a is None else a for n, a in parameters.items()},
             {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
         )
 
@@ -218,15 +199,15 @@ class NnxSide(Side):
             for path, leaf in self._variables.found.items()
             if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
         }
-        rest = _device(inputs, dtype)
+        rest = cast(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
-        given = self._given_to(leaves, inputs, values, dtype)
-        weights = {n: jnp.asarray(np.zeros(v.shape, v.dtype)) for n, v in given.items()}
-        weights.update({n: v for n, v in _device(cotangents, dtype).items() if n in weights})
+        given = self._given(leaves, inputs, values, dtype)
+        weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
+        weights.update({n: v for n, v in cast(cotangents, dtype).items() if n in weights})
         return self._slopes(
             {n: leaf for n, leaf in leaves.items() if n in trained},
             {n: leaf for n, leaf in leaves.items() if n not in trained},
-            sources, rest, given, jnp.asarray(bool(values)), weights,
+            sources, rest, given, np.asarray(bool(values)), weights,
         )  # fmt: skip
 
     def _run_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Any:
@@ -285,23 +266,19 @@ class NnxSide(Side):
     def _ports(self, path: str, module: Any) -> Ports:
         return flax_ports(module) if path in self.recurrent else AnyModule()
 
-    def _given(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Named:
-        return self._given_to(self._variables.leaves(parameters, dtype), inputs, values, dtype)
-
-    def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
+    def _given(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))
-        cache = self.__dict__.setdefault("_shapes", {})
-        if key not in cache:
-            cache[key] = jax.eval_shape(
-                self._run_values, leaves, _device(read, dtype), {}, jnp.zeros((), bool)
+        if key not in self._shapes:
+            self._shapes[key] = jax.eval_shape(
+                self._run_values, leaves, cast(read, dtype), {}, np.zeros((), bool)
             )
         if not values:
-            return {n: jnp.asarray(np.zeros(s.shape, s.dtype)) for n, s in cache[key].items()}
+            return {n: np.zeros(s.shape, s.dtype) for n, s in self._shapes[key].items()}
         return {
-            n: jnp.asarray(values[n], s.dtype)
-            for n, s in cache[key].items()
+            n: np.asarray(values[n], s.dtype)
+            for n, s in self._shapes[key].items()
             if n in values and values[n].shape == s.shape
         }
 
@@ -309,10 +286,6 @@ class NnxSide(Side):
 def _trace() -> Any:
     """The JAX transformation that is tracing now."""
     return get_opaque_trace_state(convention="nnx")
-
-
-def _device(arrays: Arrays, dtype: str) -> Named:
-    return {name: jnp.asarray(array) for name, array in cast(arrays, dtype).items()}
 
 
 def _precision(dtype: str) -> Any:

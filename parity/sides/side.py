@@ -28,7 +28,7 @@ TARGET = "target"
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one training step.
+    """The result of one training step, which may change when the side makes its next one.
 
     Attributes:
         loss: the loss before the step, a scalar.
@@ -44,6 +44,11 @@ class Step:
     def named(self) -> dict[str, np.ndarray | None]:
         """All arrays under one set of names, in order of computation."""
         return {"loss": self.loss, **self.moments, **self.parameters}
+
+    def kept(self) -> "Step":
+        """A copy, which never changes."""
+        moments = {n: None if a is None else a.copy() for n, a in self.moments.items()}
+        return Step(self.loss, {n: a.copy() for n, a in self.parameters.items()}, moments)
 
 
 class Side(ABC):
@@ -140,7 +145,7 @@ def floating(array: np.ndarray) -> bool:
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
-    return {n: a.astype(dtype) if floating(a) else a for n, a in arrays.items()}
+    return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
 
 
 def differentiable(inputs: Arrays) -> list[str]:

@@ -104,6 +104,7 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
+        del parameters  # nobody else may need them
         updates = optimizer.torch(model.parameters())
         for batch in batches:
             inputs = self._tensors(batch, dtype)
@@ -118,6 +119,7 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
+        del parameters  # nobody else may need them
         updates = optimizer.torch(model.parameters())
         for given in gradients:
             slopes = self._tensors({n: a for n, a in given.items() if a is not None}, dtype)
@@ -243,8 +245,8 @@ class TorchSide(Side):
             model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
             if not fresh:
                 self._models[dtype] = model
-        values = cast(parameters, dtype)
-        model.load_state_dict({n: tensor_of(a) for n, a in values.items()}, strict=False)
+        held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}
+        model.load_state_dict(held, strict=False)
         return model
 
     def _tensors(self, arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
@@ -264,9 +266,9 @@ class TorchSide(Side):
             kept = updates.state.get(trained[n], {}) if n in trained else {}  # a buffer has none
             for moment in optimizer.moments:
                 tensor = kept.get(moment)
-                moments[f"{n}.{moment}"] = None if tensor is None else array_of(tensor)
+                moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
         state = model.state_dict()
-        return Step(array_of(value), {n: array_of(state[n]) for n in self.parameters}, moments)
+        return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
 
 
 def _axis(name: str) -> int:
@@ -285,11 +287,16 @@ def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy in NumPy, of bfloat16 too."""
-    return tensors.array_of("tensor", tensor).copy()
+    return view_of(tensor).copy()
 
 
-def tensor_of(array: np.ndarray) -> torch.Tensor:
-    """A copy in PyTorch, of bfloat16 too."""
-    if array.dtype == jnp.bfloat16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+def view_of(tensor: torch.Tensor) -> np.ndarray:
+    """The same memory in NumPy, of bfloat16 too, if the tensor is on the CPU."""
+    return tensors.array_of("tensor", tensor)
+
+
+def tensor_of(array: np.ndarray, shared: bool = False) -> torch.Tensor:
+    """A copy in PyTorch, of bfloat16 too; or the same memory, if that is allowed and writable."""
+    held = array.view(np.int16) if array.dtype == jnp.bfloat16 else array
+    tensor = torch.from_numpy(held if shared and held.flags.writeable else np.array(held))
+    return tensor.view(torch.bfloat16) if array.dtype == jnp.bfloat16 else tensor
