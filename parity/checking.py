@@ -94,10 +94,10 @@ def check(
     return Report.joined(
         check_pair(
             sides, {**changed, **targets}, targeted=loss.targeted and TARGET not in targets,
-            dtypes=dtypes, training_steps=0 if case else training_steps, optimizers=optimizers,
-            seed=seed, case=Case(case), progress=progress,
+            dtypes=dtypes, training_steps=0 if variant else training_steps, optimizers=optimizers,
+            seed=seed, case=Case("", variant), progress=progress,
         )
-        for case, changed in cases
+        for variant, changed in cases
     )  # fmt: skip
 
 

@@ -60,7 +60,10 @@ def compare_sides(
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     with pinned_precision():
-        handed: Sequence[Row] = acknowledge(_handed(pair, inputs, case), pair.known)
+        handed: Sequence[Row] = [
+            *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
+        ]  # fmt: skip
+        handed = acknowledge(handed, pair.known)
         rows: list[Row] = []
         drawn = []
         pair = pair.holding(
@@ -94,8 +97,9 @@ def compare_sides(
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
-        if pair.notes:
-            facts["notes"] = list(pair.notes)
+        unseen = [f"compared only by training: {s.words}" for s in pair.settings if not trains]
+        if pair.notes or unseen:
+            facts["notes"] = [*pair.notes, *unseen]
         environment = describe_environment(dtypes)
     figures = {"loss_curves": drawn} if drawn else {}
     return Report((*handed, *rows), environment, figures, {case: facts}, pair.known)
@@ -111,6 +115,16 @@ def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
         )  # fmt: skip
     for name, array in inputs.items():
         yield identical(array, array, Place(case, "inputs", name=name), "")
+
+
+def _settings(pair: Pair, case: Case) -> Iterator[Row]:
+    """The rows of the settings of training mode."""
+    for setting in pair.settings:
+        yield Row(
+            case, "training mode", name=setting.name, passed=setting.equal,
+            distance=0.0 if setting.equal else float("nan"),
+            note="" if setting.equal else f"{setting.words}; training_steps=0 leaves it out",
+        )  # fmt: skip
 
 
 def _functions(

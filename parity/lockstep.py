@@ -5,12 +5,14 @@ from dataclasses import replace
 from itertools import tee
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Pair, Side, Step
+from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
 
@@ -117,7 +119,7 @@ def compare_steps(
     for step, expected, claimed, *others in _together(truth, given, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
-            if name in unused:
+            if name in unused and np.array_equal(start.get(name, ()), expected.get(name, ())):
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
             else:
                 row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
@@ -156,7 +158,7 @@ def _with_note(row: Row, lost: Row | None) -> Row:
 def _untouched(start: Value, reference: Value, candidate: Value, place: Place) -> Row:
     """The row of a parameter that the forward pass never uses: neither side may change it."""
     sides = {"the candidate": candidate, "the reference": reference}
-    start = None if start is None else start.astype(place.dtype)  # a dtype that is not narrower
+    start = None if start is None else cast({"": start}, place.dtype)[""]  # none is narrower
     rows = [
         identical(start, held, place, f"the reference never trains it, yet {side} moved it")
         for side, held in sides.items()

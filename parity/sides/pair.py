@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 from jax import ShapeDtypeStruct
@@ -20,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.transforms import SAME
-from parity.sides import calls, unseen
+from parity.sides import calls, training_mode
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -135,9 +136,17 @@ def of_modules(
         reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
     )
     reference.chosen = candidate.chosen = chosen
-    notes += unseen.notes(torch_model, flax_model, reference.parameters)
+    if reference.parameters and not any(map(np.any, reference.parameters.values())):
+        notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
+    settings, more = (
+        training_mode.of_function(torch_model)
+        if isinstance(flax_model, StateFunction)
+        else training_mode.arrange(
+            reference, candidate, flax_model, inputs, _paired(theirs, ours, names or {})
+        )
+    )
     return ModulePair(
-        reference, candidate, loss.name, tuple(notes), dict(known or {}),
+        reference, candidate, loss.name, (*notes, *more), settings, dict(known or {}),
         torch_model, flax_model, stages, lstms,
     )  # fmt: skip
 

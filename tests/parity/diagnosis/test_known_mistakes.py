@@ -26,7 +26,7 @@ from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.mistakes import arrays, cell, functions, sequence, update
 from parity.diagnosis.stages import first_wrong
-from parity.results import Place
+from parity.place import Place
 from parity.selftest import pieces
 from parity.selftest.faults import FAULTS
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM
