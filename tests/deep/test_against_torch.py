@@ -4,17 +4,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import flax_bilstm as fb
 
-from .configurations import CONFIGURATIONS
+from .configurations import CONFIGURATIONS, Configuration
 
 torch = pytest.importorskip("torch")
 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 TOLERANCE = 1e-12
+
+# A cell gate is tanh(8.5) = 1 − 8e-8 here: its derivative is left with half of its digits.
+SATURATED = Configuration(
+    input_size=1,
+    hidden_size=2,
+    num_layers=1,
+    bias=False,
+    bidirectional=False,
+    projected=False,
+    implementation="fused",
+    batch=1,
+    time=1,
+    lengths=False,
+    state=False,
+    scale=30.0,
+    seed=232,
+)
+
+
+def allowed(config, truth):
+    """The largest error that passes.
+
+    It is relative to the largest element. With loud inputs the gates saturate, and their
+    derivatives, 1 − tanh² and σ(1 − σ), cancel: they are exact to an ε of 1, not of themselves. A
+    gradient is then only exact relative to what it would be with derivatives of 1, which is about
+    the size of the inputs.
+    """
+    unsaturated = config.scale if config.scale > 1 else 0.0
+    return TOLERANCE * max(np.abs(truth).max(), unsaturated, 1e-300)
 
 
 def torch_results(config):
@@ -60,12 +89,13 @@ def flax_results(config):
 
 @settings(settings.get_profile("deep"))
 @given(CONFIGURATIONS)
+@example(SATURATED)
 def test_outputs_states_and_gradients_are_those_of_torch(config):
     expected, actual = torch_results(config), flax_results(config)
     assert actual.keys() == expected.keys()
     for name, truth in expected.items():
         error = np.abs(np.asarray(actual[name]) - truth).max()
-        assert error <= TOLERANCE * max(np.abs(truth).max(), 1e-300), (name, error)
+        assert error <= allowed(config, truth), (name, error)
 
 
 @settings(settings.get_profile("deep"))
