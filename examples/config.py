@@ -52,6 +52,6 @@ def remember(config: Config) -> None:
         temporary.replace(path)
     elif path.read_text() != chosen:
         raise SystemExit(
-            f"{config.output}: holds a run with other choices, see config.json there; give the "
-            "same ones to go on with it, or another --output."
+            f"{config.output}: expected the options that this run was started with, got others; "
+            "give those in its config.json, or another --output."
         )

@@ -9,13 +9,13 @@
 from parity.checking import check
 from parity.compare import compare_sides
 from parity.report import Report
-from parity.results import Row
+from parity.results import Case, Row
 from parity.sides import losses, optimizers
 from parity.sides.losses import Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Pair, Side
 
 __all__ = [
-    "Loss", "Optimizer", "Pair", "Report", "Row", "Side", "check", "compare_sides", "losses",
-    "optimizers",
+    "Case", "Loss", "Optimizer", "Pair", "Report", "Row", "Side", "check", "compare_sides",
+    "losses", "optimizers",
 ]  # fmt: skip

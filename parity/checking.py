@@ -9,6 +9,7 @@ from flax import nnx
 
 from parity.compare import Progress, compare_sides
 from parity.report import Report
+from parity.results import ONE_CASE, Case
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
@@ -92,7 +93,7 @@ def check_pair(
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
     seed: int = 0,
     dtypes: Sequence[str] = DTYPES,
-    case: str = "",
+    case: Case = ONE_CASE,
     targeted: bool = True,
     progress: Progress = lambda what: None,
 ) -> Report:

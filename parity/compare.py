@@ -10,7 +10,7 @@ from parity.environment import describe_environment, pinned_precision
 from parity.judge import judge_run, raised
 from parity.lockstep import names
 from parity.report import Report
-from parity.results import Row
+from parity.results import ONE_CASE, Case, Place, Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Pair, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
@@ -26,7 +26,7 @@ def compare_sides(
     dtypes: Sequence[str] = DTYPES,
     optimizers: Sequence[Optimizer] = (),
     batches: Sequence[Arrays] = (),
-    case: str = "",
+    case: Case = ONE_CASE,
     facts: Mapping[str, Any] | None = None,
     progress: Progress = lambda what: None,
 ) -> Report:
@@ -42,8 +42,8 @@ def compare_sides(
         optimizers: each trains both sides in lockstep from their parameters over the batches, but
             not in bfloat16, where training is not judged.
         batches: the inputs of each training step.
-        case: the name of these inputs in the rows.
-        facts: what to add to the report's environment, such as sizes and seeds.
+        case: the case of the rows.
+        facts: what to add to the facts of the case, such as sizes and seeds.
         progress: called with what comes next.
 
     Raises:
@@ -77,53 +77,56 @@ def compare_sides(
             rows += _functions(pair, inputs, dtype, case, truths)
             for optimizer in optimizers if dtype in trains else ():
                 progress(f"{case} {dtype}: training, {optimizer.name}")
+                place = Place(case, "training", dtype, optimizer=optimizer.name)
                 try:
-                    trained, losses = lockstep.train(pair, optimizer, batches, dtype, case)
+                    trained, losses = lockstep.train(pair, optimizer, batches, place)
                 except lockstep.CandidateError as error:
-                    check = f"training, {optimizer.name}"
-                    rows.append(raised(error.raised, case=case, check=check, dtype=dtype))
+                    rows.append(raised(error.raised, place))
                     continue
                 rows += trained
                 if dtype == trains[-1]:
-                    of = ", ".join(filter(None, (case, optimizer.name, dtype)))
-                    drawn.append({"case": of, "loss": pair.loss, **losses._asdict()})
+                    drawn.append(
+                        {"case": str(case), "optimizer": optimizer.name, "dtype": dtype,
+                         "loss": pair.loss, **losses._asdict()}
+                    )  # fmt: skip
         if not all(row.passed for row in (*handed, *rows)):
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
         if pair.notes:
             facts["notes"] = list(pair.notes)
-        environment = {**describe_environment(dtypes), "cases": {case: facts}}
-    return Report((*handed, *rows), environment, {"loss_curves": drawn} if drawn else {})
+        environment = describe_environment(dtypes)
+    figures = {"loss_curves": drawn} if drawn else {}
+    return Report((*handed, *rows), environment, figures, {case: facts})
 
 
-def _handed(pair: Pair, inputs: Arrays, case: str) -> Iterator[Row]:
+def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
     """The rows of parameters, which must be equal, and of inputs, which must be finite."""
     ours, theirs = pair.candidate.parameters, pair.reference.parameters
     for name in names(theirs, ours):
         yield identical(
-            theirs.get(name), ours.get(name), note="the two sides do not hold the same parameter",
-            case=case, check="parameters", dtype="", name=name,
+            theirs.get(name), ours.get(name), Place(case, "parameters", name=name),
+            "the two sides do not hold the same parameter",
         )  # fmt: skip
     for name, array in inputs.items():
-        yield identical(array, array, note="", case=case, check="inputs", dtype="", name=name)
+        yield identical(array, array, Place(case, "inputs", name=name), "")
 
 
 def _functions(
-    pair: Pair, inputs: Arrays, dtype: str, case: str, truths: Mapping[str, Any]
+    pair: Pair, inputs: Arrays, dtype: str, case: Case, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
     """Rows of every stage alone, of the forward pass, and of the gradients in backward order."""
     stages = truths["forward"]
     if pair.reference.opens and pair.candidate.opens and len(stages) > 1:
         yield from judge_run(
-            pair, lambda side, to: side.local(side.parameters, inputs, stages, to), dtype,
-            truth=stages, case=case, check="local",
+            pair, lambda side, to: side.local(side.parameters, inputs, stages, to),
+            Place(case, "local", dtype), stages,
         ).rows  # fmt: skip
     yield from judge_run(
-        pair, lambda side, to: side.forward(side.parameters, inputs, to), dtype,
-        truth=stages, case=case, check="forward",
+        pair, lambda side, to: side.forward(side.parameters, inputs, to),
+        Place(case, "forward", dtype), stages,
     ).rows  # fmt: skip
     yield from judge_run(
-        pair, lambda side, to: side.gradients(side.parameters, inputs, to), dtype,
-        truth=truths["gradients"], case=case, check="gradients",
+        pair, lambda side, to: side.gradients(side.parameters, inputs, to),
+        Place(case, "gradients", dtype), truths["gradients"],
     ).rows  # fmt: skip

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from parity.results import Row
+from parity.results import Place, Row, without_distance
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,
@@ -25,40 +24,38 @@ def judge(
     truth: Value,
     candidate: Value,
     own: Sequence[Value],
+    place: Place,
     *,
-    dtype: str,
     spread: float = 0.0,
     elements: bool = True,
-    **place: Any,
 ) -> Row:
     """Judge the candidate against the truth by the rule of `parity.tolerances`.
 
     Args:
         truth: the reference in float64.
-        candidate: the candidate in `dtype`.
-        own: the reference in `dtype`: the plain run first, then the nudged runs.
-        dtype: the dtype of the candidate's and the reference's runs.
+        candidate: the candidate in the dtype of the place.
+        own: the reference in that dtype: the plain run first, then the nudged runs.
+        place: what is compared.
         spread: the reference's largest distance so far, for instance in earlier training steps.
         elements: whether the elements of an undetermined array are judged one by one. False in
             training, where an optimizer can turn a sign that only rounding determines into a whole
             step.
-        **place: the row's case, check, name and step.
     """
-    place["dtype"] = dtype
-    broken = _incomparable(truth, candidate, own)
+    dtype, broken = place.dtype, _incomparable(truth, candidate, own)
     if broken is not None:
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
+        return without_distance(place, broken)
     if truth is None or candidate is None:
-        return Row(passed=True, **place)  # unused on both sides
+        return Row(**vars(place), passed=True)  # unused on both sides
     runs = [run for run in own if run is not None]
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
-    distance, where = _distance(candidate, truth)
     strayed = [_distance(run, truth)[0] for run in runs]
     spread, scale = max([spread, *strayed]), magnitude(truth)
     limit = bound(dtype, spread, scale)
     known = determined(dtype, spread, scale)
+    distance, where, beyond = _distance(candidate, truth, limit)
     row = Row(
+        **vars(place),
         passed=distance <= limit,
         determined=known,
         distance=distance,
@@ -67,16 +64,30 @@ def judge(
         bound=limit,
         scale=scale,
         epsilon=epsilon(dtype),
-        where=where,
-        **place,
     )
     if row.passed and not known:
         wrong = _wrong_elements(truth, candidate, runs, dtype, scale) if elements else None
-        note = _why_undetermined(truth, runs, spread, scale) if wrong is None else wrong[1]
-        row = replace(row, passed=wrong is None, note=note, where=wrong[0] if wrong else where)
+        if wrong is None:
+            row = replace(row, note=_why_undetermined(truth, runs, spread, scale))
+        else:
+            where, beyond, note = wrong
+            row = replace(row, passed=False, note=note)
     if np.isinf(distance) and not row.passed and not row.note:
         row = replace(row, note=_not_finite("the candidate", candidate))
-    return row
+    return _with_elements(row, truth, candidate, where, beyond)
+
+
+def _with_elements(
+    row: Row, truth: np.ndarray, candidate: np.ndarray, where: tuple[int, ...], beyond: int
+) -> Row:
+    """The row with how many elements are wrong, and both sides' values at the worst one."""
+    if not truth.size:
+        return row
+    kind = int if truth.dtype.kind in "biu" else float
+    values = kind(candidate[where]), kind(truth[where])
+    return replace(
+        row, size=truth.size, beyond=beyond, where=where, candidate=values[0], truth=values[1]
+    )
 
 
 def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
@@ -87,8 +98,8 @@ def doubtful(rows: Sequence[Row], rechecked: float) -> bool:
 
 def _wrong_elements(
     truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], dtype: str, scale: float
-) -> tuple[tuple[int, ...], str] | None:
-    """The worst wrong element among those that the reference determines: its index, and a note."""
+) -> tuple[tuple[int, ...], int, str] | None:
+    """Among the elements that the reference determines: the worst, how many are wrong, a note."""
     spread = np.max([_distances(run, truth) for run in runs], axis=0)
     distance = _distances(candidate, truth)
     row, unit = TOLERANCES[dtype], max(epsilon(dtype) * scale, smallest(dtype))
@@ -98,11 +109,11 @@ def _wrong_elements(
     if not wrong.any():
         return None
     where = np.unravel_index(int(np.argmax(np.where(wrong, distance, -1))), truth.shape)
-    words = (
-        f"{wrong.sum()} of the {known.sum()} elements that the reference knows (of {truth.size}) "
-        f"are wrong, the worst by {distance[where]:.3g} at {[int(i) for i in where]}"
+    note = (
+        f"of the {known.sum()} elements that the reference knows, "
+        f"the worst is wrong by {distance[where]:.3g}"
     )
-    return tuple(int(i) for i in where), words
+    return tuple(int(i) for i in where), int(wrong.sum()), note
 
 
 def _why_undetermined(
@@ -119,25 +130,23 @@ def _why_undetermined(
 
 
 def _equal(
-    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: dict[str, Any]
+    truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], place: Place
 ) -> Row:
     """The row of integers or booleans, which must be equal."""
     known = np.all([run == truth for run in runs], axis=0)
     unequal = np.argwhere((candidate != truth) & known)
     unsure = int(known.size - known.sum())
     note = f"the reference's own runs disagree on {unsure} of {known.size} elements"
-    row = Row(passed=True, determined=not unsure, note=note if unsure else "", **place)
+    row = Row(**vars(place), passed=True, determined=not unsure, note=note if unsure else "")
     if not len(unequal):
         return row
     where = tuple(int(i) for i in unequal[0])
-    note = (
-        f"{len(unequal)} of {truth.size} elements differ, which must be equal: the first at "
-        f"{list(where)} is {candidate[where]}, the reference's {truth[where]}"
-    )
-    return replace(row, passed=False, distance=float("inf"), where=where, note=note)
+    note = "whole numbers and booleans must be equal"
+    row = replace(row, passed=False, distance=float("inf"), note=note)
+    return _with_elements(row, truth, candidate, where, len(unequal))
 
 
-def identical(reference: Value, candidate: Value, *, note: str, **place: Any) -> Row:
+def identical(reference: Value, candidate: Value, place: Place, note: str) -> Row:
     """The row of a candidate that must be equal to the reference to the last bit.
 
     The dtypes must be equal too: a parameter that one side widened would be trained differently.
@@ -145,27 +154,26 @@ def identical(reference: Value, candidate: Value, *, note: str, **place: Any) ->
     """
     broken = _incomparable(reference, candidate, ()) or _infinite(reference, candidate)
     if broken is not None:
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
+        return without_distance(place, broken)
     if reference is None or candidate is None:
-        return Row(passed=True, **place)
+        return Row(**vars(place), passed=True)
     if reference.dtype != candidate.dtype:
-        broken = f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
-        return Row(passed=False, distance=float("nan"), note=broken, **place)
-    distance, where = _distance(candidate, reference.astype(np.float64))
+        return without_distance(
+            place, f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
+        )
+    distance, where, _ = _distance(candidate, reference.astype(np.float64))
     unequal = np.argwhere(_bits(reference) != _bits(candidate))  # tells 0.0 from -0.0
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
-        words = f"only the sign of zero, 0.0 or −0.0, at {list(where)}"
-    else:
-        words = f"{distance:.3g} at {list(where)}"
-    return Row(
+        note = f"{note}: only the sign of zero, 0.0 or −0.0"
+    row = Row(
+        **vars(place),
         passed=not len(unequal),
         distance=distance,
         scale=magnitude(reference),
-        where=where,
-        note=f"{note}: {words}" if len(unequal) else "",
-        **place,
+        note=note if len(unequal) else "",
     )
+    return _with_elements(row, reference, candidate, where, len(unequal))
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
@@ -219,19 +227,26 @@ def _not_finite(side: str, array: np.ndarray) -> str:
     return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
 
 
-def _distance(value: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[int, ...]]:
-    """Max |value − truth| and its index; computed in pieces that fit in the cache."""
+def _distance(
+    value: np.ndarray, truth: np.ndarray, limit: float = np.inf
+) -> tuple[float, tuple[int, ...], int]:
+    """Max |value − truth|, its index, and how many are above the limit.
+
+    Computed in pieces that fit in the cache.
+    """
     if truth.size == 0:
-        return 0.0, ()
+        return 0.0, (), 0
     values, truths = value.reshape(-1), truth.reshape(-1)
-    largest, worst = -1.0, 0
+    largest, worst, beyond = -1.0, 0, 0
     for start in range(0, truth.size, PIECE):
         piece = slice(start, start + PIECE)
         difference = _distances(values[piece], truths[piece])
         here = int(np.argmax(difference))
         if difference[here] > largest:
             largest, worst = float(difference[here]), start + here
-    return largest, tuple(int(i) for i in np.unravel_index(worst, truth.shape))
+        if difference[here] > limit:
+            beyond += int(np.count_nonzero(difference > limit))
+    return largest, tuple(int(i) for i in np.unravel_index(worst, truth.shape)), beyond
 
 
 def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Run both sides and compare: the truth, the plain and nudged references, and the candidate."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from parity import lockstep, nudging
 from parity.comparison import Value, doubtful
-from parity.results import Row
+from parity.results import Place, Row, without_distance
 from parity.sides.side import Pair, Side
 from parity.tolerances import TRUTH
 
@@ -29,29 +28,28 @@ class Judged:
 
 
 def judge_run(
-    pair: Pair, run: Run, dtype: str, *, truth: Mapping[str, Value] | None = None, **place: Any
+    pair: Pair, run: Run, place: Place, truth: Mapping[str, Value] | None = None
 ) -> Judged:
     """Run both sides, and compare what they compute.
 
     Args:
         pair: both sides.
         run: the function to run.
-        dtype: the dtype that the candidate is run in.
+        place: the rows' place, whose dtype the candidate is run in.
         truth: the result of the reference in float64, if it is already computed.
-        **place: the rows' case, check and step.
     """
+    dtype = place.dtype
     truth = run(pair.reference, TRUTH) if truth is None else truth
     own = [truth if dtype == TRUTH else run(pair.reference, dtype)]
-    place["dtype"] = dtype
     try:
         candidate = run(pair.candidate, dtype)
     except Exception as error:  # any error that the candidate raises is its failure
-        return Judged(truth, {}, (raised(error, **place),))
+        return Judged(truth, {}, (raised(error, place),))
     rows: tuple[Row, ...] = ()
     for sides, rechecked in nudging.rounds(pair.reference, dtype):
         own += [run(side, dtype) for side in sides]
         rows = tuple(
-            lockstep.judged(truth, candidate, own, 0.0, {**place, "name": name})
+            lockstep.judged(truth, candidate, own, 0.0, replace(place, name=name))
             for name in lockstep.names(truth, candidate)
         )
         if not doubtful(rows, rechecked):
@@ -59,9 +57,9 @@ def judge_run(
     return Judged(truth, candidate, rows)
 
 
-def raised(error: Exception, **place: Any) -> Row:
+def raised(error: Exception, place: Place) -> Row:
     """The row for an error that the candidate raised, named after the stage that raised it."""
     stage = getattr(error, "parity_stage", "the candidate")
     words = (str(error) or "without a message").splitlines()[0]
     note = f"the candidate raises {type(error).__name__}: {words}"
-    return Row(name=stage, passed=False, distance=float("nan"), note=note, **place)
+    return without_distance(replace(place, name=stage), note)

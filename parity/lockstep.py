@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
-from parity.results import Row
+from parity.results import Place, Row, without_distance
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step
 from parity.tolerances import TRUTH
@@ -29,15 +29,15 @@ class Losses(NamedTuple):
 
 
 def train(
-    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], place: Place
 ) -> tuple[list[Row], Losses]:
     """Train both sides from the same start over the same batches; compare after every step."""
     nudged: list[Side] = []
     rows: list[Row] = []
     losses = Losses([], [])
-    for sides, rechecked in nudging.rounds(port.reference, dtype):
+    for sides, rechecked in nudging.rounds(port.reference, place.dtype):
         nudged += sides
-        rows, losses = _train(port, optimizer, batches, dtype, case, nudged)
+        rows, losses = _train(port, optimizer, batches, place, nudged)
         if not doubtful(rows, rechecked):
             break
     return rows, losses
@@ -47,11 +47,10 @@ def _train(
     port: Pair,
     optimizer: Optimizer,
     batches: Sequence[Arrays],
-    dtype: str,
-    case: str,
+    place: Place,
     nudged: Sequence[Side],
 ) -> tuple[list[Row], Losses]:
-    reference, candidate = port.reference, port.candidate
+    reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
     unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
     losses = Losses([], [])
@@ -64,7 +63,6 @@ def _train(
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
-    place = {"case": case, "check": f"training, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place), losses
 
 
@@ -83,10 +81,10 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
 
 
 def update(
-    port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], dtype: str, case: str
+    port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], place: Place
 ) -> list[Row]:
     """Compare the optimizers alone: from the reference's parameters, on the same gradients."""
-    reference, candidate = port.reference, port.candidate
+    reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
@@ -94,7 +92,6 @@ def update(
     own = [
         side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
-    place = {"case": case, "check": f"first wrong stage, update, {optimizer.name}", "dtype": dtype}
     return compare_steps(truth, given, own, start, unused, place)
 
 
@@ -104,7 +101,7 @@ def compare_steps(
     own: Sequence[Iterator[Step]],
     start: Arrays,
     unused: set[str],
-    place: Mapping[str, Any],
+    place: Place,
 ) -> list[Row]:
     """A row per quantity: its first failing step, else the determined step nearest to its bound.
 
@@ -117,7 +114,7 @@ def compare_steps(
     for step, runs in enumerate(zip(truth, given, *own, strict=True), start=1):
         expected, claimed, *others = (run.named() for run in runs)
         for name in names(expected, claimed):
-            here = {**place, "name": name, "step": step}
+            here = replace(place, name=name, step=step)
             if name in unused:
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
             else:
@@ -147,12 +144,12 @@ def _with_note(row: Row, lost: Row | None) -> Row:
     return replace(row, note=f"from step {lost.step} on {lost.note}")
 
 
-def _untouched(start: Value, reference: Value, candidate: Value, place: dict[str, Any]) -> Row:
+def _untouched(start: Value, reference: Value, candidate: Value, place: Place) -> Row:
     """The row of a parameter that the forward pass never uses: neither side may change it."""
     sides = {"the candidate": candidate, "the reference": reference}
-    start = None if start is None else start.astype(place["dtype"])  # a dtype that is not narrower
+    start = None if start is None else start.astype(place.dtype)  # a dtype that is not narrower
     rows = [
-        identical(start, held, note=f"the reference never trains it, yet {side} moved it", **place)
+        identical(start, held, place, f"the reference never trains it, yet {side} moved it")
         for side, held in sides.items()
     ]
     return min(rows, key=lambda row: row.passed)
@@ -163,17 +160,16 @@ def judged(
     given: Mapping[str, Value],
     own: Sequence[Mapping[str, Value]],
     spread: float,
-    place: dict[str, Any],
+    place: Place,
     elements: bool = True,
 ) -> Row:
     """The row that compares one name across the mappings; a name missing on one side fails."""
-    name = place["name"]
+    name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            note = f"{side} has nothing of this name"
-            return Row(passed=False, distance=float("nan"), note=note, **place)
+            return without_distance(place, f"{side} has nothing of this name")
     others = [run.get(name) for run in own]
-    return judge(truth[name], given[name], others, spread=spread, elements=elements, **place)
+    return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 
 
 def names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:

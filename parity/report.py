@@ -9,10 +9,10 @@ from typing import Any
 
 from flax_bilstm.checkpoints.replacing import replacing
 from parity.render import html, text
-from parity.results import Results, Row
+from parity.results import Case, Results, Row
 
-SCHEMA_VERSION = 1
-_NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale")
+SCHEMA_VERSION = 2
+_NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale", "candidate", "truth")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Report(Results):
         reports = list(reports)
         environment: dict[str, Any] = {}
         figures: dict[str, list[Mapping[str, Any]]] = {}
+        cases: dict[Case, Mapping[str, Any]] = {}
         for report in reports:
             for kind, drawn in report.figures.items():
                 figures.setdefault(kind, []).extend(drawn)
-            cases = {**environment.get("cases", {}), **report.environment.get("cases", {})}
-            environment = {**environment, **report.environment, "cases": cases}
-        return cls(tuple(row for report in reports for row in report.rows), environment, figures)
+            environment |= report.environment
+            cases |= report.cases
+        rows = tuple(row for report in reports for row in report.rows)
+        return cls(rows, environment, figures, cases)
 
     def __str__(self) -> str:
         return text.text(self)
@@ -51,6 +53,7 @@ class Report(Results):
             "passed": self.passed,
             "first_divergence": None if first is None else _row_to_json(first),
             "environment": dict(self.environment),
+            "cases": [{**asdict(case), "facts": facts} for case, facts in self.cases.items()],
             "rows": [_row_to_json(row) for row in self.rows],
             "figures": _finite(self.figures),
         }
@@ -67,7 +70,8 @@ class Report(Results):
                 "read the report with the version of parity that wrote it"
             )
         rows = tuple(map(_row_from_json, content["rows"]))
-        return cls(rows, content["environment"], content["figures"])
+        cases = {Case(c["what"], c["which"]): c["facts"] for c in content["cases"]}
+        return cls(rows, content["environment"], content["figures"], cases)
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory; create it if it is missing."""
@@ -84,8 +88,7 @@ class Report(Results):
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
-    content = asdict(row)
-    return {**content, **{name: _finite(content[name]) for name in _NUMBERS}}
+    return _finite(asdict(row))
 
 
 def _finite(value: Any) -> Any:
@@ -100,6 +103,7 @@ def _finite(value: Any) -> Any:
 def _row_from_json(content: Mapping[str, Any]) -> Row:
     known = {field.name: content[field.name] for field in fields(Row)}
     for name in _NUMBERS:
-        known[name] = float(known[name])
+        known[name] = float(known[name]) if isinstance(known[name], str) else known[name]
+    known["case"] = Case(**known["case"])
     known["where"] = None if known["where"] is None else tuple(known["where"])
     return Row(**known)

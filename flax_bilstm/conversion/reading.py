@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,32 @@ def _ratio(shape: tuple[int, ...]) -> float | None:
     return shape[0] / shape[1] if len(shape) == 2 and shape[1] else None
 
 
+class _Layout(NamedTuple):
+    """What the names alone determine of a module; the shapes add its sizes."""
+
+    kind: type[Module]
+    num_layers: int
+    bias: bool
+    bidirectional: bool
+    projected: bool
+
+    @property
+    def prefix(self) -> str:
+        """The torch path of the LSTM, with its dot."""
+        return "lstm." if self.kind is BiLSTMWithAttention else ""
+
+    def names(self) -> Iterator[str]:
+        """Every torch name of the module; of its first layer if it has none."""
+        there = {"bias": self.bias, "weight_hr": self.projected}
+        for k in range(max(self.num_layers, 1)):
+            for suffix, _ in DIRECTIONS[: 1 + self.bidirectional]:
+                for tensor, *_ in RECURRENT:
+                    if all(has or not tensor.startswith(part) for part, has in there.items()):
+                        yield f"{self.prefix}{tensor}_l{k}{suffix}"
+        if self.kind is BiLSTMWithAttention:
+            yield from ("attention.attn.weight", "attention.attn.bias", "fc.weight", "fc.bias")
+
+
 def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str, Any]]:
     """The kind of module that a state dict belongs to, and its sizes, by names and shapes.
 
@@ -60,33 +86,31 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
         ValueError: the names are neither an LSTM's nor the network's, or a tensor that determines a
             size is missing or not such a matrix; the error also lists everything else.
     """
-    kind, num_layers, has = _read_names(arrays)
-    prefix, head = ("lstm.", {"fc.weight": 1}) if kind is BiLSTMWithAttention else ("", {})
-    ih, hh = f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"
-    telling = {ih: 4, hh: 4} | head  # tensors that determine sizes; their rows are a multiple of
-    if unclear := list(_unclear(telling, arrays)):
-        names = [name for name in _every_name(kind, max(num_layers, 1)) if name not in telling]
-        wanted = [n for n in names if all(there or part not in n for part, there in has.items())]
-        rest = {name: array for name, array in arrays.items() if name not in telling}
-        listed = [*unclear, *fit.problems(dict.fromkeys(wanted), rest)]
-        fit.refuse(kind.__name__, [*listed, *fit.not_finite(wanted, rest)])
+    layout = _layout(arrays)
+    ih, hh = f"{layout.prefix}weight_ih_l0", f"{layout.prefix}weight_hh_l0"
+    rows = {ih: 4, hh: 4}  # the tensors that determine sizes, and what divides their rows
+    if layout.kind is BiLSTMWithAttention:
+        rows["fc.weight"] = 1
+    if problems := list(_size_problems(rows, arrays)):
+        wanted = [name for name in layout.names() if name not in rows]
+        rest = {name: array for name, array in arrays.items() if name not in rows}
+        problems += [*fit.problems(dict.fromkeys(wanted), rest), *fit.not_finite(wanted, rest)]
+        fit.refuse(layout.kind.__name__, problems)
     hidden, features = arrays[ih].shape[0] // 4, arrays[ih].shape[1]
-    if head:
+    if layout.kind is BiLSTMWithAttention:
         outputs = arrays["fc.weight"].shape[0]
-        return kind, {"input_dim": features, "hidden_dim": hidden, "output_dim": outputs}
-    return kind, {
+        return layout.kind, {"input_dim": features, "hidden_dim": hidden, "output_dim": outputs}
+    return layout.kind, {
         "input_size": features,
         "hidden_size": hidden,
-        "num_layers": num_layers,
-        "bias": has["bias"],
-        "bidirectional": has["reverse"],
-        "proj_size": arrays[hh].shape[1] if has["weight_hr"] else 0,
+        "num_layers": layout.num_layers,
+        "bias": layout.bias,
+        "bidirectional": layout.bidirectional,
+        "proj_size": arrays[hh].shape[1] if layout.projected else 0,
     }
 
 
-def _read_names(arrays: Mapping[str, Any]) -> tuple[type[Module], int, dict[str, bool]]:
-    """What the names determine: the kind, the layers, and which optional parts a cell has."""
-    kind = BiLSTMWithAttention if any("." in name for name in arrays) else LSTM
+def _layout(arrays: Mapping[str, Any]) -> _Layout:
     layers = {name: int(match["k"]) for name in arrays if (match := _NAME.fullmatch(name))}
     if not layers:
         first = "weight_ih_l0"
@@ -98,28 +122,19 @@ def _read_names(arrays: Mapping[str, Any]) -> tuple[type[Module], int, dict[str,
             + (f"there is one under {found} " if found else "name a submodule ")
             + "(load takes prefix=, flax-bilstm --prefix)."
         )
-    num_layers = next(k for k in itertools.count() if k not in layers.values())  # to the first gap
-    has = {"bias": True, "reverse": True, "weight_hr": False}  # the network's LSTM
-    if kind is LSTM:
-        has = {part: any(part in name for name in layers) for part in has}
-    return kind, num_layers, has
+    numbers = set(layers.values())
+    num_layers = next(k for k in itertools.count() if k not in numbers)  # to the first gap
+    if any("." in name for name in arrays):
+        return _Layout(BiLSTMWithAttention, num_layers, True, True, False)
+    parts = ("bias", "_reverse", "weight_hr")
+    return _Layout(LSTM, num_layers, *(any(part in name for name in layers) for part in parts))
 
 
-def _every_name(kind: type[Module], num_layers: int) -> Iterator[str]:
-    """Every torch name that a module of this kind and depth can have."""
-    prefix = "lstm." if kind is BiLSTMWithAttention else ""
-    for k in range(num_layers):
-        for suffix, _ in DIRECTIONS:
-            yield from (f"{prefix}{tensor}_l{k}{suffix}" for tensor, *_ in RECURRENT)
-    if prefix:
-        yield from ("attention.attn.weight", "attention.attn.bias", "fc.weight", "fc.bias")
-
-
-def _unclear(telling: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """What prevents reading the sizes. `telling`: name → divisor of the matrix' rows."""
-    for name, rows in telling.items():
+def _size_problems(rows: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What prevents reading the sizes. `rows`: name → what must divide the matrix' rows."""
+    for name, divisor in rows.items():
         shape = arrays[name].shape if name in arrays else None
         if shape is None:
-            yield f"missing: {name}, which tells sizes"
-        elif len(shape) != 2 or 0 in shape or shape[0] % rows:
-            yield f"shape: {name}, expected a matrix of rows in multiples of {rows}, got {shape}"
+            yield f"missing: {name}, which determines sizes"
+        elif len(shape) != 2 or 0 in shape or shape[0] % divisor:
+            yield f"shape: {name}, expected a matrix of rows in multiples of {divisor}, got {shape}"

@@ -8,7 +8,6 @@ in cuDNN, Appleyard et al. 2016). Because of the custom VJP, forward-mode AD (jv
 supported: use `implementation="scan"`.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,22 +29,28 @@ HOIST_BELOW_BATCH = 32
 """Below this batch size x W_ih is one product before the loop; from it on, [x, h] W is in it."""
 
 
-class Residuals(NamedTuple):
-    """What the backward pass needs: the activated gates, and the cell that each step started from.
+class Saved(NamedTuple):
+    """The activated gates of every step, and the cell that the step started from.
 
     One array per gate: writing them into one concatenated array would be slower.
     """
+
+    i: Float[Array, "time batch hidden"]
+    f: Float[Array, "time batch hidden"]
+    g: Float[Array, "time batch hidden"]
+    o: Float[Array, "time batch hidden"]
+    previous_cell: Float[Array, "time batch hidden"]
+
+
+class Residuals(NamedTuple):
+    """What the backward pass needs."""
 
     weights: Weights
     x: Float[Array, "time batch in"]
     initial_hidden: Float[Array, "batch out"]
     valid: Bool[Array, "time batch 1"] | None
     outputs: Float[Array, "time batch out"]
-    i: Float[Array, "time batch hidden"]
-    f: Float[Array, "time batch hidden"]
-    g: Float[Array, "time batch hidden"]
-    o: Float[Array, "time batch hidden"]
-    cells: Float[Array, "time batch hidden"]
+    saved: Saved
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -68,8 +73,8 @@ def forward_loop(
     valid: Bool[Array, "time batch 1"] | None,
     reverse: bool,
     save: bool,
-) -> tuple[Array, State, tuple[Array, ...] | None]:
-    """Outputs, final state and, if `save`, the activated gates and the cells."""
+) -> tuple[Array, State, Saved | None]:
+    """Outputs, final state and, if `save`, what the backward pass needs of every step."""
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     hidden_size = state.cell.shape[-1]
     bias = jnp.zeros(4 * hidden_size, wide)
@@ -97,7 +102,7 @@ def forward_loop(
             where_valid(valid_t, hidden, state.hidden), where_valid(valid_t, cell, state.cell)
         )
         output = where_valid(valid_t, hidden, None)
-        return carried, (output, (i, f, g, o, state.cell) if save else None)
+        return carried, (output, Saved(i, f, g, o, state.cell) if save else None)
 
     final, (outputs, saved) = jax.lax.scan(step, state, (inputs, valid), reverse=reverse)
     return outputs, final, saved
@@ -108,7 +113,7 @@ def _run_and_save(
 ) -> tuple[tuple[Array, State], Residuals]:
     outputs, final, saved = forward_loop(weights, x, state, valid, reverse, save=True)
     assert saved is not None
-    return (outputs, final), Residuals(weights, x, state.hidden, valid, outputs, *saved)
+    return (outputs, final), Residuals(weights, x, state.hidden, valid, outputs, saved)
 
 
 class GateGradients(NamedTuple):
@@ -122,17 +127,16 @@ class GateGradients(NamedTuple):
 def backward_loop(
     weights: Weights,
     valid: Bool[Array, "time batch 1"] | None,
-    saved: Sequence[Float[Array, "time batch hidden"]],
+    saved: Saved,
     d_outputs: Float[Array, "time batch out"],
     d_final: State,
     reverse: bool,
 ) -> tuple[State, GateGradients]:
     """The gradients of the initial state, and of the gates before σ and tanh."""
-    *gates, cells = saved
-    dtype, wide = d_outputs.dtype, cells.dtype
+    dtype, wide = d_outputs.dtype, saved.previous_cell.dtype
 
     def step(d_state: State, inputs_t: tuple[Any, ...]) -> tuple[State, GateGradients]:
-        d_output, valid_t, (i, f, g, o), previous_cell = inputs_t
+        d_output, valid_t, (i, f, g, o, previous_cell) = inputs_t
         d_out = d_hidden = where_valid(valid_t, d_output.astype(wide) + d_state.hidden, None)
         if weights.kernel_hr is not None:
             d_hidden = matmul(d_out.astype(dtype), weights.kernel_hr.T)
@@ -161,7 +165,7 @@ def backward_loop(
 
     d_last = State(d_final.hidden.astype(wide), d_final.cell)
     d_initial, gradients = jax.lax.scan(
-        step, d_last, (d_outputs, valid, tuple(gates), cells), reverse=not reverse
+        step, d_last, (d_outputs, valid, saved), reverse=not reverse
     )
     return State(d_initial.hidden.astype(dtype), d_initial.cell), gradients
 
@@ -213,7 +217,7 @@ def product_gradients(
 def _backward(
     reverse: bool, residuals: Residuals, cotangents: tuple[Array, State]
 ) -> tuple[Weights, Array, State, None]:
-    weights, x, initial_hidden, valid, outputs, *saved = residuals
+    weights, x, initial_hidden, valid, outputs, saved = residuals
     d_outputs, d_final = cotangents
     d_initial, gates = backward_loop(weights, valid, saved, d_outputs, d_final, reverse)
     d_weights, d_x = product_gradients(weights, x, initial_hidden, valid, outputs, gates, reverse)

@@ -14,7 +14,7 @@ from parity import lockstep
 from parity.diagnosis import match
 from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
-from parity.results import Row, first_failing
+from parity.results import Place, Row, first_failing
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side
@@ -48,10 +48,10 @@ def locate(
     first = first_failing(rows)
     if first is None or not isinstance(pair, ModulePair):
         return []
-    if not first.check.startswith("training"):
+    if first.check != "training":
         check = "gradients" if first.check == "gradients" else "forward"
         return _in_functions(pair, inputs, first, [check])
-    (optimizer,) = (o for o in optimizers if first.check == f"training, {o.name}")
+    (optimizer,) = (o for o in optimizers if o.name == first.optimizer)
     steps = pair.reference.train(pair.reference.parameters, batches, optimizer, TRUTH)
     before = [pair.reference.parameters, *(step.parameters for step in steps)]
     slopes = [
@@ -59,7 +59,8 @@ def locate(
         for held, batch in zip(before, batches, strict=False)
     ]
     try:
-        updates = lockstep.update(pair, optimizer, slopes, first.dtype, first.case)
+        place = replace(first.group, check="update", explains=True)
+        updates = lockstep.update(pair, optimizer, slopes, place)
     except lockstep.CandidateError:
         return []
     failing = first_failing(updates)
@@ -84,14 +85,14 @@ def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence
                 return side.local(parameters, inputs, values, dtype)
             return side.local_gradients(parameters, inputs, values, cotangents, dtype)
 
-        judged = judge_run(pair, run, first.dtype, case=first.case, step=first.step,
-                           check=f"first wrong stage, {check}")  # fmt: skip
+        place = Place(first.case, check, first.dtype, step=first.step, explains=True)
+        judged = judge_run(pair, run, place)
         row = judged.failure
         if row is None:
             continue
         path = _lstm_of(row.name, check, pair)
         if path is not None:
-            inner = inside.locate(pair, path, check, parameters, inputs, values, cotangents, row)
+            inner = inside.locate(pair, path, parameters, inputs, values, cotangents, row)
             if inner is not None:
                 return [inner]
         known = match.of_module_stage(row, judged, pair, run, values, pair.torch_model)

@@ -70,7 +70,7 @@ def of_module_stage(
     if row.name not in {r.name for r in failing}:
         return ""
     spreads = {r.name: r.spread for r in failing}
-    alike = [r.name for r in failing] if row.check.endswith("gradients") else [row.name]
+    alike = [r.name for r in failing] if row.check == "gradients" else [row.name]
     given = {name: judged.candidate[name] for name in alike}
 
     def matches() -> Iterator[Match]:
@@ -99,7 +99,7 @@ def _longest(values: Arrays) -> int:
 
 def _another(row: Row, given: Value, values: Arrays) -> str:
     """Words if the stage holds the right value of another stage; else ""."""
-    if given is None or row.check.endswith("gradients"):
+    if given is None or row.check == "gradients":
         return ""
     for name, array in values.items():
         if name == row.name or not array.size:
@@ -184,12 +184,13 @@ def _mistakes(found: Alone) -> Iterator[Match]:
     spreads = {row.name: row.spread for row in found.judged.rows}
     for known in found.stage.mistakes():
         try:
-            made = run(known.side, found.check, found.parameters, found.inputs, TRUTH)
-            if found.check == "gradients" and not _same_value(found, known.side):
+            made = run(known.side, found.place.check, found.parameters, found.inputs, TRUTH)
+            if found.place.check == "gradients" and not _same_value(found, known.side):
                 continue
         except UNFIT:
             continue
-        yield _distance(made, found.judged.candidate, found.dtype, spreads), known.words, known.part
+        distance = _distance(made, found.judged.candidate, found.place.dtype, spreads)
+        yield distance, known.words, known.part
 
 
 def _same_value(found: Alone, side: Any) -> bool:
@@ -237,7 +238,7 @@ def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
 
 def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Arrays) -> str:
     """Words if a parameter was added to the last axes by mistake, or left out there; else ""."""
-    if given.shape != truth.shape or row.check.endswith("gradients"):
+    if given.shape != truth.shape or row.check == "gradients":
         return ""
     for name, array in parameters.items():
         if not array.ndim or array.shape != truth.shape[truth.ndim - array.ndim :]:

@@ -7,12 +7,11 @@ cotangents. Any difference is then made by the stage itself.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from parity.judge import Judged, judge_run
-from parity.results import Row
+from parity.results import Place, Row
 from parity.sides.side import TARGET, Arrays, Gradients, Pair, Side, cast
 
 
@@ -72,14 +71,13 @@ class Alone:
     """One stage checked alone.
 
     Attributes:
-        check: "forward" or "gradients".
+        place: the place of the rows, whose check is "forward" or "gradients".
         inputs: the reference's values that the stage read, and the cotangent as `target`.
         judged: what both sides computed from them, compared.
     """
 
     stage: Stage
-    check: str
-    dtype: str
+    place: Place
     parameters: Arrays
     inputs: Arrays
     judged: Judged
@@ -90,19 +88,16 @@ class Alone:
         return self.judged.failure
 
 
-def alone(
-    stage: Stage, check: str, truth: Truth, parameters: Arrays, dtype: str, **place: Any
-) -> Alone | None:
+def alone(stage: Stage, truth: Truth, parameters: Arrays, place: Place) -> Alone | None:
     """The stage's value or gradients on the reference's values; None where no gradient reaches it.
 
     Args:
         stage: the stage to run.
-        check: "forward" or "gradients".
         truth: the truth of the whole reference.
         parameters: the reference's, used by both sides, so that only code can differ.
-        dtype: the dtype that the candidate computes in.
-        **place: the rows' case and step.
+        place: the place of the rows, whose check is "forward" or "gradients".
     """
+    check, dtype = place.check, place.dtype
     reads = stage.reads.items()
     inputs = {local: truth.values[name] for local, name in reads if name in truth.values}
     if check == "gradients":
@@ -111,11 +106,8 @@ def alone(
             return None
         inputs[TARGET] = cotangent
     inputs, parameters = cast(inputs, dtype), cast(parameters, dtype)
-    judged = judge_run(
-        stage.pair, lambda side, to: run(side, check, parameters, inputs, to), dtype,
-        check=check, **place,
-    )  # fmt: skip
-    return Alone(stage, check, dtype, parameters, inputs, judged)
+    judged = judge_run(stage.pair, lambda side, to: run(side, check, parameters, inputs, to), place)
+    return Alone(stage, place, parameters, inputs, judged)
 
 
 def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -132,12 +124,7 @@ def run(side: Side, check: str, parameters: Arrays, inputs: Arrays, dtype: str) 
 
 
 def first_wrong(
-    stages: tuple[Stage, ...],
-    check: str,
-    truth: Truth,
-    parameters: Arrays,
-    dtype: str,
-    **place: Any,
+    stages: tuple[Stage, ...], truth: Truth, parameters: Arrays, place: Place
 ) -> list[Alone]:
     """The first faulty stage, then its first faulty part, and so on inwards.
 
@@ -147,9 +134,9 @@ def first_wrong(
 
     def search(stages: tuple[Stage, ...]) -> list[Alone]:
         for stage in stages:
-            checked = alone(stage, check, truth, parameters, dtype, **place)
+            checked = alone(stage, truth, parameters, place)
             if checked is not None and checked.failure is not None:
                 return [checked, *search(stage.parts)]
         return []
 
-    return search(stages[::-1] if check == "gradients" else stages)
+    return search(stages[::-1] if place.check == "gradients" else stages)

@@ -5,9 +5,8 @@ https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset. The re
 in PyTorch and converted; then both sides are trained from the same start over the same batches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from parity.environment import pinned_precision
 from parity.proof import figures
 from parity.render.drawings import Line, curves, png
 from parity.report import Report
-from parity.results import Row
+from parity.results import Case, Place, Row, without_distance
 from parity.sides import pair
 from parity.sides.losses import CROSS_ENTROPY
 from parity.sides.optimizers import adam
@@ -35,7 +34,7 @@ SEED = 0
 HIDDEN_DIM = 32
 BATCH = 64
 ADAM = adam(1e-2)
-TRAINED, LOCKSTEP = "digits: trained", "digits: lockstep"
+TRAINED, LOCKSTEP = Case("digits", "trained"), Case("digits", "lockstep")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def draw_losses(report: Report, path: Path) -> None:
         report: a report that contains what `prove` returned.
         path: the path of the PNG.
     """
-    (drawn,) = (c for c in report.figures["loss_curves"] if c["case"].startswith(LOCKSTEP))
+    (drawn,) = (c for c in report.figures["loss_curves"] if c["case"] == str(LOCKSTEP))
     theirs, ours = Line("PyTorch", drawn["reference"]), Line("Flax", drawn["candidate"])
     figure = curves(theirs, ours, drawn["loss"])
     figure.suptitle("Handwritten digits: both trained from one start over the same batches")
@@ -132,7 +131,7 @@ def prove(
         start, steps[0], optimizers=[ADAM], batches=steps, case=LOCKSTEP,
         facts={**facts, "epochs": lockstep_epochs}, progress=progress,
     )  # fmt: skip
-    weights = figures.attention(sides.torch_model, sides.flax_model, test.x, TRAINED)
+    weights = figures.attention(sides.torch_model, sides.flax_model, test.x, str(TRAINED))
     drawn = Report((), {}, {"attention": [weights]})
     return Report.joined([converted, predictions, lockstep, drawn])
 
@@ -150,14 +149,10 @@ def _predictions(sides: pair.ModulePair, test: Split) -> list[Row]:
             for side in (sides.reference, sides.candidate)
         )
     accuracy = float(np.mean(theirs == test.y))
-    place: dict[str, Any] = {"case": TRAINED, "check": "predictions", "dtype": "float32"}
-    enough = accuracy >= REQUIRED_ACCURACY
+    score = Place(TRAINED, "predictions", "float32", f"test accuracy {accuracy:.2%}")
     return [
-        Row(
-            name=f"test accuracy {accuracy:.2%}",
-            passed=enough,
-            note="" if enough else f"expected at least {REQUIRED_ACCURACY:.0%}",
-            **place,
-        ),
-        identical(theirs, ours, note="an image has another class", name="classes", **place),
+        Row(**vars(score), passed=True)
+        if accuracy >= REQUIRED_ACCURACY
+        else without_distance(score, f"expected at least {REQUIRED_ACCURACY:.0%}"),
+        identical(theirs, ours, replace(score, name="classes"), "an image has another class"),
     ]

@@ -40,9 +40,9 @@ def stage_errors(
     reference = TorchSide(torch_lstm, _torch_directions)
     candidate = NnxSide(flax_lstm, rows_of(flax_lstm), _flax_directions)
     held = (cast(side.parameters, "float32") for side in (reference, candidate))
-    pair = Pair(reference, candidate).holding(*held)
+    pair, places = Pair(reference, candidate).holding(*held), _places(torch_lstm)
     with pinned_precision():
-        return [_errors(pair, {"x": x}, case, dtype) for dtype in DTYPES]
+        return [_errors(pair, places, {"x": x}, case, dtype) for dtype in DTYPES]
 
 
 def attention(
@@ -61,14 +61,16 @@ def attention(
     }
 
 
-def _errors(pair: Pair, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]:
+def _errors(
+    pair: Pair, places: Mapping[str, tuple[int, str]], inputs: Arrays, case: str, dtype: str
+) -> dict[str, Any]:
     """The largest error of every time step for each place, in ULP of the place's scale."""
     theirs, ours = pair.reference, pair.candidate
     truth = theirs.forward(theirs.parameters, inputs, TRUTH)
     own = [side.forward(side.parameters, inputs, dtype) for side in nudging.runs(theirs, dtype)]
     given = ours.forward(ours.parameters, inputs, dtype)
     stages = []
-    for name, expected in truth.items():
+    for (layer, direction), (name, expected) in zip(places.values(), truth.items(), strict=True):
         scale = float(np.abs(expected).max())
         ulp = epsilon(dtype) * scale or 1.0
 
@@ -76,10 +78,9 @@ def _errors(pair: Pair, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
             return np.abs(run[name] - truth[name]).max(axis=(0, 2)) / ulp
 
         spread = max(float(by_step(run).max()) for run in own)
-        _, layer, direction = name.split(".")
         stages.append(
             {
-                "layer": int(layer),
+                "layer": layer,
                 "direction": direction,
                 "bound": bound(dtype, spread * ulp, scale) / ulp,
                 "reference": by_step(own[0]).tolist(),
@@ -89,11 +90,17 @@ def _errors(pair: Pair, inputs: Arrays, case: str, dtype: str) -> dict[str, Any]
     return {"case": case, "dtype": dtype, "stages": stages}
 
 
+def _places(lstm: Any) -> dict[str, tuple[int, str]]:
+    """The name, layer and direction of every part, in order of computation."""
+    directions = list(DIRECTIONS)[: 1 + lstm.bidirectional]
+    return {f"{k}.{name}": (k, name) for k in range(lstm.num_layers) for name in directions}
+
+
 def _torch_directions(lstm: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every layer's and direction's outputs, with each layer run as a separate nn.LSTM."""
     x = inputs["x"]
     options = {name: getattr(lstm, name) for name in ("bias", "bidirectional", "proj_size")}
-    found = {}
+    found: list[torch.Tensor] = []
     for k in range(lstm.num_layers):
         layer = torch.nn.LSTM(x.shape[-1], lstm.hidden_size, batch_first=True, **options)
         own = {
@@ -103,25 +110,23 @@ def _torch_directions(lstm: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str
         }
         layer.to(x).load_state_dict(own)
         x, _ = layer(x)
-        parts = x.chunk(2, dim=-1) if lstm.bidirectional else (x,)
-        found.update({f"{k}.{n}": part for n, part in zip(DIRECTIONS, parts, strict=False)})
-    return found
+        found += x.chunk(2, dim=-1) if lstm.bidirectional else (x,)
+    return dict(zip(_places(lstm), found, strict=True))
 
 
 def _flax_directions(lstm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The same outputs, as the Flax LSTM computes them."""
-    found: dict[str, Any] = {}
+    found: list[Any] = []
     real = recurrence.resolve(lstm.implementation)
 
     def run(*args: Any) -> Any:
         outputs, final = real(*args)  # (time, batch, features)
-        layer, direction = divmod(len(found), lstm.num_directions)
-        found[f"{layer}.{tuple(DIRECTIONS)[direction]}"] = outputs.swapaxes(0, 1)
+        found.append(outputs.swapaxes(0, 1))
         return outputs, final
 
     lstm.implementation = run  # of a copy
     lstm(inputs["x"])
-    return found
+    return dict(zip(_places(lstm), found, strict=True))
 
 
 class _WatchSoftmax(TorchFunctionMode):

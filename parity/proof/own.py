@@ -19,6 +19,7 @@ from parity.checking import check_pair
 from parity.compare import Progress
 from parity.proof.published import LOUDNESS, torch_weights
 from parity.report import Report
+from parity.results import Case
 from parity.sides import data, pair
 from parity.sides.side import TARGET
 
@@ -68,7 +69,7 @@ def proof(
     what = reference if checkpoint is None else checkpoint.name
     return Report.joined(
         check_pair(
-            sides, x, case=f"{what}: seed {seed}", training_steps=0 if seed else steps,
+            sides, x, case=Case(what, f"seed {seed}"), training_steps=0 if seed else steps,
             seed=seed, targeted=not targets, progress=progress,
         )
         for seed, x in enumerate(drawn)

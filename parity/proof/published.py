@@ -15,6 +15,7 @@ from parity.checking import check_pair
 from parity.compare import Progress
 from parity.proof import digits, figures, parts
 from parity.report import Report
+from parity.results import Case
 from parity.sides import pair
 from parity.sides.optimizers import OPTIMIZERS
 from parity.sides.side import Arrays, Pair
@@ -121,7 +122,7 @@ def _drawn(
     if shape != DRAWN:
         return
     progress(f"{what}: figures")
-    x, case = _random_inputs(0, shape, features)["x"], _case(what, shape, 0)
+    x, case = _random_inputs(0, shape, features)["x"], str(_case(what, shape, 0))
     if isinstance(flax_model, fb.LSTM):
         yield Report(
             (), {}, {"stage_errors": figures.stage_errors(torch_model, flax_model, x, case)}
@@ -132,9 +133,9 @@ def _drawn(
     yield Report((), {}, {"stage_errors": errors, "attention": [weights]})
 
 
-def _case(what: str, shape: Shape, seed: int) -> str:
+def _case(what: str, shape: Shape, seed: int) -> Case:
     padded = ", padded" if shape.padded else ""
-    return f"{what}: batch {shape.batch}, time {shape.time}{padded}, seed {seed}"
+    return Case(what, f"batch {shape.batch}, time {shape.time}{padded}, seed {seed}")
 
 
 def _steps(shape: Shape, seed: int, steps: int) -> int:

@@ -24,7 +24,7 @@ def page(report: Results) -> str:
         ("summary", "Every check", _summary(report.rows)),
         *_figures(report.figures),
         ("rows", "Every comparison", _rows(report.rows)),
-        ("environment", "Environment", _environment(report.environment)),
+        ("environment", "Environment", _environment(report)),
     ]
     style = files("parity.render").joinpath("report.css").read_text(encoding="utf-8")
     head = element(
@@ -99,7 +99,7 @@ def _rows(rows: Sequence[Row]) -> Markup:
     for group, members in groupby(rows, key=lambda row: row.group):
         held = list(members)
         failing = sum(not row.passed for row in held)
-        title = ", ".join(part for part in group if part)
+        title = group.title
         note = f"{failing} of {len(held)} FAILED" if failing else f"{len(held)} ok"
         body = [_table_row(cells(row), 1, None if row.passed else "failed") for row in held]
         parts.append(
@@ -114,9 +114,9 @@ def _rows(rows: Sequence[Row]) -> Markup:
     return join(*parts)
 
 
-def _environment(environment: Mapping[str, Any]) -> Markup:
-    facts = {**environment}
-    facts.update({f"case “{name}”": value for name, value in facts.pop("cases", {}).items()})
+def _environment(report: Results) -> Markup:
+    cases = {f"case “{case}”": value for case, value in report.cases.items()}
+    facts = {**report.environment, **cases}
     pairs = (
         join(element("dt", name), element("dd", plain(value))) for name, value in facts.items()
     )
@@ -165,7 +165,8 @@ def _loss_curves(given: Mapping[str, Any]) -> Markup:
         curves(lines[0], lines[1], given["loss"]), f"{given['loss']} of both sides, step by step"
     )
     words = "Both trained from one start over the same batches; below, the difference."
-    return _figure(given["case"], words, drawn, [*lines, difference])
+    title = ", ".join(filter(None, (given["case"], given["optimizer"], given["dtype"])))
+    return _figure(title, words, drawn, [*lines, difference])
 
 
 def _attention(given: Mapping[str, Any]) -> Markup:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.results import Results, Row
+from parity.results import Case, Results, Row
 
 WIDTH = 140
 _SHOWN_FAILURES = 20
@@ -37,11 +37,10 @@ def print_to(report: Results, console: Console) -> None:
         line(f"  {describe(row)}")
     if len(failing) > _SHOWN_FAILURES:
         line(f"  … and {len(failing) - _SHOWN_FAILURES} more: see report.rows")
-    for words in sizes_and_seeds(report.environment.get("cases", {})):
+    for words in sizes_and_seeds(report.cases):
         line(words)
     for name, value in report.environment.items():
-        if name != "cases":
-            line(f"{name}: {plain(value)}")
+        line(f"{name}: {plain(value)}")
 
 
 def verdict(report: Results) -> str:
@@ -51,7 +50,7 @@ def verdict(report: Results) -> str:
             f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
         )
     if report.unproven and report.first_divergence is None:
-        of = "; ".join(", ".join(filter(None, group)) for group in report.unproven)
+        of = "; ".join(group.title for group in report.unproven)
         return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"
     first = report.first_divergence
     if first is None:
@@ -67,36 +66,52 @@ def _unknown(report: Results) -> str:
 
 def describe(row: Row) -> str:
     """A row in one line of words."""
-    place = ", ".join(part for part in row.group if part)
-    step = "" if row.step is None else f", step {row.step}"
-    where = f" at {list(row.where)}" if row.where else ""
-    words = row.note or (
-        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP){where}, allowed "
+    differs = (
+        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP), allowed "
         f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g} "
         f"({row.ulp(row.reference_distance):.3g} ULP)"
     )
-    return f"{row.name} ({place}{step}): {words}"
+    return f"{row.name} ({row.title}): {_with_elements(row, row.note or differs)}"
+
+
+def _with_elements(row: Row, words: str) -> str:
+    """The words; of a row that has failed, also how many elements, and the values at the worst."""
+    if not row.beyond or row.candidate is None or row.truth is None:
+        return words
+    what = "beyond the bound" if row.epsilon else "that differ"
+    candidate, truth = _told_apart(row.candidate, row.truth)
+    at = f"at {list(row.where)} " if row.where else ""
+    return (
+        f"{words}; elements {what}: {row.beyond} of {row.size}; "
+        f"{at}the candidate has {candidate}, the truth {truth}"
+    )
+
+
+def _told_apart(candidate: float, truth: float) -> tuple[str, str]:
+    """Both numbers with at least four digits, and enough to tell them apart."""
+    if isinstance(truth, int):
+        return str(candidate), str(truth)
+    written = ((f"{candidate:#.{n}g}", f"{truth:#.{n}g}") for n in range(4, 17))
+    return next((w for w in written if w[0] != w[1]), (repr(candidate), repr(truth)))
 
 
 def markdown(report: Results) -> str:
     """The report with every row, as Markdown."""
-    facts = {**report.environment}
-    cases = facts.pop("cases", {})
     lines = ["# Parity report", "", f"**{verdict(report)}**", "", "## Environment", ""]
-    lines += [f"- {name}: {plain(value)}" for name, value in facts.items()]
-    lines += [f"- case “{case}”: {plain(value)}" for case, value in cases.items()]
+    lines += [f"- {name}: {plain(value)}" for name, value in report.environment.items()]
+    lines += [f"- case “{case}”: {plain(value)}" for case, value in report.cases.items()]
     for group, rows in groupby(report.rows, key=lambda row: row.group):
-        lines += ["", f"## {', '.join(part for part in group if part)}", ""]
+        lines += ["", f"## {group.title}", ""]
         lines += [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
         lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def sizes_and_seeds(cases: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def sizes_and_seeds(cases: Mapping[Case, Mapping[str, Any]]) -> Iterator[str]:
     """A line for all cases of a kind: for each fact, every value that occurs."""
     kinds: dict[str, dict[str, dict[str, None]]] = {}  # the inner dict is an ordered set
     for case, facts in cases.items():
-        kind = kinds.setdefault(case.partition(":")[0] or "the inputs", {})
+        kind = kinds.setdefault(case.what or "the inputs", {})
         shapes = facts.get("inputs", {})
         for name, value in {**shapes, **facts}.items():
             if name != "inputs":
@@ -122,7 +137,7 @@ def cells(row: Row) -> list[str]:
     """The cells of a row, in the order of `COLUMNS`."""
     return [
         row.name,
-        f"{row.verdict} {row.note}".strip(),
+        f"{row.verdict} {_with_elements(row, row.note)}".strip(),
         "" if row.step is None else str(row.step),
         f"{row.distance:.2e}",
         f"{row.ulp(row.distance):.3g}",
@@ -156,7 +171,7 @@ def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list
     """What, check and dtype; their rows over all cases of a kind; the row nearest to its bound."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.case.partition(":")[0], row.check, row.dtype), []).append(row)
+        groups.setdefault((row.case.what, row.check_title, row.dtype), []).append(row)
     for group, members in groups.items():
         yield group, members, min(members, key=lambda row: (row.passed, -row.tightness))
 
@@ -165,9 +180,8 @@ def nearest(row: Row) -> tuple[str, ...]:
     """A row's name, its distance and the reference's, each also in ULP, and the bound in ULP."""
     if row.epsilon == 0:  # equality to the last bit: there is no distance to show
         return "all equal to the last bit" if row.passed else row.name, "", "", "", "", ""
-    which = row.case.partition(":")[2].strip()
     step = "" if row.step is None else f"step {row.step}"
-    place = ", ".join(part for part in (which, step) if part)
+    place = ", ".join(part for part in (row.case.which, step) if part)
     return (
         f"{row.name} ({place})" if place else row.name,
         f"{row.distance:.2e}",

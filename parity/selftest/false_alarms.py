@@ -14,6 +14,7 @@ import flax_bilstm as fb
 import torch_ref
 from parity.compare import compare_sides
 from parity.render.text import verdict
+from parity.results import Case
 from parity.sides import pair
 from parity.sides.optimizers import ADAMW
 from parity.sides.side import TARGET
@@ -89,7 +90,7 @@ def failures(shape: Shape, seeds: range) -> list[str]:
             batches[0],
             optimizers=[ADAMW],
             batches=batches if len(batches) > 1 else [],
-            case=f"{shape}, seed {seed}",
+            case=Case(str(shape), f"seed {seed}"),
         )
         if not report.passed:
             found.append(verdict(report))

@@ -18,7 +18,7 @@ import torch
 from parity.compare import Progress, compare_sides
 from parity.render.text import verdict
 from parity.report import Report
-from parity.results import Row
+from parity.results import Case, Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.selftest.networks import NETWORKS, OURS
@@ -77,7 +77,7 @@ def plant(fault: Fault) -> Report:
             first,
             optimizers=optimizers,
             batches=batches,
-            case=fault.case,
+            case=Case(fault.case),
         )
 
 

@@ -108,7 +108,7 @@ def test_other_choices_are_refused(whole):
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     chosen = config.Config(output=output, hidden_dim=8, epochs=5)
     config.remember(chosen)
-    with pytest.raises(SystemExit, match="holds a run with other choices"):
+    with pytest.raises(SystemExit, match="expected the options that this run was started with"):
         config.remember(dataclasses.replace(chosen, seed=1))
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 

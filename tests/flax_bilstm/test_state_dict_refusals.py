@@ -64,7 +64,7 @@ def test_a_tensor_that_tells_sizes_is_missing_among_other_faults(missing):
     with pytest.raises(ValueError, match="missing: ") as caught:
         fb.from_state_dict(arrays)
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
-        f"missing: {missing}, which tells sizes",
+        f"missing: {missing}, which determines sizes",
         "missing: lstm.bias_hh_l0, expected shape unknown",
         "unexpected: surplus, shape (3,)",
         "not finite: fc.bias, 1 of 2 values, the first at (0,)",

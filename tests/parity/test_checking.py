@@ -19,7 +19,7 @@ def report(network):
 
 def test_what_is_claimed_to_be_compared_is(report):
     report.assert_passed()
-    checks = {(row.check, row.dtype) for row in report.rows}
+    checks = {(row.check_title, row.dtype) for row in report.rows}
     names = ["sgd", "sgd with momentum", "adam", "adamw"]
     per_dtype = ["local", "forward", "gradients", *(f"training, {name}" for name in names)]
     expected = {(check, dtype) for check in per_dtype for dtype in ("float64", "float32")}
@@ -35,7 +35,7 @@ def test_the_report_says_how_it_was_made(report):
     facts = report.environment
     assert facts["dtypes"] == ["float64", "float32"]
     assert facts["matmul_precision"] == "highest"
-    (case,) = facts["cases"].values()
+    (case,) = report.cases.values()
     assert case["seed"] == 0
     assert case["training_steps"] == 2
     assert case["inputs"] == {"x": [2, 6, 5], "target": [2, 3]}

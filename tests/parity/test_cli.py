@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from parity import cli
 from parity.proof import digits, published
 from parity.report import Report
-from parity.results import Row
+from parity.results import Case, Row
 from parity.sides.optimizers import SGD
 
 
@@ -112,7 +112,7 @@ def test_counts_below_one_are_refused(option, capsys):
 
 def test_without_a_checkpoint_the_whole_proof_runs(tmp_path, monkeypatch, capsys):
     """Which proof that is, test_proof and test_digits see; here, that its parts come together."""
-    report = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
+    report = Report((Row(Case("digits", "trained"), passed=True),), {})
 
     monkeypatch.setattr(published, "whole", lambda seeds, steps, jobs, progress: report)
     monkeypatch.setattr(digits, "draw_losses", lambda report, path: path.write_bytes(b"plot"))

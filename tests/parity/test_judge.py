@@ -6,11 +6,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity.judge import judge_run
+from parity.results import Place
 from parity.sides.side import Pair, Side
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES
 
-PLACE = {"case": "", "check": "forward"}
+PLACE = Place(check="forward", dtype="float64")
 
 
 class Given(Side):
@@ -45,7 +46,7 @@ def judged(module, off):
         return side.forward({}, inputs, dtype)
 
     pair = Pair(reference, Given({name: array + off for name, array in right.items()}))
-    rows = judge_run(pair, run, "float64", **PLACE).rows
+    rows = judge_run(pair, run, PLACE).rows
     return rows, count
 
 

@@ -3,25 +3,20 @@ import json
 import pytest
 
 from parity import Report, Row
+from parity.results import Case, Place, without_distance
 
-GOOD = Row("c: 1", "forward", "float64", "output", True, 1e-16, 0.0, 1e-16, 1e-14, 1.0, 2**-52)
+C1, C2 = Case("c", "1"), Case("c", "2")
+GOOD = Row(
+    C1, "forward", "float64", "output",
+    passed=True, distance=1e-16, spread=1e-16, bound=1e-14, scale=1.0, epsilon=2**-52,
+)  # fmt: skip
 BAD = Row(
-    "c: 1",
-    "forward",
-    "float32",
-    "lstm.h_n",
-    False,
-    0.5,
-    1e-7,
-    2e-7,
-    1e-6,
-    2.0,
-    2**-23,
-    None,
-    (1, 2),
-)
-NAN = Row("c: 1", "forward", "float32", "x", False, float("nan"), note="the candidate has NaN")
-FACTS = {"versions": {"jax": "1"}, "cases": {"c: 1": {"seed": 3}}}
+    C1, "forward", "float32", "lstm.h_n", passed=False, distance=0.5, reference_distance=1e-7,
+    spread=2e-7, bound=1e-6, scale=2.0, epsilon=2**-23, where=(1, 2),
+    size=8, beyond=3, candidate=0.75, truth=0.25,
+)  # fmt: skip
+NAN = without_distance(Place(C1, "forward", "float32", "x"), "the candidate has NaN")
+FACTS = {"environment": {"versions": {"jax": "1"}}, "cases": {C1: {"seed": 3}}}
 
 
 def test_passed_needs_rows():
@@ -33,11 +28,11 @@ def test_passed_needs_rows():
 def test_assert_passed_raises_the_report_as_its_text():
     Report((GOOD,), {}).assert_passed()
     with pytest.raises(AssertionError) as caught:
-        Report((GOOD, BAD), FACTS).assert_passed()
+        Report((GOOD, BAD), **FACTS).assert_passed()
     text = str(caught.value)
-    assert text == str(Report((GOOD, BAD), FACTS))
+    assert text == str(Report((GOOD, BAD), **FACTS))
     assert "FAILED: 1 of 2 comparisons; first lstm.h_n" in text
-    assert "at [1, 2]" in text
+    assert "3 of 8; at [1, 2] the candidate has 0.7500, the truth 0.2500" in text
 
 
 def test_ulp_are_of_the_array_scale():
@@ -46,7 +41,7 @@ def test_ulp_are_of_the_array_scale():
 
 @pytest.mark.parametrize("rows", [(GOOD,), (GOOD, BAD), (BAD, NAN), ()])
 def test_json_round_trip(rows):
-    report = Report(rows, FACTS)
+    report = Report(rows, **FACTS)
     text = report.to_json()
     back = Report.from_json(text)
     assert back.to_json() == text
@@ -60,33 +55,35 @@ def test_json_is_standard_and_versioned():
     def refuse(constant):
         raise AssertionError(constant)
 
-    content = json.loads(Report((GOOD, NAN), FACTS).to_json(), parse_constant=refuse)
-    assert content["schema_version"] == 1
+    content = json.loads(Report((GOOD, NAN), **FACTS).to_json(), parse_constant=refuse)
+    assert content["schema_version"] == 2
     assert content["passed"] is False
     assert content["first_divergence"]["name"] == "x"
-    assert content["environment"]["cases"] == {"c: 1": {"seed": 3}}
+    assert content["cases"] == [{"what": "c", "which": "1", "facts": {"seed": 3}}]
 
 
 def test_another_schema_version_is_refused():
-    text = Report((GOOD,), {}).to_json().replace('"schema_version": 1', '"schema_version": 2')
-    with pytest.raises(ValueError, match="expected 1, got 2"):
+    text = Report((GOOD,), {}).to_json().replace('"schema_version": 2', '"schema_version": 1')
+    with pytest.raises(ValueError, match="expected 2, got 1"):
         Report.from_json(text)
 
 
 def test_joined_keeps_all_rows_cases_and_figures():
-    other = {"versions": {"jax": "1"}, "cases": {"c: 2": {"seed": 4}}}
     curves = [{"case": "a"}], [{"case": "b"}, {"case": "c"}]
     figures = [{"loss_curves": curves[0]}, {"loss_curves": curves[1], "attention": []}]
-    joined = Report.joined([Report((GOOD,), FACTS, figures[0]), Report((BAD,), other, figures[1])])
+    joined = Report.joined(
+        [Report((GOOD,), figures=figures[0], **FACTS),
+         Report((BAD,), {"versions": {"jax": "1"}}, figures[1], {C2: {"seed": 4}})]
+    )  # fmt: skip
     assert joined.figures == {"loss_curves": [*curves[0], *curves[1]], "attention": []}
     assert len(curves[0]) == 1
     assert joined.rows == (GOOD, BAD)
-    assert set(joined.environment["cases"]) == {"c: 1", "c: 2"}
-    assert joined.environment["versions"] == {"jax": "1"}
+    assert joined.cases == {C1: {"seed": 3}, C2: {"seed": 4}}
+    assert joined.environment == {"versions": {"jax": "1"}}
 
 
 def test_write_makes_the_directory_and_leaves_nothing_temporary(tmp_path):
-    report = Report((GOOD, BAD), FACTS)
+    report = Report((GOOD, BAD), **FACTS)
     report.write(tmp_path / "a" / "b")
     names = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
     assert names == ["report.html", "report.json", "report.md"]

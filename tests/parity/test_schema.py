@@ -11,13 +11,24 @@ jsonschema = pytest.importorskip("jsonschema")
 from parity import Report, Row
 from parity.compare import compare_sides
 from parity.report import SCHEMA_VERSION
+from parity.results import Case
 
 SCHEMA = json.loads(files("parity").joinpath("report.schema.json").read_text(encoding="utf-8"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
-BAD = Row("c", "forward", "float32", "y", False, float("nan"), where=(0, 1), note="NaN")
+BAD = Row(
+    Case("c"), "forward", "float32", "y",
+    passed=False, distance=float("nan"), where=(0, 1), note="NaN",
+)  # fmt: skip
 FIGURES = {
     "loss_curves": [
-        {"case": "c", "loss": "l", "reference": [1.0, 2.0], "candidate": [1.0, float("inf")]}
+        {
+            "case": "c",
+            "optimizer": "sgd",
+            "dtype": "float32",
+            "loss": "l",
+            "reference": [1.0, 2.0],
+            "candidate": [1.0, float("inf")],
+        }
     ]
 }
 
@@ -29,12 +40,12 @@ def validate():
 
 
 def test_a_real_report_is_valid(network, validate):
-    report = compare_sides(network.pair, network.inputs, dtypes=["float64"], case="c")
+    report = compare_sides(network.pair, network.inputs, dtypes=["float64"], case=Case("c", "1"))
     validate(json.loads(report.to_json()))
 
 
 def test_a_failing_report_with_what_json_cannot_write_is_valid(validate):
-    report = Report((BAD,), {"cases": {}}, FIGURES)
+    report = Report((BAD,), {}, FIGURES)
     content = json.loads(report.to_json())
     validate(content)
     assert content["figures"]["loss_curves"][0]["candidate"] == [1.0, "inf"]
@@ -53,7 +64,7 @@ def test_a_failing_report_with_what_json_cannot_write_is_valid(validate):
     ],
 )
 def test_another_form_is_not_valid(spoil, validate):
-    content = json.loads(Report((BAD,), {"cases": {}}, FIGURES).to_json())
+    content = json.loads(Report((BAD,), {}, FIGURES).to_json())
     spoil(content)
     with pytest.raises(jsonschema.ValidationError):
         validate(content)

@@ -65,10 +65,10 @@ def backward(
     d_initials, dz = [], []
     for k, (kernel_hh, gates, cells) in enumerate(in_groups(others, 1 + SAVED)):
         weights = Weights(kernel_hh, kernel_hh, None, None, None)  # W_ih is not used
-        saved = *jnp.split(gates, 4, axis=-1), cells
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
         d_final = State(d_h_n[k], d_c_n[k])
         d_initial, (d_gates, _, _) = fused.backward_loop(
-            weights, valid, saved, parts[k], d_final, reverse or k == 1
+            weights, valid, fused.Saved(i, f, g, o, cells), parts[k], d_final, reverse or k == 1
         )
         d_initials.append(d_initial)
         dz.append(d_gates)

@@ -19,7 +19,6 @@ from parity.sides.side import Arrays
 def locate(
     pair: ModulePair,
     path: str,
-    check: str,
     parameters: Arrays,
     inputs: Arrays,
     values: Arrays,
@@ -31,12 +30,11 @@ def locate(
     Args:
         pair: the whole networks.
         path: the path of the LSTM in the reference.
-        check: "forward" or "gradients".
         parameters: the parameters of the reference.
         inputs: the inputs of the networks.
         values: the reference's stages.
         cotangents: the loss's gradients at those stages.
-        row: the row of the wrong stage, for its case, dtype and step.
+        row: the row of the wrong stage, in the forward pass or the gradients.
     """
     name = path or "lstm"
     prefix = f"{path}." if path else ""
@@ -57,7 +55,7 @@ def locate(
     }
     stages = Stages(torch_lstm, flax_lstm, rows_of(flax_lstm)).all()
     inner = truth(own, given, after)
-    chain = first_wrong(stages, check, inner, own, row.dtype, case=row.case, step=row.step)
+    chain = first_wrong(stages, inner, own, replace(row.group, step=row.step))
     if not chain:
         return None
     found = _row(chain, inner)
@@ -77,7 +75,7 @@ def _row(chain: list[Alone], truth: Truth) -> Row:
     step = next((found for found in chain if found.stage.name.endswith(".step")), None)
     if step is None:
         return _described(chain, chain[-1], None, match.of_arrays(chain[-1].judged))
-    if step.check == "gradients":
+    if step.place.check == "gradients":
         return _described(chain, chain[-1], None, match.of_arrays(step.judged))
     blamed = _to_blame(step, truth)
     return _described(chain, step, blamed.stage, match.of_arrays(blamed.judged), blamed)
@@ -94,9 +92,7 @@ def _to_blame(step: Alone, truth: Truth) -> Alone:
     equations, gives what the candidate computes; otherwise the result of the step is named.
     """
     checked = {
-        part.name.rpartition(".")[2]: alone(
-            part, "forward", truth, step.parameters, step.dtype, case=""
-        )
+        part.name.rpartition(".")[2]: alone(part, truth, step.parameters, step.place)
         for part in step.stage.parts
     }
     wrong = {name: found for name, found in checked.items() if found is not None and found.failure}
@@ -105,7 +101,9 @@ def _to_blame(step: Alone, truth: Truth) -> Alone:
         probed = {
             name: shown[name].judged.candidate.get(shown[name].stage.name) for name in accused
         }
-        if accused and match.reproduces(_recomputed(step, truth, probed), step.judged, step.dtype):
+        if accused and match.reproduces(
+            _recomputed(step, truth, probed), step.judged, step.place.dtype
+        ):
             return shown[accused[0]]
     return next((found for name, found in wrong.items() if name not in shown), step)
 
@@ -141,7 +139,7 @@ def _described(
     assert failing is not None
     t = _time(found)
     place = stage.words.format(t="" if t is None else f", t = {t}")
-    what = "" if found.check == "forward" else f"gradient of {failing.name}, "
+    what = "" if found.place.check == "forward" else f"gradient of {failing.name}, "
     size = failing.note or (
         f"{failing.distance:.3g} off ({failing.ulp(failing.distance):.3g} ULP), allowed "
         f"{failing.bound:.3g} ({failing.ulp(failing.bound):.3g} ULP)"
@@ -149,14 +147,13 @@ def _described(
     return replace(
         failing,
         name=stage.name,
-        check=f"first wrong stage, {found.check}",
         note=f"{place}: {known or match.UNKNOWN}; {what}{size}",
     )
 
 
 def _time(found: Alone) -> int | None:
     """The first wrong time step in order of computation; None if no wrong array has steps."""
-    latest_first = found.stage.backwards != (found.check == "gradients")
+    latest_first = found.stage.backwards != (found.place.check == "gradients")
     for row in found.judged.rows:
         truth, given = (side.get(row.name) for side in (found.judged.truth, found.judged.candidate))
         if row.passed or row.name not in found.stage.over_time or truth is None or given is None:

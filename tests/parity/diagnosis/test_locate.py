@@ -18,6 +18,7 @@ from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.mistakes import rounding
 from parity.diagnosis.stages import alone
+from parity.results import Place
 from parity.selftest import planting
 from parity.sides import pair as pairs
 from parity.sides.optimizers import ADAMW, SGD
@@ -74,7 +75,7 @@ def test_every_stage_of_a_right_lstm_is_right_alone(kind, check):
     checked = [
         result
         for stage in every(stages)
-        if (result := alone(stage, check, values, held, "float64", case="")) is not None
+        if (result := alone(stage, values, held, Place(check=check, dtype="float64"))) is not None
     ]
     assert [result.failure for result in checked] == [None] * len(checked)
     assert len(checked) >= 12
@@ -99,7 +100,7 @@ def test_code_after_the_last_layer_is_a_stage_too(network):
     reference.load_state_dict(network.reference.state_dict())
     pair = pairs.of_modules(reference, network.candidate, {"x": network.x})
     first = compare_sides(pair, network.inputs, dtypes=["float64"]).first_divergence
-    assert first.check == "first wrong stage, forward"
+    assert (first.check, first.explains) == ("forward", True)
     assert first.name == "output"
     assert "it is fc;" in first.note
 
@@ -118,7 +119,8 @@ def test_a_stage_of_another_shape_is_placed(network):
 
 def test_a_pair_that_cannot_be_opened_is_not_explained(linear):
     pair = linear.pair(stage=lambda name, value: value + 1)
-    assert compare_sides(pair, linear.inputs).first_divergence.check == "forward"
+    first = compare_sides(pair, linear.inputs).first_divergence
+    assert (first.check, first.explains) == ("forward", False)
 
 
 @pytest.mark.parametrize("bits", rounding.SIGNIFICANT_BITS.values())

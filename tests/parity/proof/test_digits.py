@@ -42,7 +42,7 @@ def test_too_little_training_fails_for_its_accuracy_and_for_nothing_else(tmp_pat
     assert failed[0].name.startswith("test accuracy")
     assert "classes" in {row.name for row in report.rows}
     (drawn,), (attention,) = report.figures["loss_curves"], report.figures["attention"]
-    assert drawn["case"] == "digits: lockstep, adam, float32"
+    assert (drawn["case"], drawn["dtype"]) == ("digits: lockstep", "float32")
     assert drawn["loss"] == "cross entropy"
     assert len(drawn["reference"]) == len(drawn["candidate"]) == 2
     np.testing.assert_allclose(drawn["candidate"], drawn["reference"], rtol=1e-5)

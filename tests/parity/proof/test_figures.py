@@ -68,5 +68,5 @@ def test_the_attention_of_both_sides(network):
         assert weights.shape == (2, 6)
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(attention["reference"], attention["candidate"], rtol=1e-5)
-    text = Report((), {"cases": {}}, {"attention": [attention]}).to_json()
+    text = Report((), {}, {"attention": [attention]}).to_json()
     assert Report.from_json(text).figures == {"attention": [attention]}

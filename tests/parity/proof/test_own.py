@@ -106,8 +106,10 @@ def test_a_right_port_exits_0_and_the_report_is_written(project, quickly_compile
     assert captured.out.startswith("PASSED: ")
     assert all(line.startswith("… model.pt") for line in captured.err.splitlines())  # progress
     report = json.loads((project / "parity-report" / "report.json").read_text())
-    assert report["environment"]["cases"]["model.pt: seed 0"]["inputs"]["x"] == [5, 3]
-    assert {"sgd", "adam"} <= {row["check"].removeprefix("training, ") for row in report["rows"]}
+    (case,) = report["cases"]
+    assert (case["what"], case["which"]) == ("model.pt", "seed 0")
+    assert case["facts"]["inputs"]["x"] == [5, 3]
+    assert {"sgd", "adam"} <= {row["optimizer"] for row in report["rows"]}
 
 
 def test_a_wrong_port_exits_1_and_the_stage_is_named(project, quickly_compiled, capsys):
@@ -122,8 +124,8 @@ def test_a_file_gives_inputs_by_name_and_the_target(project, quickly_compiled):
     np.savez("batch.npz", features=rng.standard_normal((2, 3)), target=rng.standard_normal((2, 2)))
     assert run("model.pt", *NAMES, "--input", "batch.npz") == 0
     report = json.loads((project / "parity-report" / "report.json").read_text())
-    (case,) = report["environment"]["cases"].values()
-    assert case["inputs"] == {"features": [2, 3], "target": [2, 2]}
+    (case,) = report["cases"]
+    assert case["facts"]["inputs"] == {"features": [2, 3], "target": [2, 2]}
 
 
 def test_whole_numbers_and_functions_of_a_state_dict_are_taken(project, quickly_compiled):

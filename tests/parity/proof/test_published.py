@@ -5,7 +5,7 @@ torch = pytest.importorskip("torch")
 
 from parity.proof import digits, figures, published
 from parity.report import Report
-from parity.results import Row
+from parity.results import Case, Row
 
 
 def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):
@@ -14,9 +14,9 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
 
     def check_pair(pair, x, *, case, training_steps, **_):
         asked.append((pair, x, case, training_steps))
-        return Report((Row(case, "forward", "float64", "output", True),), {})
+        return Report((Row(case, "forward", passed=True),), {})
 
-    real = Report((Row("digits: trained", "forward", "float64", "output", True),), {})
+    real = Report((Row(Case("digits", "trained"), passed=True),), {})
     monkeypatch.setattr(published, "check_pair", check_pair)
     monkeypatch.setattr(digits, "prove", lambda progress: real)
     drawn = {"stage_errors": [{"case": "c"}], "attention": [{"case": "c"}]}
@@ -42,7 +42,7 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
         *(case for _, _, case, _ in asked),
         real.rows[0].case,
     ]
-    assert asked[3][2] == "published size: batch 1, time 12, seed 1"
+    assert asked[3][2] == Case("published size", "batch 1, time 12, seed 1")
     weights = {}
     for pair, _, case, _ in asked:
         theirs, ours = pair.reference.parameters, pair.candidate.parameters
@@ -51,5 +51,5 @@ def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(
         assert list(theirs) == list(ours)
         assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
         assert not any(np.shares_memory(theirs[name], ours[name]) for name in theirs)
-        weights.setdefault(case[-1], theirs["fc.bias"])
+        weights.setdefault(case.which[-1], theirs["fc.bias"])
     assert not np.array_equal(weights["0"], weights["1"])

@@ -16,11 +16,17 @@ from parity import Report, Row
 from parity.render import html
 from parity.render.drawings import Line, curves, heat_map, png
 from parity.render.markup import VOID, Markup, element, join
+from parity.results import Case
 
-GOOD = Row("c: 1", "forward", "float64", "output", True, 1e-16, 0.0, 1e-16, 1e-14, 1.0, 2**-52)
-BAD = replace(GOOD, dtype="float32", name="h_n", passed=False, distance=0.5, where=(1, 2))
+C1 = Case("c", "1")
+GOOD = Row(
+    C1, "forward", "float64", "output",
+    passed=True, distance=1e-16, spread=1e-16, bound=1e-14, scale=1.0, epsilon=2**-52,
+)  # fmt: skip
+BAD = replace(GOOD, dtype="float32", name="h_n", passed=False, distance=0.5, where=(1, 2),
+              size=8, beyond=3, candidate=0.75, truth=0.25)  # fmt: skip
 NAN = replace(BAD, name="<script>alert(1)</script>", distance=math.nan, note="it has a NaN & more")
-FACTS = {"versions": {"jax": "1.2.3"}, "cases": {"c: 1": {"seed": 7}}}
+FACTS = {"environment": {"versions": {"jax": "1.2.3"}}, "cases": {C1: {"seed": 7}}}
 FIGURES = {
     "stage_errors": [
         {
@@ -38,13 +44,20 @@ FIGURES = {
         }
     ],
     "loss_curves": [
-        {"case": "c: 1", "loss": "square", "reference": [3.0, 2.0], "candidate": [3.0, 2.5]}
+        {
+            "case": "c: 1",
+            "optimizer": "sgd",
+            "dtype": "float32",
+            "loss": "square",
+            "reference": [3.0, 2.0],
+            "candidate": [3.0, 2.5],
+        }
     ],
     "attention": [
         {"case": "c: 1", "dtype": "float32", "reference": [[0.2, 0.8]], "candidate": [[0.3, 0.7]]}
     ],
 }
-FAILED = Report((GOOD, BAD, NAN), FACTS, FIGURES)
+FAILED = Report((GOOD, BAD, NAN), figures=FIGURES, **FACTS)
 
 
 class Page(HTMLParser):
@@ -78,17 +91,19 @@ class Page(HTMLParser):
 
 
 def test_the_verdict_comes_first_and_the_first_divergence_with_it():
-    assert Page(html.page(Report((GOOD,), FACTS))).text.startswith(
+    assert Page(html.page(Report((GOOD,), **FACTS))).text.startswith(
         "Parity report PASSED 1 comparisons"
     )
     page = Page(html.page(FAILED))
     assert page.text.startswith("Parity report FAILED 2 of 3 comparisons; first h_n (c: 1, forward")
     assert page.text.index("it has a NaN & more") < page.text.index("Every check")
+    elements = "elements beyond the bound: 3 of 8; at [1, 2] the candidate has 0.7500"
+    assert page.text.index(elements) < page.text.index("Every check") < page.text.rindex(elements)
 
 
 def test_every_row_and_all_of_the_environment_are_there():
     many = tuple(replace(GOOD, name=f"stage{i}") for i in range(40))
-    page = Page(html.page(Report((*many, BAD), FACTS)))
+    page = Page(html.page(Report((*many, BAD), **FACTS)))
     assert [i for i in range(40) if page.words.count(f"stage{i}") < 1] == []
     assert len(page.having("tr", **{"class": "failed"})) == 2  # in the summary, and among the rows
     for words in ("versions", "jax 1.2.3", "seed 7"):
@@ -154,7 +169,7 @@ def test_curves_of_all_kinds_can_be_drawn_with_their_difference(values):
 @pytest.mark.parametrize(("share", "value"), [(0.5, "0.500"), (1.5, "1.000"), (math.nan, "1.000")])
 def test_a_meter_is_full_where_the_bound_is_broken(share, value):
     row = replace(GOOD, distance=share * GOOD.bound, passed=share <= 1)
-    (meter,) = Page(html.page(Report((row,), FACTS))).having("meter")
+    (meter,) = Page(html.page(Report((row,), **FACTS))).having("meter")
     assert meter["value"] == value
 
 
