@@ -95,8 +95,8 @@ class BackwardPass {
     const auto& [i, f, g, o] = gates;
     const Vector<T> previous = load(pass_.cells + step * pass_.hidden + unit, count);
     const Vector<T> tanh_cell = tanh<T>(fma(f, previous, i * g));
-    const Vector<T> d_hidden =
-        load(pass_.d_outputs + step * pass_.output_stride() + unit, count) + load(d_hidden_ + state);
+    const T* d_output = pass_.d_outputs + pass_.row_of(t, begin_ + row) * pass_.output_stride();
+    const Vector<T> d_hidden = load(d_output + unit, count) + load(d_hidden_ + state);
     const Vector<T> one = broadcast(T{1});
     const Vector<T> d_cell =
         fma(d_hidden * o, fma(-tanh_cell, tanh_cell, one), load(d_cell_ + state));

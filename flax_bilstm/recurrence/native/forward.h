@@ -81,7 +81,7 @@ class ForwardPass {
   Size time_of(Size step) const { return pass_.reverse ? pass_.time - 1 - step : step; }
   bool valid(Size t, Size row) const { return t < pass_.lengths[begin_ + row]; }
   const T* x(Size t, Size row) const {
-    return pass_.x + (t * pass_.batch + begin_ + row) * pass_.input;
+    return pass_.x + pass_.row_of(t, begin_ + row) * pass_.input;
   }
 
   void run_packed(const T* packed) {
@@ -104,7 +104,8 @@ class ForwardPass {
     for (int row = 0; row < Rows; ++row) {
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(panel + gate * kLanes<T>);
     }
-    multiply(z, x(t, first), pass_.input, 1, pass_.input, panel + stride, stride);
+    multiply(z, x(t, first), pass_.sequence_stride() * pass_.input, 1, pass_.input,
+             panel + stride, stride);
     multiply(z, hidden_ + first * width_, width_, 1, pass_.hidden,
              panel + (1 + pass_.input) * stride, stride);
     for (int row = 0; row < Rows; ++row) {
@@ -161,7 +162,7 @@ class ForwardPass {
               tile[s][v] = load(pass_.bias + column + v * kLanes<T>);
             }
           }
-          multiply(tile, x(chunk_ + step, row), pass_.batch * pass_.input, 1, pass_.input,
+          multiply(tile, x(chunk_ + step, row), pass_.step_stride() * pass_.input, 1, pass_.input,
                    pass_.kernel_ih + column, columns);
           for (int s = 0; s < steps; ++s) {
             for (int v = 0; v < kGates; ++v) {
@@ -228,7 +229,7 @@ class ForwardPass {
   }
 
   T* output(Size t, Size row) const {
-    return pass_.outputs + (t * pass_.batch + begin_ + row) * pass_.output_stride();
+    return pass_.outputs + pass_.row_of(t, begin_ + row) * pass_.output_stride();
   }
 
   void swap_states() {

@@ -1,6 +1,7 @@
 """The passes of a layer in XLA, equal to the library's, where it cannot be called."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ def forward(
     reverse: bool,
     save: bool,
     ragged: bool,
+    **_: Any,
 ) -> list[Array]:
     """`primitives.forward`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None
@@ -58,6 +60,7 @@ def backward(
     *others: Array,
     reverse: bool,
     ragged: bool,
+    **_: Any,
 ) -> list[Array]:
     """`primitives.backward`, given its operands."""
     valid = validity(lengths, d_outputs.shape[0]) if ragged else None
@@ -83,6 +86,7 @@ def weight_gradients(
     *dz: Array,
     reverse: bool,
     ragged: bool,
+    **_: Any,
 ) -> list[Array]:
     """`primitives.weight_gradients`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None

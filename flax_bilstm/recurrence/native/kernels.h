@@ -19,11 +19,21 @@ struct Layer {
   bool reverse;                 // from each sequence's last step to its first
   const std::int32_t* lengths;  // (batch,), each from 0 to time
 
+  // x, outputs and d_outputs lie in memory by batch, then time, or else by time, then batch.
+  bool batch_major;
+
+  // From one step or one sequence to the next, in rows of those arrays.
+  Size step_stride() const { return batch_major ? 1 : batch; }
+  Size sequence_stride() const { return batch_major ? time : 1; }
+  Size row_of(Size t, Size sequence) const {
+    return t * step_stride() + sequence * sequence_stride();
+  }
   Size output_stride() const { return directions * hidden; }
 };
 
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
-// have room for all directions, and the pointers are to this direction's columns.
+// have room for all directions, and the pointers are to this direction's columns. The shapes of x,
+// outputs and d_outputs are those of a layer that is not batch_major.
 template <typename T>
 struct Forward : Layer {
   const T* x;                // (time, batch, input)
