@@ -89,7 +89,7 @@ class ForwardPass {
       const Size t = time_of(step);
       for (Size unit = 0; unit < pass_.hidden; unit += kLanes<T>) {
         const T* panel = packed + unit / kLanes<T> * panel_size(pass_);
-        for_row_tiles(0, rows_, [&](auto count, Size row) {
+        for_row_tiles(rows_, [&](auto count, Size row) {
           step_tile<decltype(count)::value>(t, row, unit, panel);
         });
       }
@@ -128,7 +128,7 @@ class ForwardPass {
         chunk_ = pass_.reverse ? t - count + 1 : t;
         multiply_inputs(count, inputs);
       }
-      for_row_tiles(0, rows_, [&](auto count, Size row) {
+      for_row_tiles(rows_, [&](auto count, Size row) {
         multiply_hidden<decltype(count)::value>(row, inputs + (row * kChunk + t - chunk_) * columns,
                                                 z + row * row_size, row_size);
       });
@@ -154,7 +154,7 @@ class ForwardPass {
     const Size columns = kGates * pass_.hidden;
     for_column_blocks(columns, kGates * kLanes<T>, [&](Size column) {
       for (Size row = 0; row < rows_; ++row) {
-        for_row_tiles(0, count, [&](auto number, Size step) {
+        for_row_tiles(count, [&](auto number, Size step) {
           constexpr int steps = decltype(number)::value;
           Vector<T> tile[steps][kGates];
           for (int s = 0; s < steps; ++s) {
@@ -221,7 +221,7 @@ class ForwardPass {
   inline void save(Size t, Size row, Size unit, const Vector<T> (&gates)[kGates],
                    Vector<T> cell) {
     if (!pass_.gates) return;
-    const Size step = t * pass_.batch + begin_ + row, count = pass_.hidden - unit;
+    const Size step = pass_.row_of(t, begin_ + row), count = pass_.hidden - unit;
     for (Size gate = 0; gate < kGates; ++gate) {
       store(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, gates[gate], count);
     }

@@ -1,7 +1,6 @@
 """The passes of a layer in XLA, equal to the library's, where it cannot be called."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ def forward(
     reverse: bool,
     save: bool,
     ragged: bool,
-    **_: Any,
+    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.forward`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None
@@ -60,7 +59,7 @@ def backward(
     *others: Array,
     reverse: bool,
     ragged: bool,
-    **_: Any,
+    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.backward`, given its operands."""
     valid = validity(lengths, d_outputs.shape[0]) if ragged else None
@@ -86,7 +85,7 @@ def weight_gradients(
     *dz: Array,
     reverse: bool,
     ragged: bool,
-    **_: Any,
+    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.weight_gradients`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None

@@ -19,10 +19,9 @@ struct Layer {
   bool reverse;                 // from each sequence's last step to its first
   const std::int32_t* lengths;  // (batch,), each from 0 to time
 
-  // x, outputs and d_outputs lie in memory by batch, then time, or else by time, then batch.
-  bool batch_major;
+  bool batch_major;             // arrays over time are (batch, time, ·), not (time, batch, ·)
 
-  // From one step or one sequence to the next, in rows of those arrays.
+  // From one step or one sequence to the next, in rows of the arrays over time.
   Size step_stride() const { return batch_major ? 1 : batch; }
   Size sequence_stride() const { return batch_major ? time : 1; }
   Size row_of(Size t, Size sequence) const {
@@ -32,8 +31,8 @@ struct Layer {
 };
 
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
-// have room for all directions, and the pointers are to this direction's columns. The shapes of x,
-// outputs and d_outputs are those of a layer that is not batch_major.
+// have room for all directions, and the pointers are to this direction's columns. The shapes are
+// those of a layer that is not batch_major.
 template <typename T>
 struct Forward : Layer {
   const T* x;                // (time, batch, input)

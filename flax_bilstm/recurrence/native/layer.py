@@ -114,8 +114,12 @@ def _pull_back(
     assert saved is not None
     d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, call)
     d_weights = primitives.weight_gradients(weights, x, states.hidden, lengths, outputs, dz, call)
-    d_x = [matmul(d, each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
-    return d_weights, sum(d_x[1:], d_x[0]), d_initial
+
+    def in_memory(array: Array) -> Array:  # and back
+        return jnp.swapaxes(array, 0, 1) if call.batch_major else array
+
+    d_x = [matmul(in_memory(d), each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
+    return d_weights, in_memory(sum(d_x[1:], d_x[0])), d_initial
 
 
 def _pull_back_and_save(call: Call, residuals: _Residuals, cotangents: tuple[Array, State]) -> Any:

@@ -27,7 +27,7 @@ class Call(NamedTuple):
     reverse: bool
     """For a single direction; the second of two directions is the reverse one."""
     batch_major: bool
-    """x, outputs and their gradients are transposes of arrays (batch, time, ·)."""
+    """The arrays over time lie in memory as (batch, time, ·), whatever their shapes say."""
 
 
 def forward(
@@ -146,26 +146,29 @@ def _lower_for_cpu(library: Any, plain: Any) -> Any:
     return lower
 
 
-def _in_library(call: str, avals: Any, over_time: Sequence[int]) -> Any:
-    """The call of the library. A batch-major layer gives it the operands `over_time`, and takes the
-    outputs, as (batch, time, ·): XLA removes a transpose that undoes another one."""
+def _in_library(call: str, avals: Any, states_in: Any, states_out: Any) -> Any:
+    """The call of the library. A batch-major layer's arrays over time, all of three axes but the
+    states, are (batch, time, ·) to it: XLA removes a transpose that undoes another one."""
 
     def run(*operands: Array, reverse: bool, batch_major: bool, **options: Any) -> list[Array]:
+        def swapped(arrays: Sequence[Any], states: Sequence[int], swap: Any) -> list[Any]:
+            return [
+                swap(each) if batch_major and each.ndim == 3 and k not in states else each
+                for k, each in enumerate(arrays)
+            ]
+
+        def swap_array(array: Array) -> Array:
+            return jnp.swapaxes(array, 0, 1)
+
+        def swap_aval(aval: ShapedArray) -> ShapedArray:
+            return ShapedArray((aval.shape[1], aval.shape[0], aval.shape[2]), aval.dtype)
+
         results = avals(*map(jax.typeof, operands), **options)
-        if batch_major:
-            operands = tuple(
-                jnp.swapaxes(operand, 0, 1) if k in over_time else operand
-                for k, operand in enumerate(operands)
-            )
-        outputs_swapped = batch_major and avals is _forward_avals
-        if outputs_swapped:
-            (time, batch, features), dtype = results[0].shape, results[0].dtype
-            results[0] = ShapedArray((batch, time, features), dtype)
         in_place = _gates_become_dz(len(operands)) if avals is _backward_avals else {}
-        found = jax.ffi.ffi_call(call, results, input_output_aliases=in_place)(
-            *operands, reverse=reverse, batch_major=batch_major
-        )
-        return [jnp.swapaxes(found[0], 0, 1), *found[1:]] if outputs_swapped else list(found)
+        found = jax.ffi.ffi_call(
+            call, swapped(results, states_out, swap_aval), input_output_aliases=in_place
+        )(*swapped(operands, states_in, swap_array), reverse=reverse, batch_major=batch_major)
+        return swapped(found, states_out, swap_array)
 
     return run
 
@@ -235,8 +238,8 @@ def _one_each(plain: Any) -> Any:
     return rule
 
 
-def _primitive(name: str, avals: Any, plain: Any, over_time: Sequence[int]) -> Primitive:
-    """The primitive lstm_`name`; `over_time` are its operands in the layout of the layer's x."""
+def _primitive(name: str, avals: Any, plain: Any, states_in: Any, states_out: Any) -> Primitive:
+    """The primitive lstm_`name`, given the positions of states among its operands and results."""
     primitive = Primitive(f"lstm_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
@@ -248,16 +251,16 @@ def _primitive(name: str, avals: Any, plain: Any, over_time: Sequence[int]) -> P
             return compiled(*operands, **options)
 
     primitive.def_impl(run_alone)
-    library = _in_library(f"flax_bilstm_{name}", avals, over_time)
+    library = _in_library(f"flax_bilstm_{name}", avals, states_in, states_out)
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
     mlir.register_lowering(primitive, _lower_for_cpu(library, plain), platform="cpu")
     return primitive
 
 
-forward_p = _primitive("forward", _forward_avals, in_xla.forward, (0,))
-backward_p = _primitive("backward", _backward_avals, in_xla.backward, (0,))
+forward_p = _primitive("forward", _forward_avals, in_xla.forward, (1, 3), (1, 2))
+backward_p = _primitive("backward", _backward_avals, in_xla.backward, (1, 3), (0, 1))
 weight_gradients_p = _primitive(
-    "weight_gradients", _weight_gradients_avals, in_xla.weight_gradients, (0, 3)
+    "weight_gradients", _weight_gradients_avals, in_xla.weight_gradients, (1,), ()
 )
 batching.primitive_batchers[forward_p] = _merge(forward_p, 3, 3)
 batching.primitive_batchers[backward_p] = _merge(backward_p, 1 + in_xla.SAVED, 1)

@@ -87,7 +87,8 @@ class WeightGradientsPass {
 
   void pack_dz(Size first, Size depth, Size column) {
     for (Size k = 0; k < depth; ++k) {
-      const T* from = pass_.dz + (first + k) * columns_;
+      const Size t = (first + k) / pass_.batch, row = (first + k) % pass_.batch;
+      const T* from = pass_.dz + pass_.row_of(t, row) * columns_;
       for (Size v = 0; v < kPanel; v += kLanes<T>) {
         store(dz_ + k * kPanel + v, load(from + column + v, columns_ - column - v));
       }
@@ -95,7 +96,7 @@ class WeightGradientsPass {
   }
 
   void add_products(Size depth, Size column) const {
-    for_row_tiles(0, width_, [&](auto number, Size first) {
+    for_row_tiles(width_, [&](auto number, Size first) {
       constexpr int rows = decltype(number)::value;
       Vector<T> tile[rows][kGates] = {};
       multiply(tile, features_ + first, 1, width_, depth, dz_, kPanel);
