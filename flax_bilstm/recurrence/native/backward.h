@@ -111,8 +111,9 @@ class BackwardPass {
   // dh of the step before: dz W_hh transposed. In the padding dh is unchanged.
   void multiply_packed(Size t, const T* packed) {
     const Size depth = kGates * pass_.hidden, stride = pass_.sequence_stride() * depth;
-    for (Size unit = 0; unit < pass_.hidden; unit += kPanel) {
-      const T* panel = packed + unit / kPanel * panel_size(pass_);
+    for_panels(t, panels(pass_), [&](Size number) {
+      const Size unit = number * kPanel;
+      const T* panel = packed + number * panel_size(pass_);
       for_row_tiles(rows_, [&](auto number, Size first) {
         constexpr int rows = decltype(number)::value;
         Vector<T> tile[rows][kGates] = {};
@@ -124,18 +125,24 @@ class BackwardPass {
           }
         }
       });
-    }
+    });
   }
 
   // The same from W_hh without packing: each unit is a product of two rows.
   void multiply_in_place(Size t) {
     constexpr int kUnits = 8;  // computed together: 8 sums hide the latency of an addition
-    for (Size row = 0; row < rows_; ++row) {
-      if (!valid(t, row)) continue;
-      T* to = d_hidden_ + row * width_;
-      Size unit = 0;
-      for (; unit + kUnits <= pass_.hidden; unit += kUnits) multiply_rows<kUnits>(t, row, unit, to);
-      for (; unit < pass_.hidden; ++unit) multiply_rows<1>(t, row, unit, to);
+    const auto multiply_all = [&](auto number, Size unit) {
+      for (Size row = 0; row < rows_; ++row) {
+        if (!valid(t, row)) continue;
+        multiply_rows<decltype(number)::value>(t, row, unit, d_hidden_ + row * width_);
+      }
+    };
+    const Size groups = pass_.hidden / kUnits;
+    for_panels(t, groups, [&](Size group) {
+      multiply_all(std::integral_constant<int, kUnits>{}, group * kUnits);
+    });
+    for (Size unit = groups * kUnits; unit < pass_.hidden; ++unit) {
+      multiply_all(std::integral_constant<int, 1>{}, unit);
     }
   }
 

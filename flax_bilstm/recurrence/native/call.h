@@ -48,14 +48,13 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
 
   const Size threads = std::max<Size>(1, pool.num_threads());
   const Size tiles = (count + kernel.tile - 1) / kernel.tile;
-  const Size wanted = std::min((threads + directions - 1) / directions, tiles);
-  const Size size = wanted ? (tiles + wanted - 1) / wanted * kernel.tile : 1;
-  const Size parts = (count + size - 1) / size;
+  const Size parts = std::min((threads + directions - 1) / directions, tiles);
+  const Size size = parts ? (count + parts - 1) / parts : 0;
   const Size scratch_size = kernel.scratch_size(first, size);
   const Workspace<T> scratch(directions * parts * scratch_size);
   parallel(pool, directions * parts, [&](Size task) {
-    const Size direction = task % directions, begin = task / directions * size;
-    kernel.run(passes[direction], begin, std::min(begin + size, count),
+    const Size direction = task % directions, part = task / directions;
+    kernel.run(passes[direction], part * count / parts, (part + 1) * count / parts,
                packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
   });
 }

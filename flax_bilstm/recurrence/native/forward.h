@@ -87,12 +87,12 @@ class ForwardPass {
   void run_packed(const T* packed) {
     for (Size step = 0; step < pass_.time; ++step) {
       const Size t = time_of(step);
-      for (Size unit = 0; unit < pass_.hidden; unit += kLanes<T>) {
-        const T* panel = packed + unit / kLanes<T> * panel_size(pass_);
+      for_panels(step, panels(pass_), [&](Size panel) {
         for_row_tiles(rows_, [&](auto count, Size row) {
-          step_tile<decltype(count)::value>(t, row, unit, panel);
+          step_tile<decltype(count)::value>(t, row, panel * kLanes<T>,
+                                            packed + panel * panel_size(pass_));
         });
-      }
+      });
       swap_states();
     }
   }
@@ -129,7 +129,7 @@ class ForwardPass {
         multiply_inputs(count, inputs);
       }
       for_row_tiles(rows_, [&](auto count, Size row) {
-        multiply_hidden<decltype(count)::value>(row, inputs + (row * kChunk + t - chunk_) * columns,
+        multiply_hidden<decltype(count)::value>(step, row, inputs + (row * kChunk + t - chunk_) * columns,
                                                 z + row * row_size, row_size);
       });
       for (Size row = 0; row < rows_; ++row) {
@@ -175,25 +175,48 @@ class ForwardPass {
     });
   }
 
+  // z = inputs + h W_hh. W_hh is read in blocks of columns, to and fro as panels are, and
+  // of a few rows at a time; the sums of a piece stay in the first cache.
   template <int Rows>
-  void multiply_hidden(Size first, const T* inputs, T* z, Size z_stride) {
-    constexpr int width = kColumns<Rows>;
+  void multiply_hidden(Size step, Size first, const T* inputs, T* z, Size z_stride) {
+    constexpr int depth = Rows > 2 ? 4 : 8;
+    constexpr Size block = 32 * kLanes<T>;
     const Size columns = kGates * pass_.hidden;
-    for_column_blocks(columns, width * kLanes<T>, [&](Size column) {
-      Vector<T> tile[Rows][width];
+    for_panels(step, whole_vectors(columns, block), [&](Size number) {
+      const Size begin = number * block, end = begin + block < columns ? begin + block : columns;
       for (int row = 0; row < Rows; ++row) {
-        for (int v = 0; v < width; ++v) {
-          tile[row][v] = load(inputs + row * kChunk * columns + column + v * kLanes<T>);
-        }
+        std::memcpy(z + row * z_stride + begin, inputs + row * kChunk * columns + begin,
+                    static_cast<std::size_t>(end - begin) * sizeof(T));
       }
-      multiply(tile, hidden_ + first * width_, width_, 1, pass_.hidden, pass_.kernel_hh + column,
-               columns);
-      for (int row = 0; row < Rows; ++row) {
-        for (int v = 0; v < width; ++v) {
-          store(z + row * z_stride + column + v * kLanes<T>, tile[row][v]);
-        }
+      Size k = 0;
+      for (; k + depth <= pass_.hidden; k += depth) {
+        add_products<Rows, depth>(first, k, begin, end, z, z_stride);
       }
+      for (; k < pass_.hidden; ++k) add_products<Rows, 1>(first, k, begin, end, z, z_stride);
     });
+  }
+
+  // z += h W_hh for `Depth` rows of W_hh from row k on and the columns from `begin` to `end`.
+  template <int Rows, int Depth>
+  inline void add_products(Size first, Size k, Size begin, Size end, T* z, Size z_stride) const {
+    const Size columns = kGates * pass_.hidden;
+    const T* weights = pass_.kernel_hh + k * columns;
+    Vector<T> h[Rows][Depth];
+    for (int row = 0; row < Rows; ++row) {
+      for (int d = 0; d < Depth; ++d) h[row][d] = broadcast(hidden_[(first + row) * width_ + k + d]);
+    }
+    const auto add = [&](Size column, Size count) {
+      Vector<T> sums[Rows];
+      for (int row = 0; row < Rows; ++row) sums[row] = load(z + row * z_stride + column);
+      for (int d = 0; d < Depth; ++d) {
+        const Vector<T> w = load(weights + d * columns + column, count);
+        for (int row = 0; row < Rows; ++row) sums[row] = fma(h[row][d], w, sums[row]);
+      }
+      for (int row = 0; row < Rows; ++row) store(z + row * z_stride + column, sums[row]);
+    };
+    Size column = begin;
+    for (; column + kLanes<T> <= end; column += kLanes<T>) add(column, kLanes<T>);
+    if (column < end) add(column, end - column);
   }
 
   inline void activate(Size t, Size row, Size unit, const Vector<T> (&z)[kGates]) {

@@ -70,9 +70,9 @@ struct WeightGradients : Layer {
 };
 
 // A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
-// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. A
-// part begins at a multiple of `tile`; results do not depend on how the work is split. Sizes are
-// numbers of elements; `panels` is 0 if nothing is packed.
+// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. There
+// are no more parts than tiles; results do not depend on how the work is split. Sizes are numbers of
+// elements; `panels` is 0 if nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
   Size tile;
