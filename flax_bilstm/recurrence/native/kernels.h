@@ -75,7 +75,7 @@ struct WeightGradients : Layer {
 // elements; `panels` is 0 if nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
-  Size tile;
+  Size lanes, tile;
   Size (*count)(const Pass&);
   Size (*panels)(const Pass&);
   Size (*panel_size)(const Pass&);
