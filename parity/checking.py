@@ -8,8 +8,8 @@ import torch
 from flax import nnx
 
 from parity.compare import Progress, compare_sides
+from parity.place import ONE_CASE, Case
 from parity.report import Report
-from parity.results import ONE_CASE, Case
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
@@ -33,6 +33,7 @@ def check(
     variants: Sequence[str] = (),
     loss: Loss = MEAN_SQUARED_ERROR,
     targets: Mapping[str, np.ndarray] | None = None,
+    known: Mapping[str, str] | None = None,
     dtypes: Sequence[str] = DTYPES,
     training_steps: int = 10,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
@@ -63,6 +64,10 @@ def check(
         loss: the loss of the gradients and of training.
         targets: inputs that only the loss reads, by name; if the loss needs a `target` that is not
             among them, it is drawn at random.
+        known: differences that are known, a pattern → the reason. A row that differs fails nothing
+            if the pattern matches its name, `fc`, or its check and name, `local/fc`. The report
+            shows it as a known difference. It also says which ones did not occur, and fails if a
+            pattern matches no row.
         dtypes: any of "float64", which shows errors in the equations, and "float32" and "bfloat16",
             which show errors in the arithmetic. Models and parameters are cast to each, and all
             values are first rounded to the narrowest of them; bfloat16 is not trained.
@@ -83,6 +88,7 @@ def check(
     sides = pair.of_modules(
         torch_model, flax_model, {**inputs, **targets}, names=names, ignore=ignore, stages=stages,
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
+        known=known,
     )  # fmt: skip
     cases = varied(inputs, variants, data.lengths_of(inputs, torch_model, flax_model))
     return Report.joined(

@@ -51,26 +51,29 @@ def _report(options: argparse.Namespace, progress: Progress) -> Report:
     size = options.seeds, options.steps, options.jobs
     theirs, ours = options.reference, options.candidate
     if theirs is None and ours is None:
-        if options.input or options.names or options.ignore:
-            raise ValueError("--input, --names, --ignore: expected --reference and --candidate too")
+        if options.input or options.names or options.ignore or options.known:
+            raise ValueError(
+                "--input, --names, --ignore, --known: expected --reference and --candidate too"
+            )
         if options.checkpoint is None:
             return published.whole(*size, progress)
         return published.of_checkpoint(options.checkpoint, *size, progress)
     if theirs is None or ours is None or not options.input:
         raise ValueError("expected all of --reference, --candidate and --input, or none of them")
     return own.proof(
-        options.checkpoint, theirs, ours, options.input, names=_pairs(options.names),
-        ignore=options.ignore, variants=options.variants, seeds=options.seeds, steps=options.steps,
-        progress=progress,
+        options.checkpoint, theirs, ours, options.input, ignore=options.ignore,
+        names=_pairs("--names", "FLAX=TORCH", options.names), variants=options.variants,
+        known=_pairs("--known", "PATTERN=REASON", options.known),
+        seeds=options.seeds, steps=options.steps, progress=progress,
     )  # fmt: skip
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """The table of names from arguments of the form FLAX=TORCH."""
+def _pairs(option: str, form: str, given: Sequence[str]) -> dict[str, str]:
+    """The table from arguments of a form such as FLAX=TORCH."""
     wrong = [each for each in given if not all(each.partition("="))]
     if wrong:
-        raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}")
-    return {flax: torch_name for flax, _, torch_name in (each.partition("=") for each in given)}
+        raise ValueError(f"{option}: expected {form}, got {wrong[0]!r}")
+    return {key: value for key, _, value in (each.partition("=") for each in given)}
 
 
 def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> int:
@@ -195,6 +198,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="torch names without a counterpart; may be repeated",
+    )
+    port.add_argument(
+        "--known",
+        metavar="PATTERN=REASON",
+        action="append",
+        default=[],
+        help="a known difference, which fails nothing: a pattern of rows' names, or check/name, "
+        "and why they differ; may be repeated",
     )
     return parser
 

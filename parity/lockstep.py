@@ -9,7 +9,8 @@ import numpy as np
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
-from parity.results import Place, Row, without_distance
+from parity.place import Place
+from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
@@ -32,7 +33,7 @@ class Losses(NamedTuple):
 
 def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], place: Place
-) -> tuple[list[Row], Losses]:
+) -> tuple[tuple[Row, ...], Losses]:
     """Train both sides from the same start over the same batches; compare after every step."""
     nudged: list[Side] = []
     rows: list[Row] = []
@@ -42,7 +43,7 @@ def train(
         rows, losses = _train(port, optimizer, batches, place, nudged)
         if not doubtful(rows, rechecked):
             break
-    return rows, losses
+    return acknowledge(rows, port.known), losses
 
 
 def _train(
@@ -85,7 +86,7 @@ def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
 
 def update(
     port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], place: Place
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """Compare the optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
@@ -95,7 +96,8 @@ def update(
     own = [
         side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
-    return compare_steps(truth, given, own, start, unused, place)
+    rows = compare_steps(truth, given, own, start, unused, place)
+    return acknowledge(rows, port.known)
 
 
 def compare_steps(

@@ -17,9 +17,9 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from parity.checking import check_pair
 from parity.compare import Progress
+from parity.place import Case
 from parity.proof.published import torch_weights
 from parity.report import Report
-from parity.results import Case
 from parity.sides import data, pair
 from parity.sides.side import TARGET
 from parity.sides.variants import varied
@@ -37,6 +37,7 @@ def proof(
     names: Mapping[str, str],
     ignore: Sequence[str],
     variants: Sequence[str],
+    known: Mapping[str, str],
     seeds: int,
     steps: int,
     progress: Progress,
@@ -51,6 +52,7 @@ def proof(
         names: see `parity.check`.
         ignore: see `parity.check`.
         variants: see `parity.check`; of the first inputs.
+        known: see `parity.check`.
         seeds: how often random inputs are drawn.
         steps: the number of training steps, with the first inputs.
         progress: called with what comes next.
@@ -67,7 +69,9 @@ def proof(
         _load(checkpoint, theirs, ours, names, ignore)
     drawn = [data.named(x, theirs, ours) if isinstance(x, tuple) else x for x in drawn]
     targets = tuple(name for name in drawn[0] if name == TARGET)
-    sides = pair.of_modules(theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets)
+    sides = pair.of_modules(
+        theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets, known=known
+    )
     what = reference if checkpoint is None else checkpoint.name
     full = data.lengths_of(drawn[0], theirs, ours)
     return Report.joined(

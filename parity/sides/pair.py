@@ -65,6 +65,7 @@ def of_modules(
     loss: Loss = MEAN_SQUARED_ERROR,
     keywords: Sequence[str] = (),
     targets: Sequence[str] = (),
+    known: Mapping[str, str] | None = None,
 ) -> ModulePair:
     """The pair of torch_model, the reference, and flax_model, the candidate.
 
@@ -79,12 +80,16 @@ def of_modules(
         loss: the loss of the gradients and of training.
         keywords: the inputs that are passed by keyword.
         targets: the inputs that only the loss reads.
+        known: known differences, a pattern of rows → the reason.
 
     Raises:
         TypeError: one of the models is of an unsupported type.
-        ValueError: parameters have no counterpart, or another shape (the message names all), or a
-            model lacks a stage.
+        ValueError: parameters have no counterpart, or another shape (the message names all), a
+            model lacks a stage, or a known difference has no reason.
     """
+    for pattern, reason in (known or {}).items():
+        if not isinstance(reason, str) or not reason:
+            raise ValueError(f"known: expected words on why {pattern!r} differs, got {reason!r}")
     if not isinstance(torch_model, torch.nn.Module):
         raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
     if not isinstance(flax_model, nnx.Module):
@@ -141,8 +146,8 @@ def of_modules(
         )
     )
     return ModulePair(
-        reference, candidate, loss.name, (*notes, *more), settings, torch_model, flax_model,
-        stages, lstms,
+        reference, candidate, loss.name, (*notes, *more), settings, dict(known or {}),
+        torch_model, flax_model, stages, lstms,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ are the sides of models; a side of another kind is another subclass.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import jax.numpy as jnp
@@ -153,6 +153,7 @@ class Pair:
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
         settings: what only training mode uses; compared if anything is trained.
+        known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
     reference: Side
@@ -160,6 +161,7 @@ class Pair:
     loss: str = "loss"
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:
         """The same two programs with other parameters."""

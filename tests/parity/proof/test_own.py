@@ -120,6 +120,12 @@ def test_a_wrong_port_exits_1_and_the_stage_is_named(project, quickly_compiled, 
     assert "first last.input (model.pt: seed 0, first wrong stage, forward" in out
 
 
+def test_a_known_difference_exits_0_and_is_printed(project, quickly_compiled, capsys):
+    known = ("--known", "*=the port is halved = a = b")
+    assert run("model.pt", *NAMES, "--input", "5x3", *known, ours="port:Wrong") == 0
+    assert "known difference '*', the port is halved = a = b: " in capsys.readouterr().out
+
+
 def test_a_file_gives_inputs_by_name_and_the_target(project, quickly_compiled):
     rng = np.random.default_rng(0)
     np.savez("batch.npz", features=rng.standard_normal((2, 3)), target=rng.standard_normal((2, 2)))
@@ -167,6 +173,7 @@ MISTAKES = {
     "another checkpoint": (("tokens.pt", "--input", "4x3"), {}, "--reference does not load it"),
     "a wrapped checkpoint": (("wrapped.pt", "--input", "4x3"), {}, "flax-bilstm convert"),
     "names": (("model.pt", "--names", "head", "--input", "4x3"), {}, "FLAX=TORCH"),
+    "known": (("model.pt", *NAMES, "--input", "4x3", "--known", "last"), {}, "PATTERN=REASON"),
     "no names": (("model.pt", "--input", "4x3"), {}, "last.weight"),
     "no function": (("model.pt", "--input", "4x3"), {"ours": "port"}, "package.module:function"),
     "no such function": (("model.pt", "--input", "4x3"), {"ours": "port:None_"}, "port:None_"),

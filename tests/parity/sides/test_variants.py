@@ -10,7 +10,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
-from parity.results import Case
+from parity.place import Case
 from parity.sides import data
 from parity.sides.variants import VARIANTS, varied
 
