@@ -99,18 +99,11 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
     Under a trace the values are unknown and cannot raise: a length above `time` counts as `time`,
     one below 1 as an empty sequence (outputs 0, final state = initial state, attention weights 0).
     """
-    unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
-    try:
-        given: Any = value if unknown else np.asarray(value)
-    except Exception as error:  # from NumPy, JAX or PyTorch
-        raise TypeError(
-            f"lengths: expected {batch} integers, got {quoted(value)}, which is no array of them."
-        ) from error
+    given, unknown = _values("lengths", value, f"{batch} integers")
     if given.ndim == 2 and given.shape[0] == batch:
         raise ValueError(
-            f"lengths: expected shape ({batch},), got shape {given.shape}, that of a mask; pass "
-            "mask.sum(axis=1) where the padding is at the end, and move padding at the beginning "
-            "to the end first."
+            f"lengths: expected shape ({batch},), got shape {given.shape}, that of a mask; pass it "
+            "as mask=."
         )
     if given.shape != (batch,) or not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(
@@ -129,6 +122,50 @@ def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
     if jnp.iinfo(steps.dtype).bits < 32:
         steps = steps.astype(jnp.int32)  # time may not fit into a narrower dtype
     return jnp.clip(steps, 0, jnp.asarray(time, steps.dtype)).astype(jnp.int32)
+
+
+def mask(value: Any, batch: Size, time: Size) -> Any:
+    """`value` as a bool array (batch, time): a NumPy one where the values are known, else JAX's.
+
+    Known values are checked: each row is ones followed by zeros, or zeros followed by ones.
+    """
+    expected = f"booleans (batch, time) = ({batch}, {time}), True for the steps of the sequence"
+    given, unknown = _values("mask", value, expected)
+    kinds = (jnp.bool_, jnp.integer)
+    if given.shape != (batch, time) or not any(jnp.issubdtype(given.dtype, k) for k in kinds):
+        raise ValueError(
+            f"mask: expected {expected}, got shape {given.shape} and dtype {given.dtype}."
+        )
+    if unknown:
+        return jnp.asarray(given).astype(bool)
+    if ((given != 0) & (given != 1)).any():
+        raise ValueError(f"mask: expected {expected}, got integers other than 0 and 1.")
+    steps = given != 0
+    changes = (steps[:, 1:] != steps[:, :-1]).sum(axis=1)
+    wrong = np.flatnonzero((changes > 1) | ~steps.any(axis=1))
+    if wrong.size:
+        raise ValueError(
+            "mask: expected in each row ones and then zeros (padding at the end), or zeros and "
+            f"then ones (padding at the beginning), got {_row(steps[wrong[0]])} in row {wrong[0]} "
+            f"({wrong.size} of {batch} rows are wrong); move each sequence's steps together."
+        )
+    return steps
+
+
+def _row(steps: np.ndarray) -> str:
+    """A row of a mask for a message: 0110, at most 20 digits."""
+    return "".join("01"[int(step)] for step in steps[:20]) + "…" * (len(steps) > 20)
+
+
+def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
+    """`value` as an array, and whether its numbers are unknown; TypeError if it cannot be one."""
+    unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
+    try:
+        return (value if unknown else np.asarray(value)), unknown
+    except Exception as error:  # from NumPy, JAX or PyTorch
+        raise TypeError(
+            f"{name}: expected {expected}, got {quoted(value)}, which is no array of them."
+        ) from error
 
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from flax_bilstm import arguments, recurrence
+from flax_bilstm import arguments, padding, recurrence
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.recurrence.directions import run_layer
 from flax_bilstm.recurrence.equations import State, accumulation_dtype, validity
@@ -111,6 +111,7 @@ class LSTM(nnx.Module):
         x: Shaped[ArrayLike, "..."],
         initial_state: tuple[ArrayLike, ArrayLike] | None = None,
         lengths: Shaped[ArrayLike, "..."] | None = None,
+        mask: Shaped[ArrayLike, "..."] | None = None,
     ) -> tuple[Float[Array, "..."], tuple[Float[Array, "..."], Float[Array, "..."]]]:
         """Run over whole sequences.
 
@@ -124,6 +125,10 @@ class LSTM(nnx.Module):
                 sequences: the reverse direction starts at the end of each sequence, final states
                 are those at its ends, padded outputs are 0, and values in the padding, even NaN,
                 have no effect. Lengths are data, not shapes: other values cause no recompilation.
+            mask: instead of lengths, (batch, time) in either layout, bool or integers 0 and 1: the
+                valid steps. In each row they are the first ones or, for padding at the beginning,
+                the last ones. The sequence gives what it gives alone, and its outputs stay at its
+                steps.
 
         Returns:
             outputs (batch, time, directions·out), in the layout of x, and (h_n, c_n), shaped as
@@ -131,9 +136,10 @@ class LSTM(nnx.Module):
             under float16 and bfloat16.
 
         Raises:
-            ValueError: a shape, dtype or length does not fit. Under `jax.jit` the values of lengths
-                are unknown and cannot raise: above time counts as time, below 1 as an empty
-                sequence (outputs 0, final state = initial state).
+            ValueError: a shape, dtype, length or mask does not fit. Under `jax.jit` the values of
+                lengths and mask are unknown and cannot raise: a length above time counts as time,
+                one below 1 and a row of zeros as an empty sequence (outputs 0, final state =
+                initial state); a row whose ones are not side by side gives NaN.
         """
         layout = "(time, batch, features)" if self.time_major else "(batch, time, features)"
         time_axis = 0 if self.time_major else 1
@@ -142,24 +148,31 @@ class LSTM(nnx.Module):
         x = x.astype(dtype)
         batched = x.ndim == 3
         if not batched:
-            if lengths is not None:
-                raise ValueError("lengths: expected None with an unbatched x; slice x instead.")
+            for name, value in {"lengths": lengths, "mask": mask}.items():
+                if value is not None:
+                    raise ValueError(f"{name}: expected None with an unbatched x; slice x instead.")
             x = x[:, None]
         elif not self.time_major:
             x = jnp.swapaxes(x, 0, 1)
         time, batch = x.shape[:2]  # x: (time, batch, input_size)
-        valid = None
-        if lengths is not None:
-            valid = validity(arguments.lengths(lengths, batch, time), time)
+        valid, spans = None, padding.spans(lengths, mask, batch, time)
+        if spans is not None:
+            x = padding.from_start(x, spans, 0)
+            valid = validity(spans.lengths, time)
             x = jnp.where(valid, x, jnp.zeros_like(x))
         states = self._initial_states(x, initial_state, batched)
-        outputs, (h_n, c_n) = self._run(x, states, valid)
+        outputs, (h_n, c_n) = self._run(x, states, valid, batched and not self.time_major)
+        outputs = padding.in_place(outputs, spans, 0)
         if not batched:
             return outputs[:, 0], (h_n[:, 0], c_n[:, 0])
         return outputs if self.time_major else jnp.swapaxes(outputs, 0, 1), (h_n, c_n)
 
     def _run(
-        self, x: Float[Array, "time batch in"], states: State, valid: Array | None
+        self,
+        x: Float[Array, "time batch in"],
+        states: State,
+        valid: Array | None,
+        batch_major: bool,
     ) -> tuple[Float[Array, "time batch out"], State]:
         """Run all layers; `states` and the final states are (num_layers·directions, batch, ·)."""
         run = recurrence.resolve(self.implementation)
@@ -168,7 +181,7 @@ class LSTM(nnx.Module):
         for k, layer in enumerate(self.layers):
             weights = [cell.weights(x.dtype) for cell in layer.cells]
             own = State(*(array[k * count : (k + 1) * count] for array in states))
-            x, final = run_layer(run, weights, x, own, valid)
+            x, final = run_layer(run, weights, x, own, valid, batch_major)
             finals.append(final)
             if self.dropout is not None and k + 1 < self.num_layers:
                 x = self.dropout(x)

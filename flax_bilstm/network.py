@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from flax_bilstm import arguments
+from flax_bilstm import arguments, padding
 from flax_bilstm.attention import all_queries, last_query
 from flax_bilstm.initializers import symmetric_uniform
 from flax_bilstm.lstm import LSTM
@@ -90,6 +90,7 @@ class Attention(nnx.Module):
         *,
         queries: Literal["all", "last"] = "all",
         lengths: Shaped[ArrayLike, "..."] | None = None,
+        mask: Shaped[ArrayLike, "..."] | None = None,
         return_weights: bool = False,
     ) -> Array | tuple[Array, Array]:
         """Attend over y (batch, time, hidden_dim).
@@ -101,6 +102,7 @@ class Attention(nnx.Module):
                 and memory linear in the number of steps.
             lengths: (batch,) int, the valid steps of each sequence: padding gets no weight,
                 padded queries give 0, and "last" is the last valid step.
+            mask: instead of lengths, (batch, time): the valid steps, see `LSTM`.
             return_weights: also return the attention weights, (batch, time, time) for "all" and
                 (batch, time) for "last".
 
@@ -108,17 +110,22 @@ class Attention(nnx.Module):
             The context, or (context, weights).
 
         Raises:
-            ValueError: a shape, dtype, length or `queries` does not fit.
+            ValueError: a shape, dtype, length, mask or `queries` does not fit.
         """
         arguments.one_of("queries", queries, QUERIES)
         arguments.flag("return_weights", return_weights)
         y = arguments.sequence("y", y, ("(batch, time, features)",), self.hidden_dim, 1)
         dtype = arguments.compute_dtype(self.dtype, y, self.attn.kernel[...])
-        if lengths is not None:
-            lengths = arguments.lengths(lengths, *y.shape[:2])
+        spans, y = padding.spans(lengths, mask, *y.shape[:2]), y.astype(dtype)
+        if spans is not None:
+            y = padding.from_start(y, spans, 1)
         kernel = self.attn.kernel[...].astype(dtype) if self.score == "general" else None
         attend = all_queries if queries == "all" else last_query
-        context, weights = attend(y.astype(dtype), lengths, kernel)
+        context, weights = attend(y, None if spans is None else spans.lengths, kernel)
+        weights = padding.in_place(weights, spans, 1)
+        if queries == "all":
+            context = padding.in_place(context, spans, 1)
+            weights = jnp.swapaxes(padding.in_place(jnp.swapaxes(weights, 1, 2), spans, 1), 1, 2)
         return (context, weights) if return_weights else context
 
 
@@ -164,6 +171,7 @@ class BiLSTMWithAttention(nnx.Module):
         x: Shaped[ArrayLike, "..."],
         *,
         lengths: Shaped[ArrayLike, "..."] | None = None,
+        mask: Shaped[ArrayLike, "..."] | None = None,
         return_attention: Literal[False] = False,
     ) -> Float[Array, "batch out"]: ...
 
@@ -173,6 +181,7 @@ class BiLSTMWithAttention(nnx.Module):
         x: Shaped[ArrayLike, "..."],
         *,
         lengths: Shaped[ArrayLike, "..."] | None = None,
+        mask: Shaped[ArrayLike, "..."] | None = None,
         return_attention: Literal[True],
     ) -> tuple[Float[Array, "batch out"], Float[Array, "batch time"]]: ...
 
@@ -181,6 +190,7 @@ class BiLSTMWithAttention(nnx.Module):
         x: Shaped[ArrayLike, "..."],
         *,
         lengths: Shaped[ArrayLike, "..."] | None = None,
+        mask: Shaped[ArrayLike, "..."] | None = None,
         return_attention: bool = False,
     ) -> Float[Array, "batch out"] | tuple[Float[Array, "batch out"], Float[Array, "batch time"]]:
         """Predict from whole sequences.
@@ -188,19 +198,22 @@ class BiLSTMWithAttention(nnx.Module):
         Args:
             x: (batch, time, input_dim).
             lengths: (batch,) int: each sequence gives the same result as alone, without padding.
+            mask: instead of lengths, (batch, time): the valid steps, see `LSTM`.
             return_attention: also return the last step's attention weights.
 
         Returns:
             (batch, output_dim), or a pair of it and the weights (batch, time).
 
         Raises:
-            ValueError: a shape, dtype or length does not fit. Under `jax.jit` a length above
-                time counts as time; one below 1 is an empty sequence and gives the head's bias.
+            ValueError: a shape, dtype, length or mask does not fit. Under `jax.jit` a length above
+                time counts as time; one below 1 is an empty sequence and gives the head's bias; a
+                row of mask whose ones are not side by side gives NaN.
         """
         arguments.flag("return_attention", return_attention)
         x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)
-        y, _ = self.lstm(x, lengths=lengths)  # (batch, time, 2·hidden_dim)
-        context, weights = self.attention(y, queries="last", lengths=lengths, return_weights=True)
+        padded: Any = {"lengths": lengths, "mask": mask}
+        y, _ = self.lstm(x, **padded)  # (batch, time, 2·hidden_dim)
+        context, weights = self.attention(y, queries="last", **padded, return_weights=True)
         with jax.numpy_dtype_promotion("standard"):  # as in the other layers; also in strict mode
             output = self.fc(context)  # (batch, output_dim)
         return (output, weights) if return_attention else output

@@ -23,7 +23,13 @@ Input = jax.ShapeDtypeStruct | tuple[str, DTypeLike]
 """A shape and dtype; in ("batch, time, 8", "float32") the names are sizes that are left open."""
 
 
-def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.export.Exported:
+PADDED = {"lengths": ("batch", "int32"), "mask": ("batch, time", "bool")}
+"""What the artifact of a padded batch takes after x."""
+
+
+def export(
+    model: nnx.Module, *inputs: Input, lengths: bool = False, mask: bool = False
+) -> jax.export.Exported:
     """`model` in evaluation mode as a function of its inputs, with the weights inside.
 
     One artifact runs on CPUs, NVIDIA GPUs and TPUs, without flax_bilstm or Flax:
@@ -44,26 +50,32 @@ def export(model: nnx.Module, *inputs: Input, lengths: bool = False) -> jax.expo
             for any batch and time of at least 1, in the model's layout and its parameters' dtype.
         lengths: for an `LSTM` or a `BiLSTMWithAttention` without inputs: whether the artifact takes
             lengths, (batch,) int32, after x.
+        mask: instead of lengths, the same for a mask, (batch, time) bool.
 
     Raises:
         TypeError: any other module without inputs.
+        ValueError: both lengths and mask.
     """
+    names = [name for name, taken in {"lengths": lengths, "mask": mask}.items() if taken]
+    if len(names) > 1:
+        raise ValueError("mask: expected False beside lengths=True, got True; ask for one of them.")
     frozen = plain(model)
     if not inputs:
-        inputs = _own_inputs(frozen, lengths)
+        inputs = (_own_input(frozen), *(PADDED[name] for name in names))
     scope = jax.export.SymbolicScope()
     shapes = [_shape(each, scope) for each in inputs]
 
     def call(*arrays: Any) -> Any:
         module = nnx.clone(frozen)  # belongs to this trace; nnx.scan in a model needs it
-        return module(arrays[0], lengths=arrays[1]) if lengths else module(*arrays)
+        count = len(arrays) - len(names)
+        return module(*arrays[:count], **dict(zip(names, arrays[count:], strict=True)))
 
     with _without_source_locations():
         return jax.export.export(jax.jit(call), platforms=PLATFORMS)(*shapes)
 
 
-def _own_inputs(model: nnx.Module, lengths: bool) -> tuple[Input, ...]:
-    """x, and lengths, for one of this library's modules."""
+def _own_input(model: nnx.Module) -> Input:
+    """x, for one of this library's modules."""
     if not isinstance(model, (LSTM, BiLSTMWithAttention)):
         raise TypeError(
             "model: expected LSTM or BiLSTMWithAttention where no inputs are described, got "
@@ -71,8 +83,7 @@ def _own_inputs(model: nnx.Module, lengths: bool) -> tuple[Input, ...]:
         )
     lstm = model if isinstance(model, LSTM) else model.lstm
     leading = "time, batch" if lstm.time_major else "batch, time"
-    x = (f"{leading}, {lstm.input_size}", lstm.layers[0].forward.kernel_ih.dtype)
-    return (x, ("batch", "int32")) if lengths else (x,)
+    return f"{leading}, {lstm.input_size}", lstm.layers[0].forward.kernel_ih.dtype
 
 
 def _shape(each: Input, scope: Any) -> jax.ShapeDtypeStruct:
@@ -119,10 +130,11 @@ def plain(model: nnx.Module) -> Any:
     return copy
 
 
-def largest_difference(model: nnx.Module, artifact: bytes, lengths: bool = False) -> float:
+def largest_difference(model: nnx.Module, artifact: bytes, padded: str | None = None) -> float:
     """The largest |a − b| / max(1, |b|) between the artifact and the library's model `model`.
 
-    Both are run on standard normal sequences of several batch sizes and lengths.
+    Both are run on standard normal sequences of several batch sizes and lengths; `padded` is what
+    the artifact takes after x: "lengths", "mask" or nothing.
     """
     loaded = jax.export.deserialize(bytearray(artifact))
     features, dtype = loaded.in_avals[0].shape[-1], loaded.in_avals[0].dtype
@@ -133,12 +145,12 @@ def largest_difference(model: nnx.Module, artifact: bytes, lengths: bool = False
         x = rng.standard_normal((*leading, features)).astype(dtype)
         lstm = reference if isinstance(reference, LSTM) else reference.lstm
         time, batch = leading if lstm.time_major else leading[::-1]
-        steps = [rng.integers(1, time + 1, batch, np.int32)] if lengths else []
-        expected = reference(x, lengths=steps[0]) if lengths else reference(x)
-        outputs = zip(
-            jax.tree.leaves(loaded.call(x, *steps)), jax.tree.leaves(expected), strict=True
-        )
-        for got, want in outputs:
+        lengths = rng.integers(1, time + 1, batch, np.int32)
+        mask = np.arange(time) >= time - lengths[:, None]  # padding at the beginning
+        given = {"lengths": lengths, "mask": mask}
+        given = {} if padded is None else {padded: given[padded]}
+        got_all, want_all = loaded.call(x, *given.values()), reference(x, **given)
+        for got, want in zip(jax.tree.leaves(got_all), jax.tree.leaves(want_all), strict=True):
             a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
             gap = np.abs(a - b) / np.maximum(1.0, np.abs(b))
             worst = float(np.max([worst, gap.max()]))  # NaN stays NaN

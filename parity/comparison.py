@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.results import Place, Row, without_distance
+from parity.place import Place
+from parity.results import Row, without_distance
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,

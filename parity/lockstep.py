@@ -6,12 +6,15 @@ from dataclasses import replace
 from itertools import count, tee
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
 from parity.memory import give_back
-from parity.results import Place, Row, without_distance
+from parity.place import Place
+from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Pair, Side, Step
+from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
 
@@ -32,7 +35,7 @@ class Losses(NamedTuple):
 
 def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], place: Place
-) -> tuple[list[Row], Losses]:
+) -> tuple[tuple[Row, ...], Losses]:
     """Train both sides from the same start over the same batches; compare after every step."""
     nudged: list[Side] = []
     rows: list[Row] = []
@@ -42,7 +45,7 @@ def train(
         rows, losses = _train(port, optimizer, batches, place, nudged)
         if not doubtful(rows, rechecked):
             break
-    return rows, losses
+    return acknowledge(rows, port.known), losses
 
 
 def _train(
@@ -78,7 +81,7 @@ def _recorded(steps: Iterator[Step], losses: list[Any]) -> Iterator[Step]:
 
 def update(
     port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], place: Place
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """Compare the optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
@@ -88,7 +91,8 @@ def update(
     own = [
         side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
-    return compare_steps(truth, given, own, start, unused, place)
+    rows = compare_steps(truth, given, own, start, unused, place)
+    return acknowledge(rows, port.known)
 
 
 def compare_steps(
@@ -110,7 +114,7 @@ def compare_steps(
     for step, claimed, expected, *others in _together(given, truth, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
-            if name in unused:
+            if name in unused and np.array_equal(start.get(name, ()), expected.get(name, ())):
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
             else:
                 row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
@@ -171,7 +175,7 @@ def _with_note(row: Row, lost: Row | None) -> Row:
 def _untouched(start: Value, reference: Value, candidate: Value, place: Place) -> Row:
     """The row of a parameter that the forward pass never uses: neither side may change it."""
     sides = {"the candidate": candidate, "the reference": reference}
-    start = None if start is None else start.astype(place.dtype)  # a dtype that is not narrower
+    start = None if start is None else cast({"": start}, place.dtype)[""]  # none is narrower
     rows = [
         identical(start, held, place, f"the reference never trains it, yet {side} moved it")
         for side, held in sides.items()

@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("target", metavar="DST", type=Path, help="the file to write")
     _reading(export)
     _model(export)
-    export.add_argument("--lengths", action="store_true", help="take lengths beside x")
+    padded = export.add_mutually_exclusive_group()
+    padded.add_argument("--lengths", action="store_true", help="take lengths beside x")
+    padded.add_argument("--mask", action="store_true", help="take a mask beside x")
     _writing(export)
     export.set_defaults(command=_export)
     return parser
@@ -213,6 +215,7 @@ def _export(
     dtype: str | None,
     score: str,
     lengths: bool,
+    mask: bool,
     overwrite: bool,
 ) -> int:
     conversion.check_target(source, target, overwrite)
@@ -226,11 +229,13 @@ def _export(
             options: dict[str, Any] = {} if kind is LSTM else {"score": score}
             model = from_state_dict(read.tensors, param_dtype=dtype, **options)
         _say("Exporting")
-        exported = export(model, lengths=lengths)
+        exported = export(model, lengths=lengths, mask=mask)
         temporary.write_bytes(serialize(exported))
         _say("Comparing it with the model")
         artifact = temporary.read_bytes()
-        difference = largest_difference(model, artifact, lengths)
+        difference = largest_difference(
+            model, artifact, "lengths" if lengths else "mask" if mask else None
+        )
         computed = exported.in_avals[0].dtype
         tolerance = 16 * float(jnp.finfo(computed).eps)
         if not difference <= tolerance:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from parity.compare import Progress, compare_sides
+from parity.place import Case
 from parity.render.text import verdict
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.selftest.networks import NETWORKS, OURS

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Later, Side, Step, cast, differentiable
-from parity.sides.variables import Named, Variables
+from parity.sides.variables import Named, Variables, flat
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -75,7 +76,11 @@ class NnxSide(Side):
         self.stages, self.recurrent = dict(stages or {}), tuple(recurrent)
         self.chosen = chosen
         self.hidden: set[str] = set()
-        self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
+        self._values = Program(self._run_values)
+        self._slopes = Program(partial(self._run_slopes, None))
+        self._trained_slopes = Program(self._run_trained)
+        self.start_training: Callable[[nnx.Module], None] | None = None
+        """Puts a copy in training mode before it is trained; None keeps evaluation mode."""
         self._trainings: dict[Any, Training] = {}
         self._shapes: dict[Any, Any] = {}
         super().__init__(name, self._variables.parameters())
@@ -128,8 +133,11 @@ class NnxSide(Side):
             # Not around the yield: code that runs between two steps sets its precision itself.
             with _precision(dtype):
                 leaves = {dotted(path): leaf for path, leaf in training.leaves(state).items()}
-                value, (slopes, _), _ = self._differentiate(leaves, batch, {}, {}, dtype)
-                state = training.step(state, slopes)
+                run = self._slopes if self.start_training is None else self._trained_slopes
+                (value, statistics), (slopes, _), _ = self._differentiate(
+                    leaves, batch, {}, {}, dtype, run
+                )
+                state = training.step(training.holding(state, statistics), slopes)
                 del leaves, slopes  # frees memory while other sides make their step
                 left = self._left_behind(value, training, state)
             yield left
@@ -195,9 +203,10 @@ class NnxSide(Side):
             )
 
     def _differentiate(
-        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
-    ) -> Any:
-        """The loss; gradients at trained leaves and inputs, and at the stages."""
+        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str,
+        run: Program | None = None,
+    ) -> Any:  # fmt: skip
+        """The loss, and statistics; gradients at trained leaves and inputs, and at the stages."""
         trained = {
             dotted(path)
             for path, leaf in self._variables.found.items()
@@ -208,30 +217,37 @@ class NnxSide(Side):
         given = self._given(leaves, inputs, values, dtype)
         weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
         weights.update({n: v for n, v in cast(cotangents, dtype).items() if n in weights})
-        return self._slopes(
+        return (run or self._slopes)(
             {n: leaf for n, leaf in leaves.items() if n in trained},
             {n: leaf for n, leaf in leaves.items() if n not in trained},
             sources, rest, given, np.asarray(bool(values)), weights,
         )  # fmt: skip
 
     def _run_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Any:
-        own, _ = self._run(leaves, inputs, given, forced)
+        own, _ = self._run(self._variables.model(leaves), inputs, given, forced)
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
+    def _run_trained(self, *given: Any) -> Any:
+        return self._run_slopes(self.start_training, *given)
+
     def _run_slopes(
-        self, trained: Named, fixed: Named, sources: Named, rest: Named, given: Named,
-        forced: Any, weights: Named,
+        self, start: Callable[[nnx.Module], None] | None, trained: Named, fixed: Named,
+        sources: Named, rest: Named, given: Named, forced: Any, weights: Named,
     ) -> Any:  # fmt: skip
         def total(trained: Named, sources: Named, given: Named) -> tuple[Any, Any]:
             inputs = {**rest, **sources}
-            own, output = self._run({**fixed, **trained}, inputs, {**whole, **given}, forced)
+            model = self._variables.model({**fixed, **trained})
+            if start is not None:
+                start(model)
+            own, output = self._run(model, inputs, {**whole, **given}, forced)
             with placed("loss"):
                 value = self.loss.jax(output, inputs)
             both = value
             for name, weight in weights.items():
                 if name in own and jnp.issubdtype(own[name].dtype, jnp.floating):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
-            return both, value
+            left = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
+            return both, (value, {n: left[n] for n in fixed if start is not None})
 
         smooth = {n: v for n, v in given.items() if jnp.issubdtype(v.dtype, jnp.floating)}
         whole = {n: v for n, v in given.items() if n not in smooth}
@@ -239,7 +255,9 @@ class NnxSide(Side):
         by_stage = OrderedDict((n, slopes[2][n]) for n in smooth)
         return value, slopes[:2], by_stage
 
-    def _run(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> tuple[Named, Any]:
+    def _run(
+        self, model: nnx.Module, inputs: Named, given: Named, forced: Any
+    ) -> tuple[Named, Any]:
         """The values that the run computed, by stage, and the output for the loss."""
         outermost = _trace()
 
@@ -254,7 +272,6 @@ class NnxSide(Side):
             return stand_in.astype(value.dtype) + own
 
         taps = Taps(substitute, self.chosen, here=lambda: _trace() == outermost)
-        model = self._variables.model(leaves)
         modules = nnx_submodules(model)
         handlers = {
             ours: taps.handler(theirs or "lstm", self._ports(theirs, modules[ours]))

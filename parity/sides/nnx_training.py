@@ -36,6 +36,14 @@ class Training:
         """Every variable of the module by its path."""
         return {path: state[i] for path, i in self._leaves.items()}
 
+    def holding(self, state: State, leaves: Named) -> State:
+        """The state with these variables of the module, by their paths with dots."""
+        places = {dotted(path): i for path, i in self._leaves.items()}
+        held = list(state)
+        for path, leaf in leaves.items():
+            held[places[path]] = leaf
+        return held
+
     def moments(self, state: State) -> dict[str, dict[Path, jax.Array]]:
         """The moments by their names in torch, each by the path of its parameter."""
         return {

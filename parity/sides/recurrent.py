@@ -64,13 +64,16 @@ class FlaxLSTM:
         self.module = module
 
     def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
-        """(x, initial_state, lengths) with every array changed."""
-        x, state, lengths = _bound(args, kwargs, ("x", "initial_state", "lengths"))
+        """(x, initial_state, lengths, mask) with every array changed but the mask."""
+        names = ("x", "initial_state", "lengths", "mask")
+        x, state, lengths, mask = _bound(args, kwargs, names)
 
         def masked(x: Any) -> Any:
             if lengths is not None:
                 own = jnp.swapaxes(validity(jnp.asarray(lengths), x.shape[1]), 0, 1)
                 x = jnp.where(own, x, jnp.zeros_like(x))
+            elif mask is not None:
+                x = jnp.where(jnp.asarray(mask, bool)[:, :, None], x, jnp.zeros_like(x))
             return change(f"{name}.input", x)
 
         x = _turned(x, not self.module.time_major, masked)
@@ -78,7 +81,7 @@ class FlaxLSTM:
             lengths = change(f"{name}.lengths", lengths)
         if state is not None:
             state = _batched(name, ("h_0", "c_0"), state, change)
-        return (x,), {"initial_state": state, "lengths": lengths}
+        return (x,), {"initial_state": state, "lengths": lengths, "mask": mask}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
         """(outputs, (h_n, c_n)) with every array changed."""

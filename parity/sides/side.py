@@ -8,7 +8,7 @@ are the sides of models; a side of another kind is another subclass.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -135,6 +135,36 @@ class Side(ABC):
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A setting of layers that only training mode uses.
+
+    Attributes:
+        name: its name in reports.
+        reference: its values in the reference, each once.
+        candidate: its values in the candidate, in the same meaning.
+        hint: what explains a difference, if that is known.
+    """
+
+    name: str
+    reference: tuple[float, ...]
+    candidate: tuple[float, ...]
+    hint: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether both sides have the same values."""
+        return self.reference == self.candidate
+
+    @property
+    def words(self) -> str:
+        """The values of both sides."""
+        if self.equal:
+            return f"{self.name} {list(self.reference)} in both"
+        theirs, ours = list(self.reference) or "none", list(self.candidate) or "none"
+        return f"{self.name} {theirs} in the reference, {ours} in the candidate{self.hint}"
+
+
+@dataclass(frozen=True)
 class Pair:
     """A reference, and the candidate that should compute the same.
 
@@ -143,12 +173,16 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
+        settings: what only training mode uses; compared if anything is trained.
+        known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
     reference: Side
     candidate: Side
     loss: str = "loss"
     notes: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:
         """The same two programs with other parameters."""

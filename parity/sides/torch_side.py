@@ -23,6 +23,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import STATES, torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.tolerances import TRUTH
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -68,6 +69,8 @@ class TorchSide(Side):
         self.module, self.loss, self.alone = module, loss, alone
         self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
         self.call, self.output = call, output
+        self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
+        """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -104,6 +107,7 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
+        self.start_training(model)
         del parameters  # nobody else may need them
         updates = optimizer.torch(model.parameters())
         for batch in batches:
@@ -127,6 +131,14 @@ class TorchSide(Side):
                 parameter.grad = slopes.get(n)
             updates.step()
             yield self._left_behind(torch.zeros(()), model, updates, optimizer)
+
+    def output_of(self, inputs: Arrays, prepare: Callable[[torch.nn.Module], None]) -> Arrays:
+        """The output in float64 of a copy of the model that `prepare` changes."""
+        model = self._model(self.parameters, TRUTH, fresh=True)
+        prepare(model)
+        with torch.no_grad():
+            output = self._output(model, self._tensors(inputs, TRUTH))
+        return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
 
     def _pull(
         self,

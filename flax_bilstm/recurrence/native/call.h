@@ -34,28 +34,33 @@ class Workspace {
   std::unique_ptr<T, Delete> data_;
 };
 
+// Below this number of products of vectors (some 0.1 ms), this thread alone is done before another
+// one has woken up.
+constexpr Size kSmall = 256 * 1024;
+
 // Runs all directions in parallel; each splits its work among its share of the threads.
 template <typename Pass, typename T>
 void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pass, T>& kernel) {
   const Pass& first = passes.front();
+  const Size products = first.time * first.batch * (first.input + first.hidden) * 4 * first.hidden;
+  const bool small = first.directions * products < kSmall * kernel.lanes;
+  const Size threads = small ? 1 : std::max<Size>(1, pool.num_threads());
   const Size directions = static_cast<Size>(passes.size()), count = kernel.count(first);
   const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
   const Workspace<T> packed(directions * packed_size);
-  parallel(pool, directions * panels, [&](Size task) {
+  parallel(pool, threads, directions * panels, [&](Size task) {
     const Size direction = task / panels;
     kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
   });
 
-  const Size threads = std::max<Size>(1, pool.num_threads());
   const Size tiles = (count + kernel.tile - 1) / kernel.tile;
-  const Size wanted = std::min((threads + directions - 1) / directions, tiles);
-  const Size size = wanted ? (tiles + wanted - 1) / wanted * kernel.tile : 1;
-  const Size parts = (count + size - 1) / size;
+  const Size parts = std::min((threads + directions - 1) / directions, tiles);
+  const Size size = parts ? (count + parts - 1) / parts : 0;
   const Size scratch_size = kernel.scratch_size(first, size);
   const Workspace<T> scratch(directions * parts * scratch_size);
-  parallel(pool, directions * parts, [&](Size task) {
-    const Size direction = task % directions, begin = task / directions * size;
-    kernel.run(passes[direction], begin, std::min(begin + size, count),
+  parallel(pool, threads, directions * parts, [&](Size task) {
+    const Size direction = task % directions, part = task / directions;
+    kernel.run(passes[direction], part * count / parts, (part + 1) * count / parts,
                packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
   });
 }

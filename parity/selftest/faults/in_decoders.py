@@ -52,10 +52,11 @@ DECODER = (
               (carry := call(*given)[0]), carry[0])), case="decoder"),
     Fault("the cell's h and c exchanged", "cell.hidden", "forward", UNKNOWN,
           _step(pieces.cell(enter=lambda s: State(s.cell, s.hidden))), case="decoder"),
-    Fault("the decoder's head without a bias", "head", "forward", "bias is missing",
+    Fault("the decoder's head without a bias", "head", "forward", "the bias is missing",
           planting.calling(nnx.Linear, lambda call, module, x: x @ module.kernel[...]),
           case="decoder"),
-    Fault("the cell's biases folded", "cell.bias_ih", "parameters", "folded",
+    Fault("the cell's biases folded", "cell.bias_ih", "parameters",
+          "it holds the sum of both biases: bias_hh is folded into it",
           case="decoder", hold=lambda held: {
               **held, "cell.bias_ih": held["cell.bias_ih"] + held["cell.bias_hh"],
               "cell.bias_hh": 0 * held["cell.bias_hh"]}),
@@ -63,7 +64,8 @@ DECODER = (
           "holds encoder.weight_ih_l0", case="decoder",
           hold=lambda held: {**held, "cell.weight_ih": held["encoder.weight_ih_l0"]}),
     Fault("learning rate halved in the decoder", "encoder.weight_ih_l0", "training",
-          "learning rate is 0.5 times", case="decoder", optimizer=fed(SGD, optax.sgd(0.005))),
+          "the learning rate is 0.5 times what it should be",
+          case="decoder", optimizer=fed(SGD, optax.sgd(0.005))),
 )  # fmt: skip
 
 RNN = (
