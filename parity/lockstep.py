@@ -143,8 +143,9 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
         with _blamed():
             arrays = claimed.named()
         yield [number, arrays, *expected]
+        size = sum(array.nbytes for array in arrays.values() if array is not None)
         del claimed, arrays, made, expected  # frees memory before the next step is computed
-        give_back()
+        give_back(size)
 
 
 @contextmanager

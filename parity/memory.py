@@ -4,15 +4,17 @@ import ctypes
 from functools import cache
 from typing import Any
 
+MUCH = 2**26
+"""The number of bytes from which on it is worth the time."""
 
-def give_back() -> None:
-    """Give freed memory back to the operating system.
 
-    glibc keeps the freed arrays of each thread for that thread. JAX and PyTorch compute in
-    different ones, so that a large network would need twice its memory.
+def give_back(freed: int) -> None:
+    """Give memory that was freed back to the operating system, if it was MUCH.
+
+    glibc keeps freed arrays for the thread that freed them. JAX and PyTorch compute in different
+    threads, so that a large network would need far more than its arrays.
     """
-    trim = _trim()
-    if trim is not None:
+    if freed >= MUCH and (trim := _trim()):
         trim(0)
 
 
