@@ -47,19 +47,22 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   const Size threads = small ? 1 : std::max<Size>(1, pool.num_threads());
   const Size directions = static_cast<Size>(passes.size()), count = kernel.count(first);
   const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
-  const Workspace<T> packed(directions * packed_size);
-  parallel(pool, threads, directions * panels, [&](Size task) {
-    const Size direction = task / panels;
-    kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
-  });
-
   const Size tiles = (count + kernel.tile - 1) / kernel.tile;
   const Size parts = std::min((threads + directions - 1) / directions, tiles);
   const Size size = parts ? (count + parts - 1) / parts : 0;
   const Size scratch_size = kernel.scratch_size(first, size);
-  const Workspace<T> scratch(directions * parts * scratch_size);
+  const Workspace<T> packed(directions * packed_size), scratch(directions * parts * scratch_size);
+  const auto pack = [&](Size direction, Size panel) {
+    kernel.pack(passes[direction], panel, packed.data() + direction * packed_size);
+  };
+  const bool alone = parts == 1;  // the thread that packs a direction runs it
+  if (!alone) {
+    parallel(pool, threads, directions * panels,
+             [&](Size task) { pack(task / panels, task % panels); });
+  }
   parallel(pool, threads, directions * parts, [&](Size task) {
     const Size direction = task % directions, part = task / directions;
+    for (Size panel = 0; alone && panel < panels; ++panel) pack(direction, panel);
     kernel.run(passes[direction], part * count / parts, (part + 1) * count / parts,
                packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
   });
