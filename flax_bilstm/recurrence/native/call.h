@@ -3,7 +3,12 @@
 #ifndef FLAX_BILSTM_CALL_H_
 #define FLAX_BILSTM_CALL_H_
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <vector>
@@ -33,6 +38,16 @@ class Workspace {
   };
   std::unique_ptr<T, Delete> data_;
 };
+
+// Asks Linux for pages of 2 MiB where `data` has not been written to yet: fewer page faults.
+inline void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t size) {
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t kPage = 2 * 1024 * 1024;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 // Below this number of products of vectors (some 0.1 ms), this thread alone is done before another
 // one has woken up.
@@ -89,7 +104,9 @@ class Results {
   explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
   std::size_t left() const { return buffers_.size() - index_; }
   T* next() {
-    return static_cast<T*>((*buffers_.get<ffi::AnyBuffer>(index_++))->untyped_data());
+    ffi::AnyBuffer buffer = **buffers_.get<ffi::AnyBuffer>(index_++);
+    prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
+    return static_cast<T*>(buffer.untyped_data());
   }
 
  private:
