@@ -11,7 +11,7 @@ from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
@@ -73,6 +73,8 @@ def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
     """The candidate's steps; an error in them is raised as a `CandidateError`."""
     try:
         yield from steps
+    except OptimizerError:
+        raise
     except Exception as error:
         raise CandidateError(error) from error
 
