@@ -13,7 +13,7 @@ from parity.comparison import Value, doubtful, identical, judge
 from parity.memory import give_back
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
@@ -150,9 +150,11 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
 
 @contextmanager
 def _blamed() -> Iterator[None]:
-    """Raise an error as the candidate's."""
+    """Raise an error as the candidate's, unless the table of optimizers is wrong."""
     try:
         yield
+    except OptimizerError:
+        raise
     except Exception as error:
         raise CandidateError(error) from error
 

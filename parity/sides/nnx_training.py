@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from flax_bilstm.conversion.tree import Path, dotted
-from parity.sides.optimizers import Optimizer, moments
+from parity.sides.optimizers import Optimizer, moments, wide_counts
 from parity.sides.programs import Program
 from parity.sides.variables import Named, flat
 
@@ -52,13 +52,13 @@ class Training:
 
     def _start(self, leaves: Named) -> State:
         model = self._model(leaves)
-        updates = nnx.Optimizer(model, self._optimizer.optax, wrt=nnx.Param)
+        updates = nnx.Optimizer(model, wide_counts(self._optimizer.optax), wrt=nnx.Param)
         self._graphdef, state = nnx.split((updates, model))
         held, self._structure = jax.tree.flatten(state)
         updates, model = self._merged(range(len(held)))  # the place of each in the list
         self._leaves = {p: leaf.get_raw_value() for p, leaf in flat(nnx.state(model)).items()}
         self._moments = {
-            theirs: moments(updates.opt_state, ours)
+            theirs: moments(updates.opt_state, self._optimizer, ours)
             for theirs, ours in self._optimizer.moments.items()
         }
         return held
