@@ -1,6 +1,7 @@
 """The check itself: parameters, inputs, forward, gradients and training of a pair, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from parity import lockstep
@@ -72,6 +73,10 @@ def compare_sides(
         )
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
+        for dtype in dtypes:
+            pair.candidate.prepare(inputs, dtype)
+        if trains:
+            import_module("torch._dynamo")  # torch's optimizers import it, which takes a second
         reference = pair.reference
         truths = {
             "forward": reference.forward(reference.parameters, inputs, TRUTH),
