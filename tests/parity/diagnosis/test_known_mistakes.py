@@ -111,9 +111,14 @@ float32_backwards.defvjp(lambda values: (values, None), lambda _, slope: (float3
 IN_FUNCTIONS = {
     "the embedding is multiplied by √d": {"embed": lambda x: 2 * x},
     "products between layers are computed in float32": {"operand": float32},
-    "scores are divided by the number of features": {"scale": lambda s: s / 4},
-    "scores are divided by √d, d half of those features": {"scale": lambda s: s / 2**0.5},
+    "scores are 1/d of what they should be": {"scale": lambda s: s / 4},
+    "scores are 1/√d of what they should be, d half of those features": {
+        "scale": lambda s: s / 2**0.5
+    },
     "the softmax is taken twice": {"weigh": lambda s: jax.nn.softmax(jax.nn.softmax(s))},
+    "later steps are masked after the softmax, so that the weights do not add up to 1": {
+        "weigh": lambda s: jax.nn.softmax(s) * jnp.tril(jnp.ones(s.shape[-2:]))[None]
+    },
     "the second term of a sum is missing": {"add": lambda x, y: x},
     "the epsilon is 1e-05, PyTorch's default": {"eps": 1e-5},
     "the epsilon is 0.001, Keras's default": {"eps": 1e-3},
