@@ -161,14 +161,18 @@ class LSTM(nnx.Module):
             valid = validity(spans.lengths, time)
             x = jnp.where(valid, x, jnp.zeros_like(x))
         states = self._initial_states(x, initial_state, batched)
-        outputs, (h_n, c_n) = self._run(x, states, valid)
+        outputs, (h_n, c_n) = self._run(x, states, valid, batched and not self.time_major)
         outputs = padding.in_place(outputs, spans, 0)
         if not batched:
             return outputs[:, 0], (h_n[:, 0], c_n[:, 0])
         return outputs if self.time_major else jnp.swapaxes(outputs, 0, 1), (h_n, c_n)
 
     def _run(
-        self, x: Float[Array, "time batch in"], states: State, valid: Array | None
+        self,
+        x: Float[Array, "time batch in"],
+        states: State,
+        valid: Array | None,
+        batch_major: bool,
     ) -> tuple[Float[Array, "time batch out"], State]:
         """Run all layers; `states` and the final states are (num_layers·directions, batch, ·)."""
         run = recurrence.resolve(self.implementation)
@@ -177,7 +181,7 @@ class LSTM(nnx.Module):
         for k, layer in enumerate(self.layers):
             weights = [cell.weights(x.dtype) for cell in layer.cells]
             own = State(*(array[k * count : (k + 1) * count] for array in states))
-            x, final = run_layer(run, weights, x, own, valid)
+            x, final = run_layer(run, weights, x, own, valid, batch_major)
             finals.append(final)
             if self.dropout is not None and k + 1 < self.num_layers:
                 x = self.dropout(x)

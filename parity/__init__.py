@@ -8,8 +8,9 @@
 
 from parity.checking import check
 from parity.compare import compare_sides
+from parity.place import Case
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 from parity.sides import losses, optimizers
 from parity.sides.losses import Loss
 from parity.sides.optimizers import Optimizer

@@ -8,12 +8,13 @@ import torch
 from flax import nnx
 
 from parity.compare import Progress, compare_sides
+from parity.place import ONE_CASE, Case
 from parity.report import Report
-from parity.results import ONE_CASE, Case
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
 from parity.sides.side import TARGET, Arrays, Pair
+from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
@@ -29,8 +30,10 @@ def check(
     names: pair.Names | None = None,
     ignore: Sequence[str] = (),
     stages: Mapping[str, str] | None = None,
+    variants: Sequence[str] = (),
     loss: Loss = MEAN_SQUARED_ERROR,
     targets: Mapping[str, np.ndarray] | None = None,
+    known: Mapping[str, str] | None = None,
     dtypes: Sequence[str] = DTYPES,
     training_steps: int = 10,
     optimizers: Sequence[Optimizer] = OPTIMIZERS,
@@ -54,9 +57,17 @@ def check(
             paths where weights are tied.
         ignore: patterns of torch names that have no counterpart in Flax.
         stages: torch path → Flax path of the submodules to compare; None: all that both have.
+        variants: other inputs to check, too, each as a case of the report, without training: any of
+            "loud" (30 times x), "quiet" (a thousandth of x) and "padded" (other lengths, for models
+            that take an input called `lengths`, or are of this package). Integers and arrays of
+            zeros and ones stay as they are; a variant that changes nothing is left out.
         loss: the loss of the gradients and of training.
         targets: inputs that only the loss reads, by name; if the loss needs a `target` that is not
             among them, it is drawn at random.
+        known: differences that are known, a pattern → the reason. A row that differs fails nothing
+            if the pattern matches its name, `fc`, or its check and name, `local/fc`. The report
+            shows it as a known difference. It also says which ones did not occur, and fails if a
+            pattern matches no row.
         dtypes: any of "float64", which shows errors in the equations, and "float32" and "bfloat16",
             which show errors in the arithmetic. Models and parameters are cast to each, and all
             values are first rounded to the narrowest of them; bfloat16 is not trained.
@@ -77,11 +88,16 @@ def check(
     sides = pair.of_modules(
         torch_model, flax_model, {**inputs, **targets}, names=names, ignore=ignore, stages=stages,
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
+        known=known,
     )  # fmt: skip
-    return check_pair(
-        sides, {**inputs, **targets}, targeted=loss.targeted and TARGET not in targets,
-        dtypes=dtypes, training_steps=training_steps, optimizers=optimizers, seed=seed,
-        progress=progress,
+    cases = varied(inputs, variants, data.lengths_of(inputs, torch_model, flax_model))
+    return Report.joined(
+        check_pair(
+            sides, {**changed, **targets}, targeted=loss.targeted and TARGET not in targets,
+            dtypes=dtypes, training_steps=0 if variant else training_steps, optimizers=optimizers,
+            seed=seed, case=Case("", variant), progress=progress,
+        )
+        for variant, changed in cases
     )  # fmt: skip
 
 

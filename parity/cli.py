@@ -15,6 +15,7 @@ from parity.compare import Progress
 from parity.proof import digits, own, published
 from parity.render import text as rendering
 from parity.report import Report
+from parity.sides.variants import VARIANTS
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
@@ -50,25 +51,29 @@ def _report(options: argparse.Namespace, progress: Progress) -> Report:
     size = options.seeds, options.steps, options.jobs
     theirs, ours = options.reference, options.candidate
     if theirs is None and ours is None:
-        if options.input or options.names or options.ignore:
-            raise ValueError("--input, --names, --ignore: expected --reference and --candidate too")
+        if options.input or options.names or options.ignore or options.known:
+            raise ValueError(
+                "--input, --names, --ignore, --known: expected --reference and --candidate too"
+            )
         if options.checkpoint is None:
             return published.whole(*size, progress)
         return published.of_checkpoint(options.checkpoint, *size, progress)
     if theirs is None or ours is None or not options.input:
         raise ValueError("expected all of --reference, --candidate and --input, or none of them")
     return own.proof(
-        options.checkpoint, theirs, ours, options.input, names=_pairs(options.names),
-        ignore=options.ignore, seeds=options.seeds, steps=options.steps, progress=progress,
+        options.checkpoint, theirs, ours, options.input, ignore=options.ignore,
+        names=_pairs("--names", "FLAX=TORCH", options.names), variants=options.variants,
+        known=_pairs("--known", "PATTERN=REASON", options.known),
+        seeds=options.seeds, steps=options.steps, progress=progress,
     )  # fmt: skip
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """The table of names from arguments of the form FLAX=TORCH."""
+def _pairs(option: str, form: str, given: Sequence[str]) -> dict[str, str]:
+    """The table from arguments of a form such as FLAX=TORCH."""
     wrong = [each for each in given if not all(each.partition("="))]
     if wrong:
-        raise ValueError(f"--names: expected FLAX=TORCH, got {wrong[0]!r}")
-    return {flax: torch_name for flax, _, torch_name in (each.partition("=") for each in given)}
+        raise ValueError(f"{option}: expected {form}, got {wrong[0]!r}")
+    return {key: value for key, _, value in (each.partition("=") for each in given)}
 
 
 def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> int:
@@ -168,9 +173,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         action="append",
         default=[],
-        help=f"what both are called with: {own.INPUT}. Drawn ones are, seed after seed, of a "
-        "standard normal's size, 30 times and a tenth as large. Repeated: by position. The arrays "
-        "of a .npz are given by position in their order; one called target is the loss's",
+        help=f"what both are called with: {own.INPUT}. Drawn ones are drawn anew for every seed. "
+        "Repeated: by position. The arrays of a .npz are given by position in their order; one "
+        "called target is the loss's",
+    )
+    port.add_argument(
+        "--variants",
+        nargs="*",
+        choices=VARIANTS,
+        default=VARIANTS,
+        help="other inputs to check, too: the first ones 30 times as loud, a thousand times as "
+        "quiet, and with other lengths if one is called lengths (default: all)",
     )
     port.add_argument(
         "--names",
@@ -185,6 +198,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="torch names without a counterpart; may be repeated",
+    )
+    port.add_argument(
+        "--known",
+        metavar="PATTERN=REASON",
+        action="append",
+        default=[],
+        help="a known difference, which fails nothing: a pattern of rows' names, or check/name, "
+        "and why they differ; may be repeated",
     )
     return parser
 

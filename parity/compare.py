@@ -7,10 +7,11 @@ from parity import lockstep
 from parity.comparison import identical
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
-from parity.judge import judge_run, raised
+from parity.judge import Run, judge_run, raised
 from parity.lockstep import names
+from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
-from parity.results import ONE_CASE, Case, Place, Row
+from parity.results import Row, acknowledge
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Pair, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
@@ -58,8 +59,12 @@ def compare_sides(
     trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
-    with pinned_precision():
-        handed = list(_handed(pair, inputs, case))
+    parameters = sum(array.size for array in pair.reference.parameters.values())
+    with pinned_precision(parameters):
+        handed: Sequence[Row] = [
+            *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
+        ]  # fmt: skip
+        handed = acknowledge(handed, pair.known)
         rows: list[Row] = []
         drawn = []
         pair = pair.holding(
@@ -72,9 +77,13 @@ def compare_sides(
             "forward": reference.forward(reference.parameters, inputs, TRUTH),
             "gradients": reference.gradients(reference.parameters, inputs, TRUTH),
         }
+        functions = {}
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
-            rows += _functions(pair, inputs, dtype, case, truths)
+            functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+        del truths  # frees memory for training
+        for dtype in dtypes:
+            rows += functions[dtype]
             for optimizer in optimizers if dtype in trains else ():
                 progress(f"{case} {dtype}: training, {optimizer.name}")
                 place = Place(case, "training", dtype, optimizer=optimizer.name)
@@ -89,15 +98,16 @@ def compare_sides(
                         {"case": str(case), "optimizer": optimizer.name, "dtype": dtype,
                          "loss": pair.loss, **losses._asdict()}
                     )  # fmt: skip
-        if not all(row.passed for row in (*handed, *rows)):
+        if any(row.failed for row in (*handed, *rows)):
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
-        if pair.notes:
-            facts["notes"] = list(pair.notes)
+        unseen = [f"compared only by training: {s.words}" for s in pair.settings if not trains]
+        if pair.notes or unseen:
+            facts["notes"] = [*pair.notes, *unseen]
         environment = describe_environment(dtypes)
     figures = {"loss_curves": drawn} if drawn else {}
-    return Report((*handed, *rows), environment, figures, {case: facts})
+    return Report((*handed, *rows), environment, figures, {case: facts}, pair.known)
 
 
 def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
@@ -112,21 +122,27 @@ def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
         yield identical(array, array, Place(case, "inputs", name=name), "")
 
 
+def _settings(pair: Pair, case: Case) -> Iterator[Row]:
+    """The rows of the settings of training mode."""
+    for setting in pair.settings:
+        yield Row(
+            case, "training mode", name=setting.name, passed=setting.equal,
+            distance=0.0 if setting.equal else float("nan"),
+            note="" if setting.equal else f"{setting.words}; training_steps=0 leaves it out",
+        )  # fmt: skip
+
+
 def _functions(
     pair: Pair, inputs: Arrays, dtype: str, case: Case, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
     """Rows of every stage alone, of the forward pass, and of the gradients in backward order."""
     stages = truths["forward"]
-    if pair.reference.opens and pair.candidate.opens and len(stages) > 1:
-        yield from judge_run(
-            pair, lambda side, to: side.local(side.parameters, inputs, stages, to),
-            Place(case, "local", dtype), stages,
-        ).rows  # fmt: skip
-    yield from judge_run(
-        pair, lambda side, to: side.forward(side.parameters, inputs, to),
-        Place(case, "forward", dtype), stages,
-    ).rows  # fmt: skip
-    yield from judge_run(
-        pair, lambda side, to: side.gradients(side.parameters, inputs, to),
-        Place(case, "gradients", dtype), truths["gradients"],
-    ).rows  # fmt: skip
+    runs: dict[str, Run] = {
+        "local": lambda side, to: side.local(side.parameters, inputs, stages, to),
+        "forward": lambda side, to: side.forward(side.parameters, inputs, to),
+        "gradients": lambda side, to: side.gradients(side.parameters, inputs, to),
+    }
+    if not (pair.reference.opens and pair.candidate.opens and len(stages) > 1):
+        del runs["local"]
+    for check, run in runs.items():
+        yield from judge_run(pair, run, Place(case, check, dtype), truths.get(check, stages)).rows

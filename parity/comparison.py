@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.results import Place, Row, without_distance
+from parity.place import Place
+from parity.results import Row, without_distance
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,
@@ -254,6 +255,6 @@ def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
     np.abs(difference, out=difference)
-    if np.isnan(np.max(difference, initial=0.0)):
+    if difference.size and np.isnan(difference.flat[np.argmax(difference)]):  # NaN is the largest
         difference[np.isnan(difference)] = np.inf
     return difference

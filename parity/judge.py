@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from parity import lockstep, nudging
 from parity.comparison import Value, doubtful
-from parity.results import Place, Row, without_distance
+from parity.place import Place
+from parity.results import Row, acknowledge, without_distance
 from parity.sides.side import Pair, Side
 from parity.tolerances import TRUTH
 
@@ -24,7 +25,7 @@ class Judged:
     @property
     def failure(self) -> Row | None:
         """The first row that fails."""
-        return next((row for row in self.rows if not row.passed), None)
+        return next((row for row in self.rows if row.failed), None)
 
 
 def judge_run(
@@ -54,7 +55,7 @@ def judge_run(
         )
         if not doubtful(rows, rechecked):
             break
-    return Judged(truth, candidate, rows)
+    return Judged(truth, candidate, acknowledge(rows, pair.known))
 
 
 def raised(error: Exception, place: Place) -> Row:

@@ -1,15 +1,20 @@
 """Runs in lockstep: several sides that train together, compared after every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import tee
+from itertools import count, tee
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
-from parity.results import Place, Row, without_distance
+from parity.memory import give_back
+from parity.place import Place
+from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Pair, Side, Step
+from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
 
@@ -30,7 +35,7 @@ class Losses(NamedTuple):
 
 def train(
     port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], place: Place
-) -> tuple[list[Row], Losses]:
+) -> tuple[tuple[Row, ...], Losses]:
     """Train both sides from the same start over the same batches; compare after every step."""
     nudged: list[Side] = []
     rows: list[Row] = []
@@ -40,7 +45,7 @@ def train(
         rows, losses = _train(port, optimizer, batches, place, nudged)
         if not doubtful(rows, rechecked):
             break
-    return rows, losses
+    return acknowledge(rows, port.known), losses
 
 
 def _train(
@@ -59,40 +64,35 @@ def _train(
         truth, plain = tee(truth)
     else:
         plain = reference.train(start, batches, optimizer, dtype)
-    trained = _guarded(candidate.train(candidate.parameters, batches, optimizer, dtype))
+    trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
-    return compare_steps(truth, given, own, start, unused, place), losses
+    rows = compare_steps(truth, given, own, start, unused, place)
+    return rows, Losses(*(list(map(float, of)) for of in losses))
 
 
-def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
-    """The candidate's steps; an error in them is raised as a `CandidateError`."""
-    try:
-        yield from steps
-    except Exception as error:
-        raise CandidateError(error) from error
-
-
-def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
+def _recorded(steps: Iterator[Step], losses: list[Any]) -> Iterator[Step]:
     for step in steps:
-        losses.append(float(step.loss))
+        losses.append(step.loss)
         yield step
+        del step  # frees memory before the next one is computed
 
 
 def update(
     port: Pair, optimizer: Optimizer, gradients: Sequence[Gradients], place: Place
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """Compare the optimizers alone: from the reference's parameters, on the same gradients."""
     reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
-    given = _guarded(candidate.update(start, gradients, optimizer, dtype))
+    given = candidate.update(start, gradients, optimizer, dtype)
     own = [
         side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
-    return compare_steps(truth, given, own, start, unused, place)
+    rows = compare_steps(truth, given, own, start, unused, place)
+    return acknowledge(rows, port.known)
 
 
 def compare_steps(
@@ -111,11 +111,10 @@ def compare_steps(
     rows: dict[str, Row] = {}
     lost: dict[str, Row] = {}
     spreads: dict[str, float] = {}
-    for step, runs in enumerate(zip(truth, given, *own, strict=True), start=1):
-        expected, claimed, *others = (run.named() for run in runs)
+    for step, claimed, expected, *others in _together(given, truth, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
-            if name in unused:
+            if name in unused and np.array_equal(start.get(name, ()), expected.get(name, ())):
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
             else:
                 row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
@@ -125,7 +124,37 @@ def compare_steps(
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row
+        del expected, claimed, others  # frees memory before the next step is computed
     return [_with_note(row, lost.get(name)) for name, row in rows.items()]
+
+
+def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[list[Any]]:
+    """Number and arrays of every side, step by step; unlike `zip`, this keeps no earlier step.
+
+    JAX goes on computing while the others make their steps: its arrays are read last.
+    """
+    for number in count(1):
+        with _blamed():
+            claimed = next(candidate, None)
+        made = [next(side, None) for side in others]
+        if claimed is None:
+            return
+        expected = [step.named() for step in made if step is not None]
+        with _blamed():
+            arrays = claimed.named()
+        yield [number, arrays, *expected]
+        size = sum(array.nbytes for array in arrays.values() if array is not None)
+        del claimed, arrays, made, expected  # frees memory before the next step is computed
+        give_back(size)
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Raise an error as the candidate's."""
+    try:
+        yield
+    except Exception as error:
+        raise CandidateError(error) from error
 
 
 def _worse(row: Row, than: Row) -> bool:
@@ -147,7 +176,7 @@ def _with_note(row: Row, lost: Row | None) -> Row:
 def _untouched(start: Value, reference: Value, candidate: Value, place: Place) -> Row:
     """The row of a parameter that the forward pass never uses: neither side may change it."""
     sides = {"the candidate": candidate, "the reference": reference}
-    start = None if start is None else start.astype(place.dtype)  # a dtype that is not narrower
+    start = None if start is None else cast({"": start}, place.dtype)[""]  # none is narrower
     rows = [
         identical(start, held, place, f"the reference never trains it, yet {side} moved it")
         for side, held in sides.items()

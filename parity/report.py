@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flax_bilstm.checkpoints.replacing import replacing
-from parity.render import html, text
-from parity.results import Case, Results, Row
+from parity.place import Case
+from parity.render import text
+from parity.results import Results, Row
 
 SCHEMA_VERSION = 2
 _NUMBERS = ("distance", "reference_distance", "spread", "bound", "scale", "candidate", "truth")
@@ -31,13 +32,15 @@ class Report(Results):
         environment: dict[str, Any] = {}
         figures: dict[str, list[Mapping[str, Any]]] = {}
         cases: dict[Case, Mapping[str, Any]] = {}
+        acknowledged: dict[str, str] = {}
         for report in reports:
             for kind, drawn in report.figures.items():
                 figures.setdefault(kind, []).extend(drawn)
             environment |= report.environment
             cases |= report.cases
+            acknowledged |= report.acknowledged
         rows = tuple(row for report in reports for row in report.rows)
-        return cls(rows, environment, figures, cases)
+        return cls(rows, environment, figures, cases, acknowledged)
 
     def __str__(self) -> str:
         return text.text(self)
@@ -54,6 +57,7 @@ class Report(Results):
             "first_divergence": None if first is None else _row_to_json(first),
             "environment": dict(self.environment),
             "cases": [{**asdict(case), "facts": facts} for case, facts in self.cases.items()],
+            "known": [known._asdict() for known in self.known],
             "rows": [_row_to_json(row) for row in self.rows],
             "figures": _finite(self.figures),
         }
@@ -71,10 +75,13 @@ class Report(Results):
             )
         rows = tuple(map(_row_from_json, content["rows"]))
         cases = {Case(c["what"], c["which"]): c["facts"] for c in content["cases"]}
-        return cls(rows, content["environment"], content["figures"], cases)
+        known = {known["pattern"]: known["reason"] for known in content["known"]}
+        return cls(rows, content["environment"], content["figures"], cases, known)
 
     def write(self, directory: str | Path) -> None:
         """Write report.json, .md and .html into the directory; create it if it is missing."""
+        from parity.render import html  # matplotlib takes half a second
+
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {

@@ -1,79 +1,22 @@
 """What a check found: rows in order of computation, and what follows from them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 
-@dataclass(frozen=True)
-class Case:
-    """The network and the inputs that are checked.
-
-    Attributes:
-        what: the kind of the case; cases of one kind are summarized together.
-        which: the one of its kind, for instance its sizes and its seed.
-    """
-
-    what: str = ""
-    which: str = ""
-
-    def __str__(self) -> str:
-        return ": ".join(filter(None, (self.what, self.which)))
-
-
-ONE_CASE = Case()
-"""The case of a check that has no other."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """What is compared.
-
-    Attributes:
-        case: the network and its inputs.
-        check: "parameters", "inputs", "local" (every stage computed from the reference's values),
-            "forward", "gradients", "training", "update" (the optimizer alone) or "predictions".
-        dtype: the dtype that both sides compute in; "" if the check has none.
-        name: the stage, parameter or moment.
-        step: in training, the step, from 1.
-        optimizer: in training and updates, the optimizer's name.
-        explains: whether the row explains a failed check: it is its first wrong stage.
-    """
-
-    case: Case = ONE_CASE
-    check: str = ""
-    dtype: str = ""
-    name: str = ""
-    step: int | None = None
-    optimizer: str = ""
-    explains: bool = False
-
-    @property
-    def group(self) -> "Place":
-        """The place without name and step: all of one check in one dtype."""
-        return Place(
-            self.case, self.check, self.dtype, optimizer=self.optimizer, explains=self.explains
-        )
-
-    @property
-    def check_title(self) -> str:
-        """The check in words."""
-        first = "first wrong stage" if self.explains else ""
-        return ", ".join(filter(None, (first, self.check, self.optimizer)))
-
-    @property
-    def title(self) -> str:
-        """Case, check, dtype and step in words."""
-        step = "" if self.step is None else f"step {self.step}"
-        return ", ".join(filter(None, (str(self.case), self.check_title, self.dtype, step)))
+from parity.place import Case, Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Place):
     """One named array of the candidate against the truth (the reference in float64).
 
-    In training, it is the first step that fails, or the one nearest to its bound.
+    In training, it is the first step that fails, or the one nearest to its bound. A row has the
+    attributes of its place too: case, check, dtype, name, step, optimizer and explains
+    (docs/report-schema.md).
 
     Attributes:
         passed: whether the distance is within the bound, and everything finite.
@@ -93,6 +36,7 @@ class Row(Place):
         note: for a failure, what is wrong, in words; else why an array is undetermined.
         determined: whether more than rounding determines the array (`parity.tolerances`). If not,
             a row that has not failed is "undetermined", neither passed nor failed.
+        known: of a row that differs, the reason if the difference is acknowledged.
     """
 
     passed: bool
@@ -109,12 +53,18 @@ class Row(Place):
     truth: float | None = None
     note: str = ""
     determined: bool = True
+    known: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it differs, and the difference is not acknowledged."""
+        return not self.passed and not self.known
 
     @property
     def verdict(self) -> str:
-        """ "ok", "FAILED" or "undetermined"."""
+        """ "ok", "FAILED", "known difference" or "undetermined"."""
         if not self.passed:
-            return "FAILED"
+            return "known difference" if self.known else "FAILED"
         return "ok" if self.determined else "undetermined"
 
     def ulp(self, distance: float) -> float:
@@ -134,6 +84,44 @@ def without_distance(place: Place, note: str) -> Row:
     return Row(**vars(place), passed=False, distance=float("nan"), note=note)
 
 
+def acknowledge(rows: Iterable[Row], known: Mapping[str, str]) -> tuple[Row, ...]:
+    """The rows, where those that differ and match a pattern have its reason.
+
+    A candidate that is not finite, or that raises an error, is never a known difference.
+
+    Args:
+        rows: rows of one check.
+        known: pattern (`Place.matches`) → reason.
+    """
+
+    def reason(row: Row) -> str:
+        return next((why for pattern, why in known.items() if row.matches(pattern)), "")
+
+    return tuple(
+        row
+        if row.passed or not np.isfinite(row.candidate or 0)
+        else replace(row, known=reason(row))
+        for row in rows
+    )
+
+
+class Known(NamedTuple):
+    """A known difference, and how many rows its pattern matches, and how many of them differ."""
+
+    pattern: str
+    reason: str
+    rows: int
+    differing: int
+
+    def __str__(self) -> str:
+        words = f"known difference {self.pattern!r}, {self.reason}"
+        if not self.rows:
+            return f"{words}: no row has such a name; correct the pattern, or remove it"
+        if not self.differing:
+            return f"{words}: it did not occur in {self.rows} rows; remove it"
+        return f"{words}: {self.differing} of {self.rows} rows differ"
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of one run of parity.
@@ -143,17 +131,36 @@ class Results:
         environment: versions, platform and precision.
         figures: what the HTML report draws, lists by kind (`parity.proof.figures`).
         cases: the sizes and seeds of every case.
+        acknowledged: the patterns of known differences and their reasons.
     """
 
     rows: tuple[Row, ...]
     environment: Mapping[str, Any]
     figures: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     cases: Mapping[Case, Mapping[str, Any]] = field(default_factory=dict)
+    acknowledged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether there are rows, none failed, and every check has determined rows."""
-        return bool(self.rows) and all(row.passed for row in self.rows) and not self.unproven
+        """Whether there are rows, none failed, every check has determined rows, and every pattern
+        of a known difference matches a row."""
+        if not self.rows or self.unproven or not all(known.rows for known in self.known):
+            return False
+        return not self.failing
+
+    @property
+    def failing(self) -> tuple[Row, ...]:
+        """The rows that failed."""
+        return tuple(row for row in self.rows if row.failed)
+
+    @property
+    def known(self) -> tuple[Known, ...]:
+        """The known differences, and how often they occurred."""
+        matching = {p: [row for row in self.rows if row.matches(p)] for p in self.acknowledged}
+        return tuple(
+            Known(p, why, len(matching[p]), sum(bool(row.known) for row in matching[p]))
+            for p, why in self.acknowledged.items()
+        )
 
     @property
     def undetermined(self) -> tuple[Row, ...]:
@@ -177,7 +184,7 @@ class Results:
 def first_failing(rows: Iterable[Row]) -> Row | None:
     """The failing row that is computed first, of rows in order of computation."""
     for _, group in groupby(rows, key=lambda row: row.group):
-        failing = [row for row in group if not row.passed]
+        failing = [row for row in group if row.failed]
         if failing:
             return min(failing, key=lambda row: row.step or 0)
     return None

@@ -21,7 +21,9 @@ from flax_bilstm.recurrence.native import layer as native
 AXIS = "direction"
 
 # An implementation → its function that runs both directions of a layer in one, faster call.
-_WHOLE_LAYERS = {IMPLEMENTATIONS["native"]: jax.jit(native.run_layer)}
+_WHOLE_LAYERS = {
+    IMPLEMENTATIONS["native"]: jax.jit(native.run_layer, static_argnames="batch_major")
+}
 
 
 def run_layer(
@@ -30,11 +32,13 @@ def run_layer(
     x: Float[Array, "time batch in"],
     states: State,
     valid: Bool[Array, "time batch 1"] | None,
+    batch_major: bool = False,
 ) -> tuple[Float[Array, "time batch out"], State]:
     """One layer: forward and, if there are two weights, reverse.
 
     `states` and the final states are (directions, batch, ·); the outputs are concatenated, forward
-    first.
+    first. `batch_major` changes no number: set it where x is the transpose of an array (batch,
+    time, in) and the outputs will be transposed, so that the C++ layer saves both copies.
     """
     weights, x, states, valid = _varying_alike((tuple(weights), x, states, valid))
     if len(weights) == 2 and jax.sharding.get_abstract_mesh().shape.get(AXIS) == 2:
@@ -47,7 +51,7 @@ def run_layer(
         return split(weights, states, x, valid)
     whole = _WHOLE_LAYERS.get(run)
     if whole is not None and native.is_supported(weights[0], x):
-        return whole(weights, x, states, valid)
+        return whole(weights, x, states, valid, batch_major=batch_major)
     results = [
         run(each, x, State(states.hidden[k], states.cell[k]), valid, k == 1)
         for k, each in enumerate(weights)

@@ -14,7 +14,8 @@ from parity import lockstep
 from parity.diagnosis import match
 from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
-from parity.results import Place, Row, first_failing
+from parity.place import Place
+from parity.results import Row, first_failing
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side
@@ -26,7 +27,7 @@ def explain(handed: Sequence[Row], pair: Pair) -> list[Row]:
     theirs, ours = pair.reference.parameters, pair.candidate.parameters
 
     def explained(row: Row) -> Row:
-        if row.passed or row.check != "parameters":
+        if not row.failed or row.check != "parameters":
             return row
         words = match.of_parameter(row.name, theirs, ours)
         return replace(row, note=f"{row.note}: {words}") if words else row
@@ -53,7 +54,7 @@ def locate(
         return _in_functions(pair, inputs, first, [check])
     (optimizer,) = (o for o in optimizers if o.name == first.optimizer)
     steps = pair.reference.train(pair.reference.parameters, batches, optimizer, TRUTH)
-    before = [pair.reference.parameters, *(step.parameters for step in steps)]
+    before = [pair.reference.parameters, *(step.kept().parameters for step in steps)]
     slopes = [
         pair.reference.gradients(held, batch, TRUTH)
         for held, batch in zip(before, batches, strict=False)

@@ -40,7 +40,7 @@ def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
     If there are `parameters`, a wrong array may also differ from the right one by a parameter.
     """
     for row in judged.rows:
-        if row.passed or not np.isfinite(row.distance):
+        if not row.failed or not np.isfinite(row.distance):
             continue
         truth, given = judged.truth[row.name], judged.candidate[row.name]
         if truth is not None and given is not None:
@@ -66,7 +66,7 @@ def of_module_stage(
         model: the reference.
     """
     parameters = pair.reference.parameters
-    failing = [r for r in judged.rows if not r.passed and np.isfinite(r.distance)]
+    failing = [r for r in judged.rows if r.failed and np.isfinite(r.distance)]
     if row.name not in {r.name for r in failing}:
         return ""
     spreads = {r.name: r.spread for r in failing}
@@ -138,7 +138,8 @@ def of_update(
 ) -> str:
     """What is wrong with the candidate's optimizer, judged by all steps on these gradients."""
     start = pair.reference.parameters
-    steps = list(pair.candidate.update(start, gradients, optimizer, failing.dtype))
+    made = pair.candidate.update(start, gradients, optimizer, failing.dtype)
+    steps = [step.kept() for step in made]
     given = [step.named() for step in steps]
     still = start.get(failing.name)
     if still is not None and all(

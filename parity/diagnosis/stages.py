@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge import Judged, judge_run
-from parity.results import Place, Row
+from parity.place import Place
+from parity.results import Row
 from parity.sides.side import TARGET, Arrays, Gradients, Pair, Side, cast
 
 

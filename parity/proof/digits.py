@@ -20,10 +20,11 @@ from flax_bilstm.checkpoints.replacing import replacing
 from parity.compare import Progress, compare_sides
 from parity.comparison import identical
 from parity.environment import pinned_precision
+from parity.place import Case, Place
 from parity.proof import figures
 from parity.render.drawings import Line, curves, png
 from parity.report import Report
-from parity.results import Case, Place, Row, without_distance
+from parity.results import Row, without_distance
 from parity.sides import pair
 from parity.sides.losses import CROSS_ENTROPY
 from parity.sides.optimizers import adam

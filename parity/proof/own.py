@@ -17,11 +17,12 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from parity.checking import check_pair
 from parity.compare import Progress
-from parity.proof.published import LOUDNESS, torch_weights
+from parity.place import Case
+from parity.proof.published import torch_weights
 from parity.report import Report
-from parity.results import Case
 from parity.sides import data, pair
 from parity.sides.side import TARGET
+from parity.sides.variants import varied
 
 FILES = (".npz", ".npy")
 INPUT = "FILE.npz, FILE.npy, 4x11x16 (normal numbers) or 4x11:100 (whole numbers below 100)"
@@ -35,6 +36,8 @@ def proof(
     *,
     names: Mapping[str, str],
     ignore: Sequence[str],
+    variants: Sequence[str],
+    known: Mapping[str, str],
     seeds: int,
     steps: int,
     progress: Progress,
@@ -48,8 +51,9 @@ def proof(
         inputs: see INPUT; one or several, as the models take them by position.
         names: see `parity.check`.
         ignore: see `parity.check`.
-        seeds: how often random inputs are drawn: standard normal ones, then 30 times and a tenth as
-            large.
+        variants: see `parity.check`; of the first inputs.
+        known: see `parity.check`.
+        seeds: how often random inputs are drawn.
         steps: the number of training steps, with the first inputs.
         progress: called with what comes next.
 
@@ -65,14 +69,18 @@ def proof(
         _load(checkpoint, theirs, ours, names, ignore)
     drawn = [data.named(x, theirs, ours) if isinstance(x, tuple) else x for x in drawn]
     targets = tuple(name for name in drawn[0] if name == TARGET)
-    sides = pair.of_modules(theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets)
+    sides = pair.of_modules(
+        theirs, ours, drawn[0], names=names, ignore=ignore, targets=targets, known=known
+    )
     what = reference if checkpoint is None else checkpoint.name
+    full = data.lengths_of(drawn[0], theirs, ours)
     return Report.joined(
         check_pair(
-            sides, x, case=Case(what, f"seed {seed}"), training_steps=0 if seed else steps,
-            seed=seed, targeted=not targets, progress=progress,
+            sides, changed, case=Case(what, f"seed {seed}{variant and f', {variant}'}"), seed=seed,
+            training_steps=0 if seed or variant else steps, targeted=not targets, progress=progress,
         )
         for seed, x in enumerate(drawn)
+        for variant, changed in varied(x, () if seed else variants, full)
     )  # fmt: skip
 
 
@@ -125,7 +133,7 @@ def _inputs(given: Sequence[str], seed: int) -> dict[str, np.ndarray] | tuple[np
     if len(given) > 1 and any(each.endswith(".npz") for each in given):
         raise ValueError(f"--input: expected one .npz alone, or none, got {list(given)}")
     rng = np.random.default_rng(seed)
-    arrays = [_file(each) if each.endswith(FILES) else _drawn(each, rng, seed) for each in given]
+    arrays = [_file(each) if each.endswith(FILES) else _drawn(each, rng) for each in given]
     return arrays[0] if isinstance(arrays[0], dict) else tuple(arrays)
 
 
@@ -138,7 +146,7 @@ def _file(path: str) -> Any:
         raise ValueError(f"--input: {path} holds no arrays that NumPy reads: {error}") from error
 
 
-def _drawn(given: str, rng: np.random.Generator, seed: int) -> np.ndarray:
+def _drawn(given: str, rng: np.random.Generator) -> np.ndarray:
     """Random numbers of a shape such as "4x11x16"; for "4x11:100" integers below 100."""
     found = re.fullmatch(r"(\d+(?:x\d+)*)(?::([1-9]\d*))?", given)
     if not found:
@@ -146,4 +154,4 @@ def _drawn(given: str, rng: np.random.Generator, seed: int) -> np.ndarray:
     shape = tuple(map(int, found[1].split("x")))
     if found[2]:
         return rng.integers(0, int(found[2]), shape)
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(LOUDNESS[seed % len(LOUDNESS)])
+    return rng.standard_normal(shape, dtype=np.float32)

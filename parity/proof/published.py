@@ -13,9 +13,9 @@ import flax_bilstm as fb
 import torch_ref
 from parity.checking import check_pair
 from parity.compare import Progress
+from parity.place import Case
 from parity.proof import digits, figures, parts
 from parity.report import Report
-from parity.results import Case
 from parity.sides import pair
 from parity.sides.optimizers import OPTIMIZERS
 from parity.sides.side import Arrays, Pair

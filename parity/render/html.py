@@ -1,6 +1,7 @@
 """A report as one self-contained HTML file: no network, no script."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -56,9 +57,9 @@ def page(report: Results) -> str:
 def _verdict(report: Results) -> Markup:
     """The head of the page: whether the report passed, and its first divergence."""
     word, _, rest = verdict(report).partition(": ")
-    failing = [row for row in report.rows if not row.passed]
-    more = len(failing) - SHOWN_FAILURES
-    listed = [element("li", describe(row)) for row in failing[:SHOWN_FAILURES]]
+    more = len(report.failing) - SHOWN_FAILURES
+    listed = [element("li", describe(row)) for row in report.failing[:SHOWN_FAILURES]]
+    known = [element("li", str(known)) for known in report.known]
     return join(
         element(
             "p", element("strong", word), element("span", rest),
@@ -66,6 +67,7 @@ def _verdict(report: Results) -> Markup:
         ),
         element("ol", *listed, class_="failures") if listed else None,
         element("p", f"… and {more} more, below.", class_="faint") if more > 0 else None,
+        element("ul", *known) if known else None,
     )  # fmt: skip
 
 
@@ -74,10 +76,10 @@ def _summary(rows: Sequence[Row]) -> Markup:
     for group, members, worst in summarized(rows):
         counts = str(len({row.case for row in members})), str(len(members))
         share = _share(worst.tightness) if worst.epsilon else Markup()
-        mark = element("span", "ok" if worst.passed else "FAILED", class_="mark")
+        mark = element("span", worst.verdict, class_="mark")
         what, *check = group
         cells = (what, mark, *check, *counts, *nearest(worst), share)
-        body.append(_table_row(cells, 6, None if worst.passed else "failed"))
+        body.append(_table_row(cells, 6, "failed" if worst.failed else None))
     explanation = (
         "Distances are from the truth, PyTorch in float64. One ULP is the dtype's epsilon times "
         "the array's largest element. The bound is what PyTorch's own rounding earns "
@@ -98,10 +100,11 @@ def _rows(rows: Sequence[Row]) -> Markup:
     parts = []
     for group, members in groupby(rows, key=lambda row: row.group):
         held = list(members)
-        failing = sum(not row.passed for row in held)
+        failing = any(row.failed for row in held)
+        counts = Counter(row.verdict for row in held)
         title = group.title
-        note = f"{failing} of {len(held)} FAILED" if failing else f"{len(held)} ok"
-        body = [_table_row(cells(row), 1, None if row.passed else "failed") for row in held]
+        note = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        body = [_table_row(cells(row), 1, "failed" if row.failed else None) for row in held]
         parts.append(
             element(
                 "details",

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.results import Case, Results, Row
+from parity.place import Case
+from parity.results import Results, Row
 
 WIDTH = 140
 _SHOWN_FAILURES = 20
@@ -32,11 +33,12 @@ def print_to(report: Results, console: Console) -> None:
     line(verdict(report))
     if report.rows:
         console.print(_summary(report.rows))
-    failing = [row for row in report.rows if not row.passed]
-    for row in failing[:_SHOWN_FAILURES]:
+    for row in report.failing[:_SHOWN_FAILURES]:
         line(f"  {describe(row)}")
-    if len(failing) > _SHOWN_FAILURES:
-        line(f"  … and {len(failing) - _SHOWN_FAILURES} more: see report.rows")
+    if len(report.failing) > _SHOWN_FAILURES:
+        line(f"  … and {len(report.failing) - _SHOWN_FAILURES} more: see report.rows")
+    for known in report.known:
+        line(str(known))
     for words in sizes_and_seeds(report.cases):
         line(words)
     for name, value in report.environment.items():
@@ -45,18 +47,19 @@ def print_to(report: Results, console: Console) -> None:
 
 def verdict(report: Results) -> str:
     """One line: what passed, or the first divergence."""
+    count = len(report.rows)
     if report.passed:
-        return (
-            f"PASSED: {len(report.rows)} comparisons, every one within its bound{_unknown(report)}"
-        )
+        known = sum(bool(row.known) for row in report.rows)
+        but = f" but {known} known differences" if known else ""
+        return f"PASSED: {count} comparisons, every one within its bound{but}{_unknown(report)}"
     if report.unproven and report.first_divergence is None:
         of = "; ".join(group.title for group in report.unproven)
         return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"
     first = report.first_divergence
     if first is None:
-        return "FAILED: nothing was compared"
-    failing = sum(not row.passed for row in report.rows)
-    return f"FAILED: {failing} of {len(report.rows)} comparisons; first {describe(first)}"
+        wrong = "; ".join(str(known) for known in report.known if not known.rows)
+        return f"FAILED: {wrong or 'nothing was compared'}"
+    return f"FAILED: {len(report.failing)} of {count} comparisons; first {describe(first)}"
 
 
 def _unknown(report: Results) -> str:
@@ -137,7 +140,7 @@ def cells(row: Row) -> list[str]:
     """The cells of a row, in the order of `COLUMNS`."""
     return [
         row.name,
-        f"{row.verdict} {_with_elements(row, row.note)}".strip(),
+        f"{row.verdict} {_with_elements(row, row.known or row.note)}".strip(),
         "" if row.step is None else str(row.step),
         f"{row.distance:.2e}",
         f"{row.ulp(row.distance):.3g}",
@@ -173,7 +176,11 @@ def summarized(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, str], list
     for row in rows:
         groups.setdefault((row.case.what, row.check_title, row.dtype), []).append(row)
     for group, members in groups.items():
-        yield group, members, min(members, key=lambda row: (row.passed, -row.tightness))
+        yield (
+            group,
+            members,
+            max(members, key=lambda row: (row.failed, row.tightness)),
+        )
 
 
 def nearest(row: Row) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ import torch
 import flax_bilstm as fb
 import torch_ref
 from parity.compare import compare_sides
+from parity.place import Case
 from parity.render.text import verdict
-from parity.results import Case
 from parity.sides import pair
 from parity.sides.optimizers import ADAMW
 from parity.sides.side import TARGET

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import torch_ref
-from parity import results
+from parity import place
 from parity.compare import Progress, compare_sides
 from parity.render import text
 from parity.report import Report
@@ -167,7 +167,7 @@ def compared(pair: Pair, case: Case, rng: np.random.Generator) -> Report:
         dtypes=[case.dtype],
         optimizers=[o for o in OPTIMIZERS if o.name == case.optimizer and case.steps],
         batches=[batch() for _ in range(case.steps)],
-        case=results.Case(str(case)),
+        case=place.Case(str(case)),
     )
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from parity.compare import Progress, compare_sides
+from parity.place import Case
 from parity.render.text import verdict
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 from parity.selftest import false_alarms
 from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.selftest.networks import NETWORKS, OURS
@@ -68,6 +69,7 @@ def plant(fault: Fault) -> Report:
     held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     rng = np.random.default_rng(SEED)
     first = network.draw(rng)
+    fault.check_sizes(first, held)
     optimizers = [fault.optimizer] if fault.optimizer else []
     batches = [network.draw(rng) for _ in range(STEPS)] if optimizers else []
     with jax.disable_jit(), as_users_write_it(), fault.plant():

@@ -8,6 +8,7 @@ import torch
 
 import flax_bilstm as fb
 from parity.sides.side import Arrays, floating
+from parity.sides.variants import is_mask
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
@@ -19,7 +20,7 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
     if isinstance(x, Mapping):
         return {name: np.asarray(array) for name, array in x.items()}
     arrays = [np.asarray(each) for each in (x if isinstance(x, tuple) else (x,))]
-    ours = isinstance(flax_model, fb.LSTM) and isinstance(torch_model, torch.nn.LSTM)
+    ours = _lstms(torch_model, flax_model)
     if not (ours or isinstance(flax_model, fb.BiLSTMWithAttention)):
         return {"x": arrays[0]} if len(arrays) == 1 else {f"x{i}": a for i, a in enumerate(arrays)}
     if not floating(arrays[0]):
@@ -32,6 +33,23 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
             f"got {len(arrays)} arrays of {[str(a.dtype) for a in arrays]}"
         )
     return {"x": arrays[0], **states, **dict(zip(["lengths"], lengths, strict=False))}
+
+
+def lengths_of(inputs: Arrays, torch_model: Any, flax_model: Any) -> np.ndarray | None:
+    """The length of every sequence, if the models take lengths that are not in the inputs.
+
+    Only models of this package are known to; any other model gets only what it is given.
+    """
+    lstms = _lstms(torch_model, flax_model)
+    if not (lstms or isinstance(flax_model, fb.BiLSTMWithAttention)) or inputs["x"].ndim != 3:
+        return None
+    time_first = lstms and not torch_model.batch_first
+    time, batch = inputs["x"].shape[:2] if time_first else inputs["x"].shape[1::-1]
+    return np.full(batch, time)
+
+
+def _lstms(torch_model: Any, flax_model: Any) -> bool:
+    return isinstance(flax_model, fb.LSTM) and isinstance(torch_model, torch.nn.LSTM)
 
 
 def target_shape(stages: Arrays) -> tuple[int, ...]:
@@ -64,7 +82,7 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
     def moved(name: str, array: np.ndarray) -> np.ndarray:
         if array.ndim and array.shape[0] == size:
             array = array[order]
-        if not floating(array) or set(np.unique(array)) <= {0.0, 1.0}:
+        if not floating(array) or is_mask(array):
             return array
         return array * (1 + 0.01 * rng.uniform(-1, 1, array.shape)).astype(array.dtype)
 

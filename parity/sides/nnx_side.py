@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,10 +24,11 @@ from parity.sides.intercept import (
     placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.optimizers import Optimizer, moments
+from parity.sides.nnx_training import State, Training
+from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
-from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.sides.side import TARGET, Arrays, Gradients, Later, Side, Step, cast, differentiable
 from parity.sides.variables import Named, Variables, flat
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
@@ -74,8 +76,13 @@ class NnxSide(Side):
         self.stages, self.recurrent = dict(stages or {}), tuple(recurrent)
         self.chosen = chosen
         self.hidden: set[str] = set()
-        self._values, self._slopes = Program(self._run_values), Program(self._run_slopes)
-        self._steps: dict[Any, Program] = {}
+        self._values = Program(self._run_values)
+        self._slopes = Program(partial(self._run_slopes, None))
+        self._trained_slopes = Program(self._run_trained)
+        self.start_training: Callable[[nnx.Module], None] | None = None
+        """Puts a copy in training mode before it is trained; None keeps evaluation mode."""
+        self._trainings: dict[Any, Training] = {}
+        self._shapes: dict[Any, Any] = {}
         super().__init__(name, self._variables.parameters())
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
@@ -84,7 +91,7 @@ class NnxSide(Side):
         with _precision(dtype):
             return jax.eval_shape(
                 self._run_values, self._variables.leaves(parameters, dtype),
-                _device(read, dtype), {}, jnp.zeros((), bool),
+                cast(read, dtype), {}, np.zeros((), bool),
             )  # fmt: skip
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -95,11 +102,9 @@ class NnxSide(Side):
         """See `Side`."""
         read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with _precision(dtype):
-            given = self._given(parameters, read, values, dtype)
-            found = self._values(
-                self._variables.leaves(parameters, dtype), _device(read, dtype), given,
-                jnp.asarray(bool(values)),
-            )  # fmt: skip
+            leaves = self._variables.leaves(parameters, dtype)
+            given = self._given(leaves, read, values, dtype)
+            found = self._values(leaves, cast(read, dtype), given, np.asarray(bool(values)))
             return {n: np.asarray(value) for n, value in found.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -121,75 +126,63 @@ class NnxSide(Side):
         self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
-        taken = self._training(parameters, optimizer, dtype)
+        training = self._training(optimizer, dtype)
+        with _precision(dtype):
+            state = training.start(self._variables.leaves(parameters, dtype))
         for batch in batches:
             # Not around the yield: code that runs between two steps sets its precision itself.
             with _precision(dtype):
-                value, (slopes, _), _ = self._differentiate(next(taken), batch, {}, {}, dtype)
-                left = taken.send((value, slopes))
-                del slopes  # frees memory while other sides make their step
+                leaves = {dotted(path): leaf for path, leaf in training.leaves(state).items()}
+                run = self._slopes if self.start_training is None else self._trained_slopes
+                (value, statistics), (slopes, _), _ = self._differentiate(
+                    leaves, batch, {}, {}, dtype, run
+                )
+                state = training.step(training.holding(state, statistics), slopes)
+                del leaves, slopes  # frees memory while other sides make their step
+                left = self._left_behind(value, training, state)
             yield left
+            del left
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
-        taken = self._training(parameters, optimizer, dtype)
+        training = self._training(optimizer, dtype)
+        with _precision(dtype):
+            leaves = self._variables.leaves(parameters, dtype)
+            state = training.start(leaves)
         for given in gradients:
             with _precision(dtype):
-                slopes = {path: jnp.zeros_like(leaf) for path, leaf in next(taken).items()}
+                slopes = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
                 for row in self._variables.rows:
                     every = [given.get(name) for name in row.torch_names]
                     tensors = [tensor for tensor in every if tensor is not None]
                     if len(tensors) < len(every):
                         continue
                     for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
-                        slopes[dotted(path)] = jnp.asarray(leaf, dtype)
-                left = taken.send((jnp.zeros(()), slopes))
+                        slopes[dotted(path)] = np.asarray(leaf, dtype)
+                state = training.step(state, slopes)
+                left = self._left_behind(np.zeros(()), training, state)
             yield left
 
-    def _training(self, parameters: Arrays, optimizer: Optimizer, dtype: str) -> Any:
-        """Yields the leaves; is sent a loss and gradients, makes a step and yields its result."""
-        with _precision(dtype):
-            model = self._variables.model(self._variables.leaves(parameters, dtype))
-            updates = nnx.Optimizer(model, optimizer.optax, wrt=nnx.Param)
-            graphdef, state = nnx.split((updates, model))
+    def _training(self, optimizer: Optimizer, dtype: str) -> Training:
+        key = optimizer.optax, dtype
+        if key not in self._trainings:
+            self._trainings[key] = Training(self._variables.model, optimizer)
+        return self._trainings[key]
 
-            def step(state: Any, slopes: Named) -> Any:
-                updates, model = nnx.merge(graphdef, state)
-                gradient = nnx.clone(nnx.state(model, nnx.Param))
-                for path, leaf in flat(gradient).items():
-                    leaf.set_value(slopes[dotted(path)])
-                with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-                    updates.update(model, gradient)
-                return nnx.state((updates, model))
+    def _left_behind(self, value: Any, training: Training, state: State) -> Step:
+        """The step, whose arrays are read when they are asked for: JAX still computes them."""
 
-            run = self._steps.setdefault((optimizer.optax, dtype), Program(step))
-        while True:
-            _, model = nnx.merge(graphdef, state)
-            leaves = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
-            value, slopes = yield leaves
-            state = run(state, slopes)
-            del leaves, slopes
-            updates, model = nnx.merge(graphdef, state)
-            yield self._left_behind(value, model, updates, optimizer)
+        def parameters() -> Arrays:
+            found = self._variables.named(training.leaves(state))
+            return {n: self.parameters[n] if a is None else a for n, a in found.items()}
 
-    def _left_behind(
-        self, value: jax.Array, model: nnx.Module, updates: nnx.Optimizer, optimizer: Optimizer
-    ) -> Step:
-        kept = {
-            theirs: self._variables.named(moments(updates.opt_state, ours))
-            for theirs, ours in optimizer.moments.items()
-        }
-        state = {p: leaf[...] for p, leaf in flat(nnx.state(model)).items()}
-        return Step(
-            np.asarray(value),
-            {
-                n: self.parameters[n] if a is None else a
-                for n, a in self._variables.named(state).items()
-            },
-            {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
-        )
+        def moments() -> Gradients:
+            kept = {n: self._variables.named(of) for n, of in training.moments(state).items()}
+            return {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()}
+
+        return Step(value, Later(parameters), Later(moments))
 
     def _pull(
         self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
@@ -210,43 +203,51 @@ class NnxSide(Side):
             )
 
     def _differentiate(
-        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
-    ) -> Any:
-        """The loss; gradients at trained leaves and inputs, and at the stages."""
+        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str,
+        run: Program | None = None,
+    ) -> Any:  # fmt: skip
+        """The loss, and statistics; gradients at trained leaves and inputs, and at the stages."""
         trained = {
             dotted(path)
             for path, leaf in self._variables.found.items()
             if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
         }
-        rest = _device(inputs, dtype)
+        rest = cast(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
-        given = self._given_to(leaves, inputs, values, dtype)
-        weights = {n: jnp.asarray(np.zeros(v.shape, v.dtype)) for n, v in given.items()}
-        weights.update({n: v for n, v in _device(cotangents, dtype).items() if n in weights})
-        return self._slopes(
+        given = self._given(leaves, inputs, values, dtype)
+        weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
+        weights.update({n: v for n, v in cast(cotangents, dtype).items() if n in weights})
+        return (run or self._slopes)(
             {n: leaf for n, leaf in leaves.items() if n in trained},
             {n: leaf for n, leaf in leaves.items() if n not in trained},
-            sources, rest, given, jnp.asarray(bool(values)), weights,
+            sources, rest, given, np.asarray(bool(values)), weights,
         )  # fmt: skip
 
     def _run_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Any:
-        own, _ = self._run(leaves, inputs, given, forced)
+        own, _ = self._run(self._variables.model(leaves), inputs, given, forced)
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
+    def _run_trained(self, *given: Any) -> Any:
+        return self._run_slopes(self.start_training, *given)
+
     def _run_slopes(
-        self, trained: Named, fixed: Named, sources: Named, rest: Named, given: Named,
-        forced: Any, weights: Named,
+        self, start: Callable[[nnx.Module], None] | None, trained: Named, fixed: Named,
+        sources: Named, rest: Named, given: Named, forced: Any, weights: Named,
     ) -> Any:  # fmt: skip
         def total(trained: Named, sources: Named, given: Named) -> tuple[Any, Any]:
             inputs = {**rest, **sources}
-            own, output = self._run({**fixed, **trained}, inputs, {**whole, **given}, forced)
+            model = self._variables.model({**fixed, **trained})
+            if start is not None:
+                start(model)
+            own, output = self._run(model, inputs, {**whole, **given}, forced)
             with placed("loss"):
                 value = self.loss.jax(output, inputs)
             both = value
             for name, weight in weights.items():
                 if name in own and jnp.issubdtype(own[name].dtype, jnp.floating):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
-            return both, value
+            left = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
+            return both, (value, {n: left[n] for n in fixed if start is not None})
 
         smooth = {n: v for n, v in given.items() if jnp.issubdtype(v.dtype, jnp.floating)}
         whole = {n: v for n, v in given.items() if n not in smooth}
@@ -254,7 +255,9 @@ class NnxSide(Side):
         by_stage = OrderedDict((n, slopes[2][n]) for n in smooth)
         return value, slopes[:2], by_stage
 
-    def _run(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> tuple[Named, Any]:
+    def _run(
+        self, model: nnx.Module, inputs: Named, given: Named, forced: Any
+    ) -> tuple[Named, Any]:
         """The values that the run computed, by stage, and the output for the loss."""
         outermost = _trace()
 
@@ -269,7 +272,6 @@ class NnxSide(Side):
             return stand_in.astype(value.dtype) + own
 
         taps = Taps(substitute, self.chosen, here=lambda: _trace() == outermost)
-        model = self._variables.model(leaves)
         modules = nnx_submodules(model)
         handlers = {
             ours: taps.handler(theirs or "lstm", self._ports(theirs, modules[ours]))
@@ -285,23 +287,19 @@ class NnxSide(Side):
     def _ports(self, path: str, module: Any) -> Ports:
         return flax_ports(module) if path in self.recurrent else AnyModule()
 
-    def _given(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Named:
-        return self._given_to(self._variables.leaves(parameters, dtype), inputs, values, dtype)
-
-    def _given_to(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
+    def _given(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
         read = {n: array for n, array in inputs.items() if n != TARGET}
         key = (dtype, *((n, array.shape) for n, array in read.items()))
-        cache = self.__dict__.setdefault("_shapes", {})
-        if key not in cache:
-            cache[key] = jax.eval_shape(
-                self._run_values, leaves, _device(read, dtype), {}, jnp.zeros((), bool)
+        if key not in self._shapes:
+            self._shapes[key] = jax.eval_shape(
+                self._run_values, leaves, cast(read, dtype), {}, np.zeros((), bool)
             )
         if not values:
-            return {n: jnp.asarray(np.zeros(s.shape, s.dtype)) for n, s in cache[key].items()}
+            return {n: np.zeros(s.shape, s.dtype) for n, s in self._shapes[key].items()}
         return {
-            n: jnp.asarray(values[n], s.dtype)
-            for n, s in cache[key].items()
+            n: np.asarray(values[n], s.dtype)
+            for n, s in self._shapes[key].items()
             if n in values and values[n].shape == s.shape
         }
 
@@ -309,10 +307,6 @@ class NnxSide(Side):
 def _trace() -> Any:
     """The JAX transformation that is tracing now."""
     return get_opaque_trace_state(convention="nnx")
-
-
-def _device(arrays: Arrays, dtype: str) -> Named:
-    return {name: jnp.asarray(array) for name, array in cast(arrays, dtype).items()}
 
 
 def _precision(dtype: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 from jax import ShapeDtypeStruct
@@ -20,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.transforms import SAME
-from parity.sides import calls, unseen
+from parity.sides import calls, training_mode
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -64,6 +65,7 @@ def of_modules(
     loss: Loss = MEAN_SQUARED_ERROR,
     keywords: Sequence[str] = (),
     targets: Sequence[str] = (),
+    known: Mapping[str, str] | None = None,
 ) -> ModulePair:
     """The pair of torch_model, the reference, and flax_model, the candidate.
 
@@ -78,12 +80,16 @@ def of_modules(
         loss: the loss of the gradients and of training.
         keywords: the inputs that are passed by keyword.
         targets: the inputs that only the loss reads.
+        known: known differences, a pattern of rows → the reason.
 
     Raises:
         TypeError: one of the models is of an unsupported type.
-        ValueError: parameters have no counterpart, or another shape (the message names all), or a
-            model lacks a stage.
+        ValueError: parameters have no counterpart, or another shape (the message names all), a
+            model lacks a stage, or a known difference has no reason.
     """
+    for pattern, reason in (known or {}).items():
+        if not isinstance(reason, str) or not reason:
+            raise ValueError(f"known: expected words on why {pattern!r} differs, got {reason!r}")
     if not isinstance(torch_model, torch.nn.Module):
         raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
     if not isinstance(flax_model, nnx.Module):
@@ -130,10 +136,19 @@ def of_modules(
         reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
     )
     reference.chosen = candidate.chosen = chosen
-    notes += unseen.notes(torch_model, flax_model, reference.parameters)
-    return ModulePair(
-        reference, candidate, loss.name, tuple(notes), torch_model, flax_model, stages, lstms
+    if reference.parameters and not any(map(np.any, reference.parameters.values())):
+        notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
+    settings, more = (
+        training_mode.of_function(torch_model)
+        if isinstance(flax_model, StateFunction)
+        else training_mode.arrange(
+            reference, candidate, flax_model, inputs, _paired(theirs, ours, names or {})
+        )
     )
+    return ModulePair(
+        reference, candidate, loss.name, (*notes, *more), settings, dict(known or {}),
+        torch_model, flax_model, stages, lstms,
+    )  # fmt: skip
 
 
 class StateFunction(nnx.Module):

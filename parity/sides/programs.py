@@ -9,22 +9,39 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _COMPILED: dict[str, Any] = {}
+SIMPLY = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""XLA makes the same operations into simpler machine code, in a quarter of the time."""
+SMALL = 2**20
+"""The number of elements from which on simple machine code would run longer than it saves."""
 
 
 class Program:
-    """A function of trees of arrays, compiled once for each combination of shapes and dtypes."""
+    """A function of trees of arrays, compiled once for each combination of shapes and dtypes.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    Float32 and bfloat16 programs are compiled as for users, since their rounding is judged.
+
+    Args:
+        function: the function.
+        elementwise: whether it has no sums, so that its rounding does not depend on how it is
+            compiled. Like a float64 program, which is judged by its meaning, it is compiled simply.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, elementwise: bool = False) -> None:
+        self.function, self.elementwise = function, elementwise
         self._known: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
-        """The function's result."""
+        """The function's result. Arguments are arrays of JAX or NumPy."""
         config: Any = jax.config
         if config.jax_disable_jit:
-            return self.function(*args)
+            return self.function(*jax.tree.map(jnp.asarray, args))
         leaves, structure = jax.tree.flatten(args)
         precision = config.jax_default_matmul_precision
         signature = tuple(
@@ -32,11 +49,27 @@ class Program:
         )
         key = (structure, signature, precision)
         if key not in self._known:
-            lowered = jax.jit(self.function).lower(*args)
-            options = config.read("jax_disable_most_optimizations")
-            text = f"{lowered.as_text()} {structure} {options}"
-            known = hashlib.sha256(text.encode()).hexdigest()
-            compiled = _COMPILED.get(known) or _COMPILED.setdefault(known, lowered.compile())
-            self._known[key] = compiled, lowered.out_tree
+            simply = config.jax_enable_x64 or self.elementwise
+            small = sum(leaf.size for leaf in leaves) < SMALL
+            self._known[key] = self._compiled(args, simply and small)
         compiled, out_tree = self._known[key]
         return jax.tree.unflatten(out_tree, jax.tree.leaves(compiled(*args)))
+
+    def _compiled(self, args: Any, simply: bool) -> Any:
+        config: Any = jax.config
+        lowered = jax.jit(self.function).lower(*args)
+        options = config.read("jax_disable_most_optimizations"), simply
+        text = f"{lowered.as_text()} {jax.tree.structure(args)} {options}"
+        known = hashlib.sha256(text.encode()).hexdigest()
+        if known not in _COMPILED:
+            _COMPILED[known] = _compile(lowered, simply)
+        return _COMPILED[known], lowered.out_tree
+
+
+def _compile(lowered: Any, simply: bool) -> Any:
+    try:
+        return lowered.compile(compiler_options=SIMPLY if simply else {})
+    except jax.errors.JaxRuntimeError:
+        if not simply:
+            raise
+        return lowered.compile()  # this version of XLA does not have the options

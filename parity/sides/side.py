@@ -7,9 +7,10 @@ are the sides of models; a side of another kind is another subclass.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,9 +27,29 @@ TARGET = "target"
 """The name of the input that the loss compares the output with."""
 
 
+class Later(Mapping[str, Any]):
+    """A mapping that is made when it is first read."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[str, Any]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
 @dataclass(frozen=True)
 class Step:
-    """The result of one training step.
+    """The result of one training step, which may change when the side makes its next one.
 
     Attributes:
         loss: the loss before the step, a scalar.
@@ -37,13 +58,18 @@ class Step:
             optimizer has none for that parameter.
     """
 
-    loss: np.ndarray
+    loss: Any
     parameters: Arrays
     moments: Gradients
 
     def named(self) -> dict[str, np.ndarray | None]:
         """All arrays under one set of names, in order of computation."""
-        return {"loss": self.loss, **self.moments, **self.parameters}
+        return {"loss": np.asarray(self.loss), **self.moments, **self.parameters}
+
+    def kept(self) -> "Step":
+        """A copy, which never changes."""
+        moments = {n: None if a is None else a.copy() for n, a in self.moments.items()}
+        return Step(self.loss, {n: a.copy() for n, a in self.parameters.items()}, moments)
 
 
 class Side(ABC):
@@ -109,6 +135,36 @@ class Side(ABC):
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A setting of layers that only training mode uses.
+
+    Attributes:
+        name: its name in reports.
+        reference: its values in the reference, each once.
+        candidate: its values in the candidate, in the same meaning.
+        hint: what explains a difference, if that is known.
+    """
+
+    name: str
+    reference: tuple[float, ...]
+    candidate: tuple[float, ...]
+    hint: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether both sides have the same values."""
+        return self.reference == self.candidate
+
+    @property
+    def words(self) -> str:
+        """The values of both sides."""
+        if self.equal:
+            return f"{self.name} {list(self.reference)} in both"
+        theirs, ours = list(self.reference) or "none", list(self.candidate) or "none"
+        return f"{self.name} {theirs} in the reference, {ours} in the candidate{self.hint}"
+
+
+@dataclass(frozen=True)
 class Pair:
     """A reference, and the candidate that should compute the same.
 
@@ -117,12 +173,16 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
+        settings: what only training mode uses; compared if anything is trained.
+        known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
     reference: Side
     candidate: Side
     loss: str = "loss"
     notes: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:
         """The same two programs with other parameters."""
@@ -140,7 +200,7 @@ def floating(array: np.ndarray) -> bool:
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
-    return {n: a.astype(dtype) if floating(a) else a for n, a in arrays.items()}
+    return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
 
 
 def differentiable(inputs: Arrays) -> list[str]:

@@ -23,6 +23,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import STATES, torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.tolerances import TRUTH
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -64,10 +65,12 @@ class TorchSide(Side):
     ) -> None:
         state = module.state_dict()
         names = list(state if names is None else names)
-        super().__init__(name, {n: array_of(state[n]) for n in names})
+        super().__init__(name, {n: view_of(state[n]) for n in names})
         self.module, self.loss, self.alone = module, loss, alone
         self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
         self.call, self.output = call, output
+        self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
+        """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -104,6 +107,8 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
+        self.start_training(model)
+        del parameters  # nobody else may need them
         updates = optimizer.torch(model.parameters())
         for batch in batches:
             inputs = self._tensors(batch, dtype)
@@ -118,6 +123,7 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
+        del parameters  # nobody else may need them
         updates = optimizer.torch(model.parameters())
         for given in gradients:
             slopes = self._tensors({n: a for n, a in given.items() if a is not None}, dtype)
@@ -125,6 +131,14 @@ class TorchSide(Side):
                 parameter.grad = slopes.get(n)
             updates.step()
             yield self._left_behind(torch.zeros(()), model, updates, optimizer)
+
+    def output_of(self, inputs: Arrays, prepare: Callable[[torch.nn.Module], None]) -> Arrays:
+        """The output in float64 of a copy of the model that `prepare` changes."""
+        model = self._model(self.parameters, TRUTH, fresh=True)
+        prepare(model)
+        with torch.no_grad():
+            output = self._output(model, self._tensors(inputs, TRUTH))
+        return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
 
     def _pull(
         self,
@@ -237,14 +251,14 @@ class TorchSide(Side):
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
 
     def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
-        """The module in this dtype with these parameters; the copy is reused."""
-        model = self._models.get(dtype)
-        if fresh or model is None:
+        """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
+        model = self._models.pop(dtype, None)
+        if model is None:
             model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
-            if not fresh:
-                self._models[dtype] = model
-        values = cast(parameters, dtype)
-        model.load_state_dict({n: tensor_of(a) for n, a in values.items()}, strict=False)
+        if not fresh:
+            self._models[dtype] = model
+        held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}
+        model.load_state_dict(held, strict=False)
         return model
 
     def _tensors(self, arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
@@ -264,9 +278,9 @@ class TorchSide(Side):
             kept = updates.state.get(trained[n], {}) if n in trained else {}  # a buffer has none
             for moment in optimizer.moments:
                 tensor = kept.get(moment)
-                moments[f"{n}.{moment}"] = None if tensor is None else array_of(tensor)
+                moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
         state = model.state_dict()
-        return Step(array_of(value), {n: array_of(state[n]) for n in self.parameters}, moments)
+        return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
 
 
 def _axis(name: str) -> int:
@@ -285,11 +299,16 @@ def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy in NumPy, of bfloat16 too."""
-    return tensors.array_of("tensor", tensor).copy()
+    return view_of(tensor).copy()
 
 
-def tensor_of(array: np.ndarray) -> torch.Tensor:
-    """A copy in PyTorch, of bfloat16 too."""
-    if array.dtype == jnp.bfloat16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+def view_of(tensor: torch.Tensor) -> np.ndarray:
+    """The same memory in NumPy, of bfloat16 too, if the tensor is on the CPU."""
+    return tensors.array_of("tensor", tensor)
+
+
+def tensor_of(array: np.ndarray, shared: bool = False) -> torch.Tensor:
+    """A copy in PyTorch, of bfloat16 too; or the same memory, if that is allowed and writable."""
+    held = array.view(np.int16) if array.dtype == jnp.bfloat16 else array
+    tensor = torch.from_numpy(held if shared and held.flags.writeable else np.array(held))
+    return tensor.view(torch.bfloat16) if array.dtype == jnp.bfloat16 else tensor

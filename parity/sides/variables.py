@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,8 +12,8 @@ from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.tree import Path, dotted
 from parity.sides.side import Arrays, floating
 
-Named = dict[str, jax.Array]
-"""The leaves of a module by their paths, with dots."""
+Named = dict[str, Any]
+"""The leaves of a module by their paths, with dots: arrays of JAX or NumPy."""
 
 
 class Variables:
@@ -73,8 +72,8 @@ class Variables:
                 if path in self.found
             )
         return {
-            # Cast with NumPy: JAX would compile a program for every shape.
-            dotted(path): jnp.asarray(np.asarray(value, dtype) if _is_floating(value) else value)
+            # In NumPy: JAX would compile a program for every shape.
+            dotted(path): np.asarray(value, dtype) if _is_floating(value) else value
             for path, value in values.items()
         }
 

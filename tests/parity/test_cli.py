@@ -8,9 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity import cli
+from parity.place import Case
 from parity.proof import digits, published
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 from parity.sides.optimizers import SGD
 
 

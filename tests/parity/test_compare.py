@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from parity.compare import compare_sides
-from parity.results import Case
+from parity.place import Case
 from parity.sides.optimizers import SGD
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from parity import comparison
 from parity.comparison import doubtful, identical, judge
-from parity.results import Place
+from parity.place import Place
 
 GIVEN = Place(check="parameters", name="w"), "moved"
 W = np.array([[1.0, 0.0], [-2.5, 3.0]], np.float32)

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity.judge import judge_run
-from parity.results import Place
+from parity.place import Place
 from parity.sides.side import Pair, Side
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES

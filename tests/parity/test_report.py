@@ -3,7 +3,8 @@ import json
 import pytest
 
 from parity import Report, Row
-from parity.results import Case, Place, without_distance
+from parity.place import Case, Place
+from parity.results import without_distance
 
 C1, C2 = Case("c", "1"), Case("c", "2")
 GOOD = Row(

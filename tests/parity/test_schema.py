@@ -10,8 +10,8 @@ jsonschema = pytest.importorskip("jsonschema")
 
 from parity import Report, Row
 from parity.compare import compare_sides
+from parity.place import Case
 from parity.report import SCHEMA_VERSION
-from parity.results import Case
 
 SCHEMA = json.loads(files("parity").joinpath("report.schema.json").read_text(encoding="utf-8"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"

@@ -72,7 +72,7 @@ class BackwardPass {
 
   bool valid(Size t, Size row) const { return t < pass_.lengths[begin_ + row]; }
   T* dz(Size t, Size row) const {
-    return pass_.dz + (t * pass_.batch + begin_ + row) * kGates * pass_.hidden;
+    return pass_.dz + pass_.row_of(t, begin_ + row) * kGates * pass_.hidden;
   }
 
   void differentiate_gates(Size t) {
@@ -87,7 +87,7 @@ class BackwardPass {
 
   inline void differentiate(Size t, Size row, Size unit) {
     const Size count = pass_.hidden - unit, state = row * width_ + unit;
-    const Size step = t * pass_.batch + begin_ + row;
+    const Size step = pass_.row_of(t, begin_ + row);
     Vector<T> gates[kGates];
     for (Size gate = 0; gate < kGates; ++gate) {
       gates[gate] = load(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, count);
@@ -95,8 +95,8 @@ class BackwardPass {
     const auto& [i, f, g, o] = gates;
     const Vector<T> previous = load(pass_.cells + step * pass_.hidden + unit, count);
     const Vector<T> tanh_cell = tanh<T>(fma(f, previous, i * g));
-    const Vector<T> d_hidden =
-        load(pass_.d_outputs + step * pass_.output_stride() + unit, count) + load(d_hidden_ + state);
+    const T* d_output = pass_.d_outputs + step * pass_.output_stride();
+    const Vector<T> d_hidden = load(d_output + unit, count) + load(d_hidden_ + state);
     const Vector<T> one = broadcast(T{1});
     const Vector<T> d_cell =
         fma(d_hidden * o, fma(-tanh_cell, tanh_cell, one), load(d_cell_ + state));
@@ -110,13 +110,14 @@ class BackwardPass {
 
   // dh of the step before: dz W_hh transposed. In the padding dh is unchanged.
   void multiply_packed(Size t, const T* packed) {
-    const Size depth = kGates * pass_.hidden;
-    for (Size unit = 0; unit < pass_.hidden; unit += kPanel) {
-      const T* panel = packed + unit / kPanel * panel_size(pass_);
-      for_row_tiles(0, rows_, [&](auto number, Size first) {
+    const Size depth = kGates * pass_.hidden, stride = pass_.sequence_stride() * depth;
+    for_panels(t, panels(pass_), [&](Size number) {
+      const Size unit = number * kPanel;
+      const T* panel = packed + number * panel_size(pass_);
+      for_row_tiles(rows_, [&](auto number, Size first) {
         constexpr int rows = decltype(number)::value;
         Vector<T> tile[rows][kGates] = {};
-        multiply(tile, dz(t, first), depth, 1, depth, panel, kPanel);
+        multiply(tile, dz(t, first), stride, 1, depth, panel, kPanel);
         for (int row = 0; row < rows; ++row) {
           if (!valid(t, first + row)) continue;
           for (int v = 0; v < kGates; ++v) {
@@ -124,18 +125,24 @@ class BackwardPass {
           }
         }
       });
-    }
+    });
   }
 
   // The same from W_hh without packing: each unit is a product of two rows.
   void multiply_in_place(Size t) {
     constexpr int kUnits = 8;  // computed together: 8 sums hide the latency of an addition
-    for (Size row = 0; row < rows_; ++row) {
-      if (!valid(t, row)) continue;
-      T* to = d_hidden_ + row * width_;
-      Size unit = 0;
-      for (; unit + kUnits <= pass_.hidden; unit += kUnits) multiply_rows<kUnits>(t, row, unit, to);
-      for (; unit < pass_.hidden; ++unit) multiply_rows<1>(t, row, unit, to);
+    const auto multiply_all = [&](auto number, Size unit) {
+      for (Size row = 0; row < rows_; ++row) {
+        if (!valid(t, row)) continue;
+        multiply_rows<decltype(number)::value>(t, row, unit, d_hidden_ + row * width_);
+      }
+    };
+    const Size groups = pass_.hidden / kUnits;
+    for_panels(t, groups, [&](Size group) {
+      multiply_all(std::integral_constant<int, kUnits>{}, group * kUnits);
+    });
+    for (Size unit = groups * kUnits; unit < pass_.hidden; ++unit) {
+      multiply_all(std::integral_constant<int, 1>{}, unit);
     }
   }
 

@@ -81,18 +81,18 @@ class ForwardPass {
   Size time_of(Size step) const { return pass_.reverse ? pass_.time - 1 - step : step; }
   bool valid(Size t, Size row) const { return t < pass_.lengths[begin_ + row]; }
   const T* x(Size t, Size row) const {
-    return pass_.x + (t * pass_.batch + begin_ + row) * pass_.input;
+    return pass_.x + pass_.row_of(t, begin_ + row) * pass_.input;
   }
 
   void run_packed(const T* packed) {
     for (Size step = 0; step < pass_.time; ++step) {
       const Size t = time_of(step);
-      for (Size unit = 0; unit < pass_.hidden; unit += kLanes<T>) {
-        const T* panel = packed + unit / kLanes<T> * panel_size(pass_);
-        for_row_tiles(0, rows_, [&](auto count, Size row) {
-          step_tile<decltype(count)::value>(t, row, unit, panel);
+      for_panels(step, panels(pass_), [&](Size panel) {
+        for_row_tiles(rows_, [&](auto count, Size row) {
+          step_tile<decltype(count)::value>(t, row, panel * kLanes<T>,
+                                            packed + panel * panel_size(pass_));
         });
-      }
+      });
       swap_states();
     }
   }
@@ -104,7 +104,8 @@ class ForwardPass {
     for (int row = 0; row < Rows; ++row) {
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(panel + gate * kLanes<T>);
     }
-    multiply(z, x(t, first), pass_.input, 1, pass_.input, panel + stride, stride);
+    multiply(z, x(t, first), pass_.sequence_stride() * pass_.input, 1, pass_.input,
+             panel + stride, stride);
     multiply(z, hidden_ + first * width_, width_, 1, pass_.hidden,
              panel + (1 + pass_.input) * stride, stride);
     for (int row = 0; row < Rows; ++row) {
@@ -127,8 +128,8 @@ class ForwardPass {
         chunk_ = pass_.reverse ? t - count + 1 : t;
         multiply_inputs(count, inputs);
       }
-      for_row_tiles(0, rows_, [&](auto count, Size row) {
-        multiply_hidden<decltype(count)::value>(row, inputs + (row * kChunk + t - chunk_) * columns,
+      for_row_tiles(rows_, [&](auto count, Size row) {
+        multiply_hidden<decltype(count)::value>(step, row, inputs + (row * kChunk + t - chunk_) * columns,
                                                 z + row * row_size, row_size);
       });
       for (Size row = 0; row < rows_; ++row) {
@@ -153,7 +154,7 @@ class ForwardPass {
     const Size columns = kGates * pass_.hidden;
     for_column_blocks(columns, kGates * kLanes<T>, [&](Size column) {
       for (Size row = 0; row < rows_; ++row) {
-        for_row_tiles(0, count, [&](auto number, Size step) {
+        for_row_tiles(count, [&](auto number, Size step) {
           constexpr int steps = decltype(number)::value;
           Vector<T> tile[steps][kGates];
           for (int s = 0; s < steps; ++s) {
@@ -161,7 +162,7 @@ class ForwardPass {
               tile[s][v] = load(pass_.bias + column + v * kLanes<T>);
             }
           }
-          multiply(tile, x(chunk_ + step, row), pass_.batch * pass_.input, 1, pass_.input,
+          multiply(tile, x(chunk_ + step, row), pass_.step_stride() * pass_.input, 1, pass_.input,
                    pass_.kernel_ih + column, columns);
           for (int s = 0; s < steps; ++s) {
             for (int v = 0; v < kGates; ++v) {
@@ -174,25 +175,48 @@ class ForwardPass {
     });
   }
 
+  // z = inputs + h W_hh. W_hh is read in blocks of columns, to and fro as panels are, and
+  // of a few rows at a time; the sums of a piece stay in the first cache.
   template <int Rows>
-  void multiply_hidden(Size first, const T* inputs, T* z, Size z_stride) {
-    constexpr int width = kColumns<Rows>;
+  void multiply_hidden(Size step, Size first, const T* inputs, T* z, Size z_stride) {
+    constexpr int depth = Rows > 2 ? 4 : 8;
+    constexpr Size block = 32 * kLanes<T>;
     const Size columns = kGates * pass_.hidden;
-    for_column_blocks(columns, width * kLanes<T>, [&](Size column) {
-      Vector<T> tile[Rows][width];
+    for_panels(step, whole_vectors(columns, block), [&](Size number) {
+      const Size begin = number * block, end = begin + block < columns ? begin + block : columns;
       for (int row = 0; row < Rows; ++row) {
-        for (int v = 0; v < width; ++v) {
-          tile[row][v] = load(inputs + row * kChunk * columns + column + v * kLanes<T>);
-        }
+        std::memcpy(z + row * z_stride + begin, inputs + row * kChunk * columns + begin,
+                    static_cast<std::size_t>(end - begin) * sizeof(T));
       }
-      multiply(tile, hidden_ + first * width_, width_, 1, pass_.hidden, pass_.kernel_hh + column,
-               columns);
-      for (int row = 0; row < Rows; ++row) {
-        for (int v = 0; v < width; ++v) {
-          store(z + row * z_stride + column + v * kLanes<T>, tile[row][v]);
-        }
+      Size k = 0;
+      for (; k + depth <= pass_.hidden; k += depth) {
+        add_products<Rows, depth>(first, k, begin, end, z, z_stride);
       }
+      for (; k < pass_.hidden; ++k) add_products<Rows, 1>(first, k, begin, end, z, z_stride);
     });
+  }
+
+  // z += h W_hh for `Depth` rows of W_hh from row k on and the columns from `begin` to `end`.
+  template <int Rows, int Depth>
+  inline void add_products(Size first, Size k, Size begin, Size end, T* z, Size z_stride) const {
+    const Size columns = kGates * pass_.hidden;
+    const T* weights = pass_.kernel_hh + k * columns;
+    Vector<T> h[Rows][Depth];
+    for (int row = 0; row < Rows; ++row) {
+      for (int d = 0; d < Depth; ++d) h[row][d] = broadcast(hidden_[(first + row) * width_ + k + d]);
+    }
+    const auto add = [&](Size column, Size count) {
+      Vector<T> sums[Rows];
+      for (int row = 0; row < Rows; ++row) sums[row] = load(z + row * z_stride + column);
+      for (int d = 0; d < Depth; ++d) {
+        const Vector<T> w = load(weights + d * columns + column, count);
+        for (int row = 0; row < Rows; ++row) sums[row] = fma(h[row][d], w, sums[row]);
+      }
+      for (int row = 0; row < Rows; ++row) store(z + row * z_stride + column, sums[row]);
+    };
+    Size column = begin;
+    for (; column + kLanes<T> <= end; column += kLanes<T>) add(column, kLanes<T>);
+    if (column < end) add(column, end - column);
   }
 
   inline void activate(Size t, Size row, Size unit, const Vector<T> (&z)[kGates]) {
@@ -220,7 +244,7 @@ class ForwardPass {
   inline void save(Size t, Size row, Size unit, const Vector<T> (&gates)[kGates],
                    Vector<T> cell) {
     if (!pass_.gates) return;
-    const Size step = t * pass_.batch + begin_ + row, count = pass_.hidden - unit;
+    const Size step = pass_.row_of(t, begin_ + row), count = pass_.hidden - unit;
     for (Size gate = 0; gate < kGates; ++gate) {
       store(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, gates[gate], count);
     }
@@ -228,7 +252,7 @@ class ForwardPass {
   }
 
   T* output(Size t, Size row) const {
-    return pass_.outputs + (t * pass_.batch + begin_ + row) * pass_.output_stride();
+    return pass_.outputs + pass_.row_of(t, begin_ + row) * pass_.output_stride();
   }
 
   void swap_states() {

@@ -10,8 +10,8 @@ namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
 template <typename Pass, typename T>
 constexpr Kernel<typename Pass::Pass, T> kernel() {
-  return {Pass::kTile, Pass::count,        Pass::panels, Pass::panel_size,
-          Pass::pack,  Pass::scratch_size, Pass::run};
+  return {kLanes<T>,        Pass::kTile, Pass::count,        Pass::panels,
+          Pass::panel_size, Pass::pack,  Pass::scratch_size, Pass::run};
 }
 
 template <typename T>

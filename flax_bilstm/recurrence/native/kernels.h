@@ -19,11 +19,20 @@ struct Layer {
   bool reverse;                 // from each sequence's last step to its first
   const std::int32_t* lengths;  // (batch,), each from 0 to time
 
+  bool batch_major;             // arrays over time are (batch, time, ·), not (time, batch, ·)
+
+  // From one step or one sequence to the next, in rows of the arrays over time.
+  Size step_stride() const { return batch_major ? 1 : batch; }
+  Size sequence_stride() const { return batch_major ? time : 1; }
+  Size row_of(Size t, Size sequence) const {
+    return t * step_stride() + sequence * sequence_stride();
+  }
   Size output_stride() const { return directions * hidden; }
 };
 
 // One direction of one layer. Arrays are dense and in C order; rows of `outputs` and `d_outputs`
-// have room for all directions, and the pointers are to this direction's columns.
+// have room for all directions, and the pointers are to this direction's columns. The shapes are
+// those of a layer that is not batch_major.
 template <typename T>
 struct Forward : Layer {
   const T* x;                // (time, batch, input)
@@ -61,12 +70,12 @@ struct WeightGradients : Layer {
 };
 
 // A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
-// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. A
-// part begins at a multiple of `tile`; results do not depend on how the work is split. Sizes are
-// numbers of elements; `panels` is 0 if nothing is packed.
+// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. There
+// are no more parts than tiles; results do not depend on how the work is split. Sizes are numbers of
+// elements; `panels` is 0 if nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
-  Size tile;
+  Size lanes, tile;
   Size (*count)(const Pass&);
   Size (*panels)(const Pass&);
   Size (*panel_size)(const Pass&);

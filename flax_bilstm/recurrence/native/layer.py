@@ -12,6 +12,7 @@ from flax_bilstm.recurrence import fused
 from flax_bilstm.recurrence.equations import State, Weights, matmul, validity
 from flax_bilstm.recurrence.native import primitives
 from flax_bilstm.recurrence.native.library import native_available
+from flax_bilstm.recurrence.native.primitives import Call
 
 
 def run_layer(
@@ -19,9 +20,11 @@ def run_layer(
     x: Float[Array, "time batch in"],
     states: State,
     valid: Bool[Array, "time batch 1"] | None,
+    batch_major: bool = False,
 ) -> tuple[Float[Array, "time batch out"], State]:
     """Both directions of a layer at once; see `recurrence.directions.run_layer`."""
-    outputs, final, _ = _forward(tuple(weights), x, states, _lengths(x, valid), False, False)
+    call = Call(False, batch_major)
+    outputs, final, _ = _forward(tuple(weights), x, states, _lengths(x, valid), call, False)
     return outputs, final
 
 
@@ -36,7 +39,8 @@ def run_direction(
     if not is_supported(weights, x):
         return fused.run_direction(weights, x, state, valid, reverse)
     states = jax.tree.map(lambda array: array[None], state)
-    outputs, finals, _ = _forward((weights,), x, states, _lengths(x, valid), reverse, False)
+    call = Call(reverse, batch_major=False)
+    outputs, finals, _ = _forward((weights,), x, states, _lengths(x, valid), call, False)
     return outputs, jax.tree.map(lambda array: array[0], finals)
 
 
@@ -70,11 +74,11 @@ def _forward(
     x: Float[Array, "time batch in"],
     states: State,
     lengths: Int[Array, " batch"] | None,
-    reverse: bool,
+    call: Call,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
     """Outputs, final states and, if `save`, what the backward pass needs."""
-    return primitives.forward(weights, x, states, lengths, reverse, save)
+    return primitives.forward(weights, x, states, lengths, call, save)
 
 
 def _lengths(x: Array, valid: Array | None) -> Int[Array, " batch"] | None:
@@ -86,49 +90,49 @@ def _run_and_save(
     x: Array,
     states: State,
     lengths: Array | None,
-    reverse: bool,
+    call: Call,
     save: bool,
 ) -> tuple[tuple[Array, State, Any], _Residuals]:
-    outputs, final, saved = _forward(weights, x, states, lengths, reverse, True)
+    outputs, final, saved = _forward(weights, x, states, lengths, call, True)
     residuals = _Residuals(weights, x, states, lengths, outputs, saved)
     return (outputs, final, saved if save else ()), residuals
 
 
 def _backward(
-    reverse: bool, save: bool, residuals: _Residuals, cotangents: tuple[Array, State, Any]
+    call: Call, save: bool, residuals: _Residuals, cotangents: tuple[Array, State, Any]
 ) -> Any:
-    return *_pull_back(reverse, residuals, cotangents[:2]), None
+    return *_pull_back(call, residuals, cotangents[:2]), None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pull_back(
-    reverse: bool, residuals: _Residuals, cotangents: tuple[Array, State]
+    call: Call, residuals: _Residuals, cotangents: tuple[Array, State]
 ) -> tuple[tuple[Weights, ...], Array, State]:
     """The gradients of weights, x and initial states."""
     weights, x, states, lengths, outputs, saved = residuals
     assert outputs is not None
     assert saved is not None
-    d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, reverse)
-    d_weights = primitives.weight_gradients(
-        weights, x, states.hidden, lengths, outputs, dz, reverse
-    )
-    d_x = [matmul(d, each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
-    return d_weights, sum(d_x[1:], d_x[0]), d_initial
+    d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, call)
+    d_weights = primitives.weight_gradients(weights, x, states.hidden, lengths, outputs, dz, call)
+
+    def in_memory(array: Array) -> Array:  # and back
+        return jnp.swapaxes(array, 0, 1) if call.batch_major else array
+
+    d_x = [matmul(in_memory(d), each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
+    return d_weights, in_memory(sum(d_x[1:], d_x[0])), d_initial
 
 
-def _pull_back_and_save(
-    reverse: bool, residuals: _Residuals, cotangents: tuple[Array, State]
-) -> Any:
-    return _pull_back(reverse, residuals, cotangents), (*residuals[:4], cotangents)
+def _pull_back_and_save(call: Call, residuals: _Residuals, cotangents: tuple[Array, State]) -> Any:
+    return _pull_back(call, residuals, cotangents), (*residuals[:4], cotangents)
 
 
-def _second_derivative(reverse: bool, saved: Any, cotangents: Any) -> Any:
+def _second_derivative(call: Call, saved: Any, cotangents: Any) -> Any:
     """The derivative of the same gradient, from `fused`, which JAX can differentiate again."""
     weights, x, states, lengths, first_cotangents = saved
     valid = None if lengths is None else validity(lengths, x.shape[0])
 
     def results(weights: Any, x: Array, states: State) -> tuple[Array, State]:
-        return _one_by_one(weights, x, states, valid, reverse)
+        return _one_by_one(weights, x, states, valid, call.reverse)
 
     def gradient(weights: Any, x: Array, states: State, cotangents: Any) -> Any:
         return jax.vjp(results, weights, x, states)[1](cotangents)

@@ -16,6 +16,9 @@ VARIABLE = "FLAX_BILSTM_NATIVE"
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 CALLS = ("flax_bilstm_forward", "flax_bilstm_backward", "flax_bilstm_weight_gradients")
+INTERFACE = 2
+"""The version of the library's functions that is called, the same as in lstm.cc."""
+
 # `make sanitize` sets this variable to another build of the library.
 PATH = Path(os.environ.get("FLAX_BILSTM_LIBRARY", Path(__file__).with_name("libflax_bilstm.so")))
 
@@ -59,10 +62,11 @@ def native_available() -> Availability:
             f"{PATH.name} was built for version {built} of XLA's FFI, but jaxlib "
             f"{version('jaxlib')} has {here}; install flax-bilstm again, or a newer jaxlib"
         )
-    if missing := [name for name in CALLS if not hasattr(library, name)]:
+    has = library.flax_bilstm_interface() if hasattr(library, "flax_bilstm_interface") else 1
+    if has != INTERFACE:
         return _refused(
-            f"{PATH.name} lacks {', '.join(missing)}: it was built from older sources; install "
-            "flax-bilstm again"
+            f"{PATH.name} has version {has} of the functions, but version {INTERFACE} is called: "
+            "it was built from other sources; install flax-bilstm again"
         )
     chosen = wanted or library.flax_bilstm_best_instruction_set().decode()
     if not library.flax_bilstm_choose_instruction_set(chosen.encode()):

@@ -12,16 +12,17 @@ const T* data(const ffi::AnyBuffer& buffer) {
   return static_cast<const T*>(buffer.untyped_data());
 }
 
-// A pass with its layer's sizes. `steps` is (time, batch, features), `states` is (directions,
-// batch, hidden).
+// A pass with its layer's sizes. `steps` is (time, batch, features) or, if batch_major,
+// (batch, time, features); `states` is (directions, batch, hidden).
 template <typename Pass>
-Pass pass_over(const ffi::AnyBuffer& steps, const ffi::AnyBuffer& states) {
+Pass pass_over(const ffi::AnyBuffer& steps, const ffi::AnyBuffer& states, bool batch_major) {
   Pass pass{};
-  pass.time = steps.dimensions()[0];
-  pass.batch = steps.dimensions()[1];
+  pass.time = steps.dimensions()[batch_major ? 1 : 0];
+  pass.batch = steps.dimensions()[batch_major ? 0 : 1];
   pass.input = steps.dimensions()[2];
   pass.directions = states.dimensions()[0];
   pass.hidden = states.dimensions()[2];
+  pass.batch_major = batch_major;
   return pass;
 }
 
@@ -44,10 +45,10 @@ std::vector<Pass> of_directions(const Pass& layer, bool reverse, const F& set) {
 //   -> outputs, h_n, c_n and, if asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
-             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse) {
+             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse, bool batch_major) {
   Arguments<T> arguments(others);
   Results<T> arrays(results);
-  auto layer = pass_over<Forward<T>>(x, h_0);
+  auto layer = pass_over<Forward<T>>(x, h_0, batch_major);
   layer.x = data<T>(x);
   layer.lengths = arguments.template next<std::int32_t>();
   const T* c_0 = arguments.next();
@@ -76,10 +77,10 @@ void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::R
 template <typename T>
 void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
               ffi::RemainingArgs others, ffi::RemainingRets results, const Kernels<T>& kernels,
-              bool reverse) {
+              bool reverse, bool batch_major) {
   Arguments<T> arguments(others);
   Results<T> arrays(results);
-  auto layer = pass_over<Backward<T>>(d_outputs, d_h_n);
+  auto layer = pass_over<Backward<T>>(d_outputs, d_h_n, batch_major);
   layer.lengths = arguments.template next<std::int32_t>();
   const T* d_c_n = arguments.next();
   T* d_h_0 = arrays.next();
@@ -103,10 +104,10 @@ void backward(ffi::ThreadPool& pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_
 template <typename T>
 void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                       ffi::RemainingArgs others, ffi::RemainingRets results,
-                      const Kernels<T>& kernels, bool reverse) {
+                      const Kernels<T>& kernels, bool reverse, bool batch_major) {
   Arguments<T> arguments(others);
   Results<T> arrays(results);
-  auto layer = pass_over<WeightGradients<T>>(x, h_0);
+  auto layer = pass_over<WeightGradients<T>>(x, h_0, batch_major);
   layer.x = data<T>(x);
   layer.lengths = arguments.template next<std::int32_t>();
   const T* outputs = arguments.next();
@@ -122,24 +123,26 @@ void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_
 }
 
 ffi::Error forward_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
-                        ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
+                        ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse,
+                        bool batch_major) {
   return with_kernels(x, [&](const auto& kernels) {
-    forward(pool, x, h_0, others, results, kernels, reverse);
+    forward(pool, x, h_0, others, results, kernels, reverse, batch_major);
   });
 }
 
 ffi::Error backward_call(ffi::ThreadPool pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
-                         ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse) {
+                         ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse,
+                        bool batch_major) {
   return with_kernels(d_outputs, [&](const auto& kernels) {
-    backward(pool, d_outputs, d_h_n, others, results, kernels, reverse);
+    backward(pool, d_outputs, d_h_n, others, results, kernels, reverse, batch_major);
   });
 }
 
 ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                                  ffi::RemainingArgs others, ffi::RemainingRets results,
-                                 bool reverse) {
+                                 bool reverse, bool batch_major) {
   return with_kernels(x, [&](const auto& kernels) {
-    weight_gradients(pool, x, h_0, others, results, kernels, reverse);
+    weight_gradients(pool, x, h_0, others, results, kernels, reverse, batch_major);
   });
 }
 
@@ -153,7 +156,8 @@ ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::An
       .Arg<xla::ffi::AnyBuffer>()  \
       .RemainingArgs()  \
       .RemainingRets()  \
-      .Attr<bool>("reverse")
+      .Attr<bool>("reverse")  \
+      .Attr<bool>("batch_major")
 
 extern "C" {
 
@@ -168,6 +172,9 @@ const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instru
 
 // The version of the FFI headers that this was compiled with, as 1000 · major + minor.
 int flax_bilstm_ffi_version() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
+
+// The version of these functions; to be increased, also in library.py, with each change of them.
+int flax_bilstm_interface() { return 2; }
 
 bool flax_bilstm_choose_instruction_set(const char* name) {
   return flax_bilstm::choose_instruction_set(name);

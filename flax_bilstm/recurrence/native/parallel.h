@@ -51,14 +51,14 @@ class Tasks {
   Size done_ = 0;
 };
 
-// Runs task(0), ..., task(count − 1) in any order on any threads, including this one. Returns when
-// all are done. It waits only for tasks that a thread is already running, so it cannot deadlock,
-// even if the pool never starts one of our threads.
+// Runs task(0), ..., task(count − 1) in any order on this and up to `threads` − 1 other threads.
+// Returns when all are done. It waits only for tasks that a thread is already running, so it cannot
+// deadlock, even if the pool never starts one of our threads.
 template <typename Task>
-void parallel(xla::ffi::ThreadPool& pool, Size count, const Task& task) {
+void parallel(xla::ffi::ThreadPool& pool, Size threads, Size count, const Task& task) {
   if (count <= 0) return;
   const auto tasks = std::make_shared<Tasks<Task>>(count, task);
-  for (Size helper = 1; helper < count && helper < pool.num_threads(); ++helper) {
+  for (Size helper = 1; helper < count && helper < threads; ++helper) {
     pool.Schedule([tasks] { tasks->work(); });
   }
   tasks->work();

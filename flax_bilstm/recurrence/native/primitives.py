@@ -8,7 +8,7 @@ it will run.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,31 @@ from flax_bilstm.recurrence.equations import State, Weights
 from flax_bilstm.recurrence.native import in_xla
 
 
+class Call(NamedTuple):
+    """What the calls of a layer have in common."""
+
+    reverse: bool
+    """For a single direction; the second of two directions is the reverse one."""
+    batch_major: bool
+    """The arrays over time lie in memory as (batch, time, ·), whatever their shapes say."""
+
+
 def forward(
     weights: Sequence[Weights],
     x: Float[Array, "time batch in"],
     states: State,
     lengths: Int[Array, " batch"] | None,
-    reverse: bool,
+    call: Call,
     save: bool,
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    """Outputs, final states, and with `save` the two arrays of each direction, otherwise nothing.
-
-    The second of two directions is the reverse one; a single direction is reverse if `reverse`.
-    """
+    """Outputs, final states, and each direction's two saved arrays, or nothing if not `save`."""
     operands = [x, states.hidden, _known(lengths, x), states.cell]
     for each in weights:
         operands += [each.kernel_ih, each.kernel_hh, _bias(each)]
     ragged = lengths is not None
-    outputs, h_n, c_n, *saved = forward_p.bind(*operands, reverse=reverse, save=save, ragged=ragged)
+    outputs, h_n, c_n, *saved = forward_p.bind(
+        *operands, save=save, ragged=ragged, **call._asdict()
+    )
     return outputs, State(h_n, c_n), in_xla.in_groups(saved, in_xla.SAVED)
 
 
@@ -47,13 +55,13 @@ def backward(
     saved: Sequence[Sequence[Array]],
     d_outputs: Float[Array, "time batch out"],
     d_final: State,
-    reverse: bool,
+    call: Call,
 ) -> tuple[State, list[Array]]:
     """The gradient of the initial states, and dz (time, batch, gates) of each direction."""
     operands = [d_outputs, d_final.hidden, _known(lengths, d_outputs), d_final.cell]
     for each, arrays in zip(weights, saved, strict=True):
         operands += [each.kernel_hh, *arrays]
-    d_h_0, d_c_0, *dz = backward_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
+    d_h_0, d_c_0, *dz = backward_p.bind(*operands, ragged=lengths is not None, **call._asdict())
     return State(d_h_0, d_c_0), dz
 
 
@@ -64,11 +72,11 @@ def weight_gradients(
     lengths: Int[Array, " batch"] | None,
     outputs: Float[Array, "time batch out"],
     dz: Sequence[Float[Array, "time batch gates"]],
-    reverse: bool,
+    call: Call,
 ) -> tuple[Weights, ...]:
     """The gradients of the weights of each direction."""
     operands = [x, initial_hidden, _known(lengths, x), outputs, *dz]
-    found = weight_gradients_p.bind(*operands, reverse=reverse, ragged=lengths is not None)
+    found = weight_gradients_p.bind(*operands, ragged=lengths is not None, **call._asdict())
     return tuple(
         Weights(
             kernel_ih,
@@ -127,17 +135,42 @@ def _plain(aval: ShapedArray) -> ShapedArray:
     return ShapedArray(aval.shape, aval.dtype)
 
 
-def _lower_for_cpu(call: str, plain: Any) -> Any:
+def _lower_for_cpu(library: Any, plain: Any) -> Any:
     def lower(ctx: mlir.LoweringRuleContext, *operands: Any, **options: Any) -> Any:
         module = ctx.module_context
         one_device = getattr(module.axis_context, "num_devices", None) == 1
-        if one_device and not module.lowering_parameters.for_export:
-            in_place = _gates_become_dz(len(operands)) if plain is in_xla.backward else {}
-            lowering = jax.ffi.ffi_lowering(call, operand_output_aliases=in_place)
-            return lowering(ctx, *operands, reverse=options["reverse"])
-        return mlir.lower_fun(plain, multiple_results=True)(ctx, *operands, **options)
+        here = one_device and not module.lowering_parameters.for_export
+        function = library if here else plain
+        return mlir.lower_fun(function, multiple_results=True)(ctx, *operands, **options)
 
     return lower
+
+
+def _in_library(call: str, avals: Any, states_in: Any, states_out: Any) -> Any:
+    """The call of the library. A batch-major layer's arrays over time, all of three axes but the
+    states, are (batch, time, ·) to it: XLA removes a transpose that undoes another one."""
+
+    def run(*operands: Array, reverse: bool, batch_major: bool, **options: Any) -> list[Array]:
+        def swapped(arrays: Sequence[Any], states: Sequence[int], swap: Any) -> list[Any]:
+            return [
+                swap(each) if batch_major and each.ndim == 3 and k not in states else each
+                for k, each in enumerate(arrays)
+            ]
+
+        def swap_array(array: Array) -> Array:
+            return jnp.swapaxes(array, 0, 1)
+
+        def swap_aval(aval: ShapedArray) -> ShapedArray:
+            return ShapedArray((aval.shape[1], aval.shape[0], aval.shape[2]), aval.dtype)
+
+        results = avals(*map(jax.typeof, operands), **options)
+        in_place = _gates_become_dz(len(operands)) if avals is _backward_avals else {}
+        found = jax.ffi.ffi_call(
+            call, swapped(results, states_out, swap_aval), input_output_aliases=in_place
+        )(*swapped(operands, states_in, swap_array), reverse=reverse, batch_major=batch_major)
+        return swapped(found, states_out, swap_array)
+
+    return run
 
 
 def _gates_become_dz(operands: int) -> dict[int, int]:
@@ -205,29 +238,29 @@ def _one_each(plain: Any) -> Any:
     return rule
 
 
-def _primitive(name: str, call: str, avals: Any, plain: Any) -> Primitive:
-    primitive = Primitive(name)
+def _primitive(name: str, avals: Any, plain: Any, states_in: Any, states_out: Any) -> Primitive:
+    """The primitive lstm_`name`, given the positions of states among its operands and results."""
+    primitive = Primitive(f"lstm_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
-    compiled = jax.jit(primitive.bind, static_argnames=("reverse", "save", "ragged"))
+    static = ("reverse", "batch_major", "save", "ragged")
+    compiled = jax.jit(primitive.bind, static_argnames=static)
 
     def run_alone(*operands: Array, **options: Any) -> Any:
         with jax.disable_jit(False):  # one call is the smallest unit anyway
             return compiled(*operands, **options)
 
     primitive.def_impl(run_alone)
+    library = _in_library(f"flax_bilstm_{name}", avals, states_in, states_out)
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
-    mlir.register_lowering(primitive, _lower_for_cpu(call, plain), platform="cpu")
+    mlir.register_lowering(primitive, _lower_for_cpu(library, plain), platform="cpu")
     return primitive
 
 
-forward_p = _primitive("lstm_forward", "flax_bilstm_forward", _forward_avals, in_xla.forward)
-backward_p = _primitive("lstm_backward", "flax_bilstm_backward", _backward_avals, in_xla.backward)
+forward_p = _primitive("forward", _forward_avals, in_xla.forward, (1, 3), (1, 2))
+backward_p = _primitive("backward", _backward_avals, in_xla.backward, (1, 3), (0, 1))
 weight_gradients_p = _primitive(
-    "lstm_weight_gradients",
-    "flax_bilstm_weight_gradients",
-    _weight_gradients_avals,
-    in_xla.weight_gradients,
+    "weight_gradients", _weight_gradients_avals, in_xla.weight_gradients, (1,), ()
 )
 batching.primitive_batchers[forward_p] = _merge(forward_p, 3, 3)
 batching.primitive_batchers[backward_p] = _merge(backward_p, 1 + in_xla.SAVED, 1)

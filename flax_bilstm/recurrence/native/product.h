@@ -32,13 +32,31 @@ inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride
   }
 }
 
-// Calls f(Rows as a type, first row) for tiles of kRows rows, and a smaller tile for the rest.
+// Calls f(`rows` as a type).
 template <int Rows = static_cast<int>(kRows), typename F>
-inline void for_row_tiles(Size row, Size end, const F& f) {
-  for (; row + Rows <= end; row += Rows) f(std::integral_constant<int, Rows>{}, row);
+inline void with_rows(Size rows, const F& f) {
   if constexpr (Rows > 1) {
-    if (row < end) for_row_tiles<Rows - 1>(row, end, f);
+    if (rows < Rows) return with_rows<Rows - 1>(rows, f);
   }
+  f(std::integral_constant<int, Rows>{});
+}
+
+// Calls f(Rows as a type, first row) for tiles of at most kRows rows, as equal as they can be.
+template <typename F>
+inline void for_row_tiles(Size rows, const F& f) {
+  const Size tiles = whole_vectors(rows, kRows);
+  for (Size tile = 0, row = 0; tile < tiles; ++tile) {
+    const Size count = (rows - row) / (tiles - tile);
+    with_rows(count, [&](auto number) { f(number, row); });
+    row += count;
+  }
+}
+
+// Calls f(panel) for all panels, to and fro: each step begins with the weights that the one before
+// left in the cache.
+template <typename F>
+inline void for_panels(Size step, Size panels, const F& f) {
+  for (Size k = 0; k < panels; ++k) f(step % 2 ? panels - 1 - k : k);
 }
 
 // Calls f(first column) for blocks of `width` columns; the last one overlaps the one before it.

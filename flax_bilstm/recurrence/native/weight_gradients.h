@@ -71,7 +71,7 @@ class WeightGradientsPass {
         std::memset(to, 0, static_cast<std::size_t>(width_) * sizeof(T));
         continue;
       }
-      std::memcpy(to, pass_.x + step * pass_.input,
+      std::memcpy(to, pass_.x + pass_.row_of(t, row) * pass_.input,
                   static_cast<std::size_t>(pass_.input) * sizeof(T));
       std::memcpy(to + pass_.input, hidden_before(t, row),
                   static_cast<std::size_t>(pass_.hidden) * sizeof(T));
@@ -82,12 +82,13 @@ class WeightGradientsPass {
   const T* hidden_before(Size t, Size row) const {
     const Size before = pass_.reverse ? t + 1 : t - 1;
     if (before < 0 || before >= pass_.lengths[row]) return pass_.h_0 + row * pass_.hidden;
-    return pass_.outputs + (before * pass_.batch + row) * pass_.output_stride();
+    return pass_.outputs + pass_.row_of(before, row) * pass_.output_stride();
   }
 
   void pack_dz(Size first, Size depth, Size column) {
     for (Size k = 0; k < depth; ++k) {
-      const T* from = pass_.dz + (first + k) * columns_;
+      const Size t = (first + k) / pass_.batch, row = (first + k) % pass_.batch;
+      const T* from = pass_.dz + pass_.row_of(t, row) * columns_;
       for (Size v = 0; v < kPanel; v += kLanes<T>) {
         store(dz_ + k * kPanel + v, load(from + column + v, columns_ - column - v));
       }
@@ -95,7 +96,7 @@ class WeightGradientsPass {
   }
 
   void add_products(Size depth, Size column) const {
-    for_row_tiles(0, width_, [&](auto number, Size first) {
+    for_row_tiles(width_, [&](auto number, Size first) {
       constexpr int rows = decltype(number)::value;
       Vector<T> tile[rows][kGates] = {};
       multiply(tile, features_ + first, 1, width_, depth, dz_, kPanel);

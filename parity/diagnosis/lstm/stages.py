@@ -80,7 +80,7 @@ class Stages:
             f"{cell.name}.final_state", f"{_place(cell)}, final state", self._whole(cell),
             partial(theirs.direction, cell=cell, final=True),
             partial(ours.direction, cell=cell, final=True),
-            partial(sequence_mistakes.of_direction, cell, final=True),
+            partial(sequence_mistakes.of_direction, cell, final=True), parts=(self._step(cell),),
         )  # fmt: skip
 
     def _step(self, cell: Cell) -> Stage:

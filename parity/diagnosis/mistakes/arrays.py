@@ -60,7 +60,6 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...
     lambda truth, given: ("its second axis is in reverse order", np.flip(truth, 1)),
     lambda truth, given: ("its second axis is one place late", np.roll(truth, 1, axis=1)),
     lambda truth, given: ("its second axis is one place early", np.roll(truth, -1, axis=1)),
-    lambda truth, given: ("it is transposed", truth.T),
     lambda truth, given: (
         f"it is {np.mean(given - truth):.6g} more everywhere",
         truth + np.mean(given - truth),

@@ -123,7 +123,6 @@ def of_products(model: torch.nn.Module) -> Mistakes:
     yield "no gradient flows into the keys", changed(False, lambda a, b: (a, b.detach()))
     yield "no gradient flows into the queries", changed(False, lambda a, b: (a.detach(), b))
     yield "no gradient flows into the values", changed(True, lambda a, b: (a, b.detach()))
-    yield "no gradient flows through the weights", changed(True, lambda a, b: (a.detach(), b))
     for path, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear):
             yield (
@@ -132,7 +131,7 @@ def of_products(model: torch.nn.Module) -> Mistakes:
             )
     for words, bits in SIGNIFICANT_BITS.items():
         yield (
-            f"the matrix products are computed in {words}",
+            f"products between layers are computed in {words}",
             changed(None, partial(_low_operands, bits)),
         )
 

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, hardsigmoid, hardtanh, linear, softsign
 
 from parity.diagnosis.lstm import reference as right
 from parity.diagnosis.lstm.gates import GATES
-from parity.diagnosis.lstm.reference import Cell, Inputs, StepOf, plain
+from parity.diagnosis.lstm.reference import Cell, StepOf, plain
 from parity.diagnosis.mistakes.rounding import SIGNIFICANT_BITS, rounded
 from torch_ref.weights import CellWeights
 
@@ -218,12 +218,3 @@ def of_step(cell: Cell) -> Iterator[tuple[str, Callable[..., Tensor], str]]:
     for words, part, step in _steps():
         function = partial(right.quantity, cell=cell, name="step", step=step)
         yield words, function, f"{cell.name}.{part}" if part else ""
-    other = cell._replace(direction="forward" if cell.reverse else "reverse")
-
-    def exchanged(model: torch.nn.Module, inputs: Inputs) -> Tensor:
-        try:
-            return right.quantity(model, inputs, other, "step")
-        except KeyError:
-            raise ValueError("there is no other direction") from None
-
-    yield f"the {other.direction} direction's weights are used", exchanged, ""

@@ -58,10 +58,13 @@ def of_layers() -> Mistakes:
         "the bias is missing": lambda g: {**g, "bias": None},
         "the bias is added twice": lambda g: {**g, "bias": 2 * g["bias"]},
         "the weight is transposed": lambda g: {**g, "weight": _square(g["weight"]).T},
-        "no gradient flows into the input": lambda g: {**g, "input": g["input"].detach()},
-        "no gradient flows into the weight": lambda g: {**g, "weight": g["weight"].detach()},
+        "no gradient flows into the layer's input": lambda g: {**g, "input": g["input"].detach()},
+        "no gradient flows into the layer's weight": lambda g: {
+            **g,
+            "weight": g["weight"].detach(),
+        },
         **{
-            f"the products are computed in {precision}": partial(_low_layer, bits)
+            f"the layer's products are computed in {precision}": partial(_low_layer, bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }
@@ -74,11 +77,13 @@ def of_layers() -> Mistakes:
             for function in (torch.sigmoid, torch.tanh, torch.relu)
         },
         **{
-            f"the output is rounded to {precision}": partial(rounded, bits=bits)
+            f"the layer's output is rounded to {precision}": partial(rounded, bits=bits)
             for precision, bits in SIGNIFICANT_BITS.items()
         },
         **{
-            f"the gradient is rounded to {precision}": partial(with_rounded_gradient, bits=bits)
+            f"the layer's gradient is rounded to {precision}": partial(
+                with_rounded_gradient, bits=bits
+            )
             for precision, bits in SIGNIFICANT_BITS.items()
         },
     }
@@ -90,9 +95,15 @@ def of_layers() -> Mistakes:
                 f"the epsilon is {eps:g}, {whose}",
                 _layer(norm, partial(_before, partial(_with_eps, eps))),
             )
-        yield "the scale is missing", _layer(norm, lambda func, g: func({**g, "weight": None}))
+        yield (
+            "the norm's scale is missing",
+            _layer(norm, lambda func, g: func({**g, "weight": None})),
+        )
         if norm != "rms_norm":
-            yield "the bias is missing", _layer(norm, lambda func, g: func({**g, "bias": None}))
+            yield (
+                "the norm's bias is missing",
+                _layer(norm, lambda func, g: func({**g, "bias": None})),
+            )
     yield (
         "the batch's own statistics are used, as in training",
         _layer("batch_norm", lambda func, g: func({**_copied(g), "training": True})),

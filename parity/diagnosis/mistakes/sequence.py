@@ -40,9 +40,6 @@ WALKS: dict[str, dict[str, Any]] = {
     "the sequence is run from the first step to the last": {"times": lambda order: order},
     "the sequence is run from the last step to the first": {"times": lambda order: order[::-1]},
     "padding is run through like any step": {
-        "prepare": lambda x, valid: (x, _everywhere(valid)),
-    },
-    "padding is run through like any step, on zeros": {
         "prepare": lambda x, valid: (x.masked_fill(~valid, 0), _everywhere(valid)),
     },
     "x is read one step late": {"prepare": lambda x, valid: (_shifted(x, 1), valid)},

@@ -25,7 +25,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "beta 2 is 0.95": {"betas": (0.9, 0.95)},
     "beta 1 is 0": {"betas": (0.0, 0.999)},
     "the betas are exchanged": {"betas": (0.999, 0.9)},
-    "the largest second moment is kept (AMSGrad)": {"amsgrad": True},
     "the momentum is Nesterov's": {"nesterov": True},
     "there is no momentum": {"momentum": 0.0},
     "the momentum is 0.99": {"momentum": 0.99},
@@ -37,9 +36,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 class _Adam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), with a parameter for each mistake."""
 
-    def __init__(self, groups: Any, *, root: bool = False, corrected: bool = True, first: int = 1):
+    def __init__(
+        self, groups: Any, *, root: bool = False, corrected: bool = True, first: int = 1,
+        largest: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(groups, {})
-        self.root, self.corrected, self.first = root, corrected, first
+        self.root, self.corrected, self.first, self.largest = root, corrected, first, largest
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -49,12 +51,16 @@ class _Adam(torch.optim.Optimizer):
             for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
                 if not state:
-                    state |= {"n": self.first - 1, "exp_avg": 0 * p, "exp_avg_sq": 0 * p}
+                    state |= {
+                        "n": self.first - 1, "exp_avg": 0 * p, "exp_avg_sq": 0 * p, "most": 0 * p,
+                    }  # fmt: skip
                 state["n"] += 1
                 state["exp_avg"] = b1 * state["exp_avg"] + (1 - b1) * p.grad
                 state["exp_avg_sq"] = b2 * state["exp_avg_sq"] + (1 - b2) * p.grad**2
                 by1, by2 = (1 - b ** state["n"] if self.corrected else 1.0 for b in (b1, b2))
                 square = state["exp_avg_sq"] / by2
+                state["most"] = square.maximum(state["most"])
+                square = state["most"] if self.largest else square
                 below = (square + eps).sqrt() if self.root else square.sqrt() + eps
                 p -= rate * group["weight_decay"] * p
                 p -= rate * (state["exp_avg"] / by1) / below
@@ -64,6 +70,7 @@ FORMULAS: dict[str, dict[str, Any]] = {
     "eps is inside the square root": {"root": True},
     "the moments' bias is not corrected": {"corrected": False},
     "the count of steps is one ahead": {"first": 2},
+    "the largest corrected second moment is kept (optax.amsgrad)": {"largest": True},
 }
 
 
@@ -72,7 +79,7 @@ HOOKS: dict[str, Callable[[Sequence[torch.Tensor]], None]] = {
         lambda slopes: _multiply(slopes, 0.1)
     ),
     "gradients are clipped to a norm of 1": lambda slopes: _multiply(
-        slopes, min(1.0, 1 / (float(torch.stack([s.norm() for s in slopes]).norm()) + 1e-6))
+        slopes, min(1.0, 1 / float(torch.stack([s.norm() for s in slopes]).norm()))
     ),
 }
 """What is done to all gradients before a step."""

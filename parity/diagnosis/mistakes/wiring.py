@@ -15,14 +15,15 @@ ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "
 def of_activations() -> Mistakes:
     """What can be wrong in elementwise functions."""
     functional = torch.nn.functional
-    for wrong in ("gelu (exact)", "gelu (by tanh, JAX's default)", *ACTIVATIONS):
+    others = (name for name in ACTIVATIONS if name != "gelu")
+    for wrong in ("gelu (exact)", "gelu (by tanh, JAX's default)", *others):
         kind, _, how = wrong.partition(" (")
         options = {"approximate": "tanh" if how.startswith("by") else "none"} if how else {}
         function: Any = getattr(functional, kind)
-        others = tuple(name for name in ACTIVATIONS if name != kind or how)
+        changed = tuple(name for name in ACTIVATIONS if name != kind or how)
         yield (
             f"the activation is {wrong}",
-            Calls(others, lambda c, f, a, k, g=function, o=options: g(a[0], **o)),
+            Calls(changed, lambda c, f, a, k, g=function, o=options: g(a[0], **o)),
         )
     yield "the activation is missing", Calls(ACTIVATIONS, lambda c, f, a, k: a[0])
     yield "the activation is taken twice", Calls(ACTIVATIONS, lambda c, f, a, k: f(f(*a, **k)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from parity.selftest.fault import Fault, Held
+from parity.selftest.fault import Fault, Held, square
 
 
 def changed(change: Callable[[np.ndarray], np.ndarray], *fragments: str) -> Callable[[Held], Held]:
@@ -41,19 +41,24 @@ def _directions_exchanged(held: Held) -> Held:
 
 PARAMETERS = (
     Fault("gates in another order (i, o, f, g: ONNX) in all tensors", "lstm.weight_ih_l0",
-             "parameters", "order", hold=changed(blocks((0, 3, 1, 2)), "lstm.")),
+             "parameters",
+             "gates are taken in the order i, o, f, g, not i, f, g, o",
+             hold=changed(blocks((0, 3, 1, 2)), "lstm.")),
     Fault("gates of one tensor in Keras's order of another release",
              "lstm.weight_hh_l0_reverse", "parameters", "forget and cell gates are exchanged",
              hold=changed(blocks((0, 2, 1, 3)), "weight_hh_l0_reverse")),
-    Fault("hidden-to-hidden blocks transposed", "lstm.weight_hh_l0", "parameters", "transposed",
+    Fault("hidden-to-hidden blocks transposed", "lstm.weight_hh_l0", "parameters",
+             "each gate's block is transposed",
              hold=changed(lambda a: np.concatenate([b.T for b in np.split(a, 4)]),
                                 "weight_hh")),
-    Fault("biases folded into one", "lstm.bias_ih_l0", "parameters", "folded", hold=_folded),
+    Fault("biases folded into one", "lstm.bias_ih_l0", "parameters",
+             "it holds the sum of both biases: bias_hh is folded into it", hold=_folded),
     Fault("directions exchanged", "lstm.weight_ih_l0", "parameters",
              "holds lstm.weight_ih_l0_reverse", hold=_directions_exchanged),
-    Fault("square head transposed", "fc.weight", "parameters", "transposed",
-             hold=changed(lambda a: a.T, "fc.weight")),
-    Fault("checkpoint rounded to bfloat16", "lstm.weight_ih_l0", "parameters", "bfloat16",
+    Fault("square head transposed", "fc.weight", "parameters", "it is transposed",
+             hold=changed(lambda a: a.T, "fc.weight"), needs=square("fc.weight")),
+    Fault("checkpoint rounded to bfloat16", "lstm.weight_ih_l0", "parameters",
+             "it was rounded to bfloat16",
              hold=lambda held: {n: np.asarray(jnp.asarray(a, jnp.bfloat16)).astype(a.dtype)
                                 for n, a in held.items()}),
     Fault("the attention's unused Linear drawn anew", "attention.attn.weight", "parameters",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.fault import UNKNOWN, Fault, square
 from parity.selftest.networks import by_hand
 from parity.selftest.networks.by_hand import Raw
 
@@ -20,16 +20,18 @@ def function(name: str, change: Callable[[Any], Any]) -> planting.Plant:
 
 
 RAW = (
-    Fault("the raw matrix transposed", "matrix", "parameters", "transposed", case="raw",
-          hold=lambda held: {n: a.T if n == "matrix" else a for n, a in held.items()}),
+    Fault("the raw matrix transposed", "matrix", "parameters", "it is transposed", case="raw",
+          hold=lambda held: {n: a.T if n == "matrix" else a for n, a in held.items()},
+          needs=square("matrix")),
     Fault("the raw matrix transposed in the code", "output", "forward", UNKNOWN,
           method(Raw, "hide", lambda real, model, x: jnp.tanh(x @ model.matrix[...].T)),
-          case="raw"),
+          case="raw", needs=square("matrix")),
     Fault("the scalar's sign turned", "scale", "parameters", "its sign is turned", case="raw",
           hold=lambda held: {n: -a if n == "scale" else a for n, a in held.items()}),
     Fault("no tanh before the query", "output", "forward", "the activation is missing",
           method(Raw, "hide", lambda real, model, x: x @ model.matrix[...]), case="raw"),
-    Fault("softmax over the features of raw scores", "output", "forward", "over the batch",
+    Fault("softmax over the features of raw scores", "output", "forward",
+          "the softmax runs over the batch",
           method(Raw, "weigh", lambda real, model, s: jax.nn.softmax(s, axis=0)), case="raw"),
     Fault("no softmax over raw scores", "output", "forward", "the softmax is missing",
           method(Raw, "weigh", lambda real, model, s: s), case="raw"),
@@ -55,7 +57,8 @@ FUNCTION = (
     Fault("function: the reverse direction runs forward", "output", "forward", UNKNOWN,
           function("direction", lambda real: lambda w, x, s, reverse: real(w, x, s, False)),
           case="function"),
-    Fault("function: the head reads the first step", "output", "forward", "first step",
+    Fault("function: the head reads the first step", "output", "forward",
+          "the first step is read, not the last",
           function("head", lambda real: lambda w, y: real(w, y[::-1])), case="function"),
     Fault("function: the reverse direction's weights are the forward's", "output", "forward",
           UNKNOWN, function("direction", lambda real: lambda w, x, s, reverse: (
@@ -69,7 +72,7 @@ FUNCTION = (
           function("head", lambda real: lambda w, y: w["head.kernel"] @ y[-1]),
           case="function"),
     Fault("function: scores in bfloat16 within float32", "output", "float32",
-          "the output is rounded to bfloat16",
+          "the layer's output is rounded to bfloat16",
           function("head", lambda real: lambda w, y: pieces.only_float32(pieces.bfloat16)(
               real(w, y))), case="function"),
 )  # fmt: skip

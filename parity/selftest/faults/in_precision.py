@@ -30,18 +30,21 @@ _BFLOAT16 = pieces.only_float32(pieces.bfloat16)
 
 PRECISION = (
     Fault("recurrence's products in bfloat16", cell("forward", "input_gate"), "float32",
-             "bfloat16", planting.product(_BFLOAT16)),
-    Fault("recurrence's products in TF32", cell("forward", "input_gate"), "float32", "TF32",
+             "the matrix products are computed in bfloat16", planting.product(_BFLOAT16)),
+    Fault("recurrence's products in TF32", cell("forward", "input_gate"), "float32",
+             "the matrix products are computed in TF32, or float16",
              planting.product(_TF32)),
-    Fault("cell state kept in bfloat16", cell("forward", "cell"), "float32", "bfloat16",
+    Fault("cell state kept in bfloat16", cell("forward", "cell"), "float32",
+             "the cell state is rounded to bfloat16",
              planting.loop(pieces.cell(combine=lambda i, f, g, c: _BFLOAT16(f * c + i * g)))),
-    Fault("softmax in bfloat16", "fc.input", "float32", "bfloat16",
+    Fault("softmax in bfloat16", "fc.input", "float32", "the softmax is computed in bfloat16",
              planting.attention(pieces.attend(weigh=lambda s: _BFLOAT16(
                  jax.nn.softmax(_BFLOAT16(s), axis=-1))))),
-    Fault("head in TF32", "fc", "float32", "TF32",
+    Fault("head in TF32", "fc", "float32", "the layer's products are computed in TF32, or float16",
              planting.calling(nnx.Linear, lambda call, module, x: (
                  _TF32(x) @ _TF32(module.kernel[...]) + module.bias[...][None]))),
-    Fault("gradients handed back in bfloat16", cell("reverse", "outputs"), "float32", "bfloat16",
+    Fault("gradients handed back in bfloat16", cell("reverse", "outputs"), "float32",
+             "the gradient is rounded to bfloat16",
              planting.implementation(_rounded_gradient, "reverse")),
 )  # fmt: skip
 

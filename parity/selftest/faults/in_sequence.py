@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from flax_bilstm import lstm
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell, more_steps_than
 
 
 def _after(t: int, change: Any) -> Any:
@@ -46,30 +46,37 @@ def _swapped_halves(y: Any) -> Any:
 
 TIME = (
     Fault("reverse direction not flipped", cell("reverse", "outputs"), "one direction",
-             "first step to the last",
+             "the sequence is run from the first step to the last",
              planting.implementation(lambda real, *given: real(*given[:-1], False))),
     Fault("reverse direction's outputs not flipped back", cell("reverse", "outputs"),
-             "one direction", "not flipped back",
+             "one direction", "the outputs are in reverse order of time: not flipped back",
              planting.implementation(_flipped_outputs, "reverse")),
     Fault("reverse direction flipped twice", cell("reverse", "outputs"), "one direction",
-             "flipped twice", planting.implementation(lambda real, w, x, *rest: (
+             "the input is flipped twice or not at all, the outputs are flipped",
+             planting.implementation(lambda real, w, x, *rest: (
                  real(w, x[::-1], *rest)), "reverse")),
     Fault("both directions run in reverse", cell("forward", "outputs"), "one direction",
-             "last step to the first",
+             "the sequence is run from the last step to the first",
              planting.implementation(lambda real, *given: real(*given[:-1], True))),
-    Fault("x read one step late", cell("forward", "outputs"), "forward", "one step late",
+    Fault("x read one step late", cell("forward", "outputs"), "forward", "x is read one step late",
              planting.implementation(_late, "forward")),
-    Fault("state starts at 1", cell("forward", "outputs"), "forward", "starts at 1",
+    Fault("state starts at 1", cell("forward", "outputs"), "forward", "the state starts at 1",
              planting.calling(lstm.LSTM, _ones)),
     Fault("state restarts at step 16", cell("forward", "outputs"), "later steps",
-             "every 16 steps", planting.in_pieces(16, lambda start, state: start)),
+             "the state restarts from 0 every 16 steps",
+             planting.in_pieces(16, lambda start, state: start),
+             needs=more_steps_than(16)),
     Fault("weights changed from step 10 on", cell("forward", "outputs"), "later steps", UNKNOWN,
-             planting.implementation(_after(10, pieces.turned_blocks), "forward")),
-    Fault("halves of the output swapped", "lstm.layer0.output", "forward", "halves are swapped",
+             planting.implementation(_after(10, pieces.turned_blocks), "forward"),
+             needs=more_steps_than(10)),
+    Fault("halves of the output swapped", "lstm.layer0.output", "forward",
+             "the forward and reverse halves are swapped",
              planting.lstm_results(lambda y, h, c: (_swapped_halves(y), h, c))),
-    Fault("reverse half of the output missing", "lstm.layer0.output", "forward", "missing",
+    Fault("reverse half of the output missing", "lstm.layer0.output", "forward",
+             "the reverse half is missing",
              planting.lstm_results(lambda y, h, c: (y.at[..., y.shape[-1] // 2 :].set(0), h, c))),
-    Fault("h_n in the order reverse, forward", "lstm.h_n", "forward", "reverse order",
+    Fault("h_n in the order reverse, forward", "lstm.h_n", "forward",
+             "layers and directions are in reverse order",
              planting.lstm_results(lambda y, h, c: (y, h[::-1], c))),
     Fault("c_n returned for h_n", "lstm.h_n", "forward", "it is the cell state",
              planting.lstm_results(lambda y, h, c: (y, c, c))),
@@ -93,19 +100,21 @@ def _left_in_padding(real: Any, w: Any, x: Any, state: Any, valid: Any, reverse:
 
 PADDING = (
     Fault("reverse direction starts in the padding", cell("reverse", "outputs"), "padding",
-             "padding is run through", planting.implementation(_unmasked, "reverse"),
+             "padding is run through like any step",
+             planting.implementation(_unmasked, "reverse"),
              case="padded"),
     Fault("outputs in the padding not 0", cell("forward", "outputs"), "padding", UNKNOWN,
              planting.implementation(_left_in_padding, "forward"), case="padded"),
     Fault("final state after the padding", cell("forward", "final_state"), "padding",
-             "padding is run through", planting.implementation(_late_final, "forward"),
+             "padding is run through like any step",
+             planting.implementation(_late_final, "forward"),
              case="padded"),
     Fault("lengths one too long", cell("forward", "outputs"), "padding", UNKNOWN,
              planting.patched(lstm, "validity", lambda real: lambda n, time: real(n + 1, time)),
              case="padded"),
-    Fault("attention to padding", "fc.input", "padding", "padding is attended to",
+    Fault("attention to padding", "fc.input", "padding", "padding is attended to, on zeros",
              planting.attention(pieces.attend(masked=False)), case="padded"),
     Fault("the query is the batch's last step", "fc.input", "padding",
-             "the batch's last step",
+             "the query is the batch's last step, which is padding in shorter sequences",
              planting.attention(pieces.attend(last=lambda n: 0 * n + n.max() - 1)), case="padded"),
 )  # fmt: skip

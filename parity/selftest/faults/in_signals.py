@@ -43,14 +43,15 @@ def _turned_kernel(call: Any, module: Any, x: Any) -> Any:
 
 
 CONVOLUTION = (
-    Fault("BatchNorm's epsilon of 1e-6", "head.input", "forward", "1e-06", _norm(1e-6),
+    Fault("BatchNorm's epsilon of 1e-6", "head.input", "forward",
+          "the epsilon is 1e-06, Flax's default", _norm(1e-6),
           case="convolution"),
     Fault("BatchNorm's statistics are its defaults", "head.input", "forward", UNKNOWN,
           _norm(mean=0.0, var=1.0), case="convolution"),
-    Fault("BatchNorm's scale is missing", "head.input", "forward", "scale is missing",
+    Fault("BatchNorm's scale is missing", "head.input", "forward", "the norm's scale is missing",
           _norm(scale=1.0), case="convolution"),
     Fault("BatchNorm by the batch's own statistics", "head.input", "forward",
-          "the batch's own statistics",
+          "the batch's own statistics are used, as in training",
           planting.calling(nnx.BatchNorm, _own_statistics), case="convolution"),
     Fault("the convolution's kernel turned in time", "head.input", "forward", UNKNOWN,
           planting.calling(nnx.Conv, _turned_kernel), case="convolution"),
@@ -60,7 +61,7 @@ CONVOLUTION = (
     Fault("padding by the edge, not by zeros", "head.input", "forward", UNKNOWN,
           planting.calling(nnx.Conv, lambda call, module, x: call(
               jnp.pad(x, ((0, 0), (1, 1), (0, 0)), mode="edge"))[:, 1:-1]), case="convolution"),
-    Fault("leaky ReLU for ReLU", "head.input", "forward", "leaky_relu",
+    Fault("leaky ReLU for ReLU", "head.input", "forward", "the activation is leaky_relu",
           method(Convolution, "activate", lambda real, model, z: nnx.leaky_relu(z)),
           case="convolution"),
     Fault("mean pooling for the largest", "head.input", "forward", UNKNOWN,
@@ -73,7 +74,8 @@ CONVOLUTION = (
           case="convolution",
           hold=lambda held: {n: 0 * a if "running_mean" in n else a for n, a in held.items()}),
     Fault("gradient of the convolution halved", "conv.bias", "gradients",
-          "0.5 times", planting.calling(nnx.Conv, lambda call, module, x: 0.5 * call(x)
+          "it is 0.5 times what it should be",
+          planting.calling(nnx.Conv, lambda call, module, x: 0.5 * call(x)
                                         + 0.5 * jax.lax.stop_gradient(call(x))),
           case="convolution"),
     Fault("gradients clipped by value in the convolution", "conv.weight", "training", UNKNOWN,
@@ -98,16 +100,17 @@ def _mean(weights: Any, value: Any) -> Any:
 _SCALE = 2**-0.5
 
 HEADS = (
-    Fault("scores not scaled", "norm.input", "forward", "multiplied by √d",
+    Fault("scores not scaled", "norm.input", "forward", "scores are multiplied by √d",
           _attend(lambda s, v: _mean(jax.nn.softmax(s), v)), case="heads"),
-    Fault("scores scaled by the model's width", "norm.input", "forward", "divided by √d",
+    Fault("scores scaled by the model's width", "norm.input", "forward",
+          "scores are divided by √d, d the features of the product",
           _attend(lambda s, v: _mean(jax.nn.softmax(s / 2), v)), case="heads"),
-    Fault("a causal mask", "norm.input", "forward", "causal",
+    Fault("a causal mask", "norm.input", "forward", "no step attends to later ones (a causal mask)",
           _attend(lambda s, v: _mean(jax.nn.softmax(jnp.where(
               jnp.tril(jnp.ones(s.shape[-2:], bool)), s * _SCALE, -jnp.inf)), v)),
           case="heads"),
     Fault("softmax over the heads' queries", "norm.input", "forward",
-          "over the queries",
+          "the softmax runs over the queries, not over the keys",
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE, axis=-2), v)), case="heads"),
     Fault("heads exchanged in the values", "norm.input", "forward", UNKNOWN,
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE), v[..., ::-1, :])),
@@ -126,13 +129,14 @@ HEADS = (
           "the first term of a sum is missing",
           method(Heads, "join", lambda real, model, x, attended: x + model.norm(attended)),
           case="heads"),
-    Fault("the first step of the heads for the last", "head.input", "forward", "first step",
+    Fault("the first step of the heads for the last", "head.input", "forward",
+          "the first step is read, not the last",
           method(Heads, "read", lambda real, model, y: y[:, 0]), case="heads"),
     Fault("in_proj's query and key exchanged", "attention.in_proj_weight", "parameters",
           "do not hold the same", case="heads", hold=lambda held: {
               n: a[[4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11]] if "in_proj_weight" in n else a
               for n, a in held.items()}),
-    Fault("out_proj transposed", "attention.out_proj.weight", "parameters", "transposed",
+    Fault("out_proj transposed", "attention.out_proj.weight", "parameters", "it is transposed",
           case="heads",
           hold=lambda held: {n: a.T if "out_proj.weight" in n else a for n, a in held.items()}),
     Fault("the heads' softmax in bfloat16 within float32", "norm.input", "float32", UNKNOWN,

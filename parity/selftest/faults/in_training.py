@@ -12,6 +12,7 @@ from flax import nnx
 from flax_bilstm import network
 from parity.selftest import planting
 from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.networks.ours import HIDDEN_DIM
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
 
 
@@ -46,7 +47,8 @@ def _frozen(optimizer: optax.GradientTransformation, name: str) -> optax.Gradien
 
 
 def _clipped_kernel(call: Any, module: Any, x: Any) -> Any:
-    bound = 8**-0.5  # of the initial distribution: nothing is clipped until something is trained
+    # The bound of the initial distribution: nothing is clipped until something is trained.
+    bound = (2 * HIDDEN_DIM) ** -0.5
     return x @ jnp.clip(module.kernel[...], -bound, bound) + module.bias[...][None]
 
 
@@ -63,22 +65,26 @@ _FAST = Optimizer("sgd at 0.5", lambda p: torch.optim.SGD(p, lr=0.5), optax.sgd(
 
 TRAINING = (
     Fault("AdamW with optax's default weight decay", "lstm.weight_ih_l0", "training",
-             "1e-4, optax's default", optimizer=fed(ADAMW, optax.adamw(1e-3))),
-    Fault("Adam with L2 for AdamW", "lstm.weight_ih_l0.exp_avg", "training", "Adam with L2",
+             "the weight decay is 1e-4, optax's default", optimizer=fed(ADAMW, optax.adamw(1e-3))),
+    Fault("Adam with L2 for AdamW", "lstm.weight_ih_l0.exp_avg", "training",
+             "the weight decay is added to the gradient (Adam with L2), not to the step (AdamW)",
              optimizer=fed(ADAMW, optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-3)))),
-    Fault("Keras's eps, 1e-7", "lstm.weight_ih_l0", "training", "1e-7",
+    Fault("Keras's eps, 1e-7", "lstm.weight_ih_l0", "training", "eps is 1e-7, Keras's default",
              optimizer=fed(ADAM, optax.adam(1e-3, eps=1e-7))),
-    Fault("eps inside the root", "lstm.weight_ih_l0", "training", "inside the square root",
+    Fault("eps inside the root", "lstm.weight_ih_l0", "training", "eps is inside the square root",
              optimizer=fed(ADAM, _eps_inside(1e-3))),
     Fault("beta 2 of 0.99", "lstm.weight_ih_l0.exp_avg_sq", "training", "beta 2 is 0.99",
              optimizer=fed(ADAM, optax.adam(1e-3, b2=0.99))),
-    Fault("no bias correction", "lstm.weight_ih_l0", "training", "not corrected",
+    Fault("no bias correction", "lstm.weight_ih_l0", "training",
+             "the moments' bias is not corrected",
              optimizer=fed(ADAM, _uncorrected(1e-3))),
-    Fault("Nesterov momentum", "lstm.weight_ih_l0", "training", "Nesterov",
+    Fault("Nesterov momentum", "lstm.weight_ih_l0", "training", "the momentum is Nesterov's",
              optimizer=fed(MOMENTUM, optax.sgd(0.01, momentum=0.9, nesterov=True))),
-    Fault("momentum dampened", "lstm.weight_ih_l0.momentum_buffer", "training", "moving average",
+    Fault("momentum dampened", "lstm.weight_ih_l0.momentum_buffer", "training",
+             "gradients enter the momentum times 1 − momentum, as a moving average",
              optimizer=fed(MOMENTUM, optax.chain(optax.scale(0.1), optax.sgd(0.01, momentum=0.9)))),
-    Fault("learning rate doubled", "lstm.weight_ih_l0", "training", "learning rate is 2 times",
+    Fault("learning rate doubled", "lstm.weight_ih_l0", "training",
+             "the learning rate is 2 times what it should be",
              optimizer=fed(SGD, optax.sgd(0.02))),
     Fault("the unused Linear decays with the rest", "attention.attn.weight", "training",
              "never trains it, yet the candidate moved it",

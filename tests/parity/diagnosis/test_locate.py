@@ -18,7 +18,7 @@ from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.mistakes import rounding
 from parity.diagnosis.stages import alone
-from parity.results import Place
+from parity.place import Place
 from parity.selftest import planting
 from parity.sides import pair as pairs
 from parity.sides.optimizers import ADAMW, SGD

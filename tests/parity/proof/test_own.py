@@ -95,9 +95,10 @@ def project(tmp_path, monkeypatch):
     sys.modules.pop("port", None)
 
 
-def run(*arguments, theirs="port:Theirs", ours="port:Ours"):
+def run(*arguments, theirs="port:Theirs", ours="port:Ours", variants=()):
     models = ("--reference", theirs, "--candidate", ours)
-    return cli.main([*arguments, *models, "--seeds", "1", "--steps", "1"])
+    sizes = ("--seeds", "1", "--steps", "1")
+    return cli.main([*arguments, *models, *sizes, "--variants", *variants])
 
 
 def test_a_right_port_exits_0_and_the_report_is_written(project, quickly_compiled, capsys):
@@ -119,6 +120,12 @@ def test_a_wrong_port_exits_1_and_the_stage_is_named(project, quickly_compiled, 
     assert "first last.input (model.pt: seed 0, first wrong stage, forward" in out
 
 
+def test_a_known_difference_exits_0_and_is_printed(project, quickly_compiled, capsys):
+    known = ("--known", "*=the port is halved = a = b")
+    assert run("model.pt", *NAMES, "--input", "5x3", *known, ours="port:Wrong") == 0
+    assert "known difference '*', the port is halved = a = b: " in capsys.readouterr().out
+
+
 def test_a_file_gives_inputs_by_name_and_the_target(project, quickly_compiled):
     rng = np.random.default_rng(0)
     np.savez("batch.npz", features=rng.standard_normal((2, 3)), target=rng.standard_normal((2, 2)))
@@ -134,16 +141,26 @@ def test_whole_numbers_and_functions_of_a_state_dict_are_taken(project, quickly_
     assert run("model.pt", "--ignore", "spare", "--input", "5x3", ours="port:from_state") == 0
 
 
-def test_each_seed_draws_inputs_of_another_size(project, quickly_compiled):
-    models = ("--reference", "port:Theirs", "--candidate", "port:from_state", "--steps", "1")
-    models += ("--ignore", "spare")
-    assert cli.main(["model.pt", *models, "--input", "4x3"]) == 0
+def test_loud_and_quiet_inputs_are_checked_unless_other_variants_are_named(
+    project, quickly_compiled
+):
+    models = ("--reference", "port:Theirs", "--candidate", "port:from_state", "--ignore", "spare")
+    sizes = ("--seeds", "2", "--steps", "1")
+    assert cli.main(["model.pt", *models, "--input", "4x3", *sizes]) == 0
     report = json.loads((project / "parity-report" / "report.json").read_text())
-    sizes = [
-        row["scale"] for row in report["rows"] if (row["check"], row["name"]) == ("inputs", "x")
-    ]
-    assert len(sizes) == 3
-    assert sizes[1] > 10 * sizes[0] > 50 * sizes[2]
+    sizes = {
+        row["case"]["which"]: row["scale"]
+        for row in report["rows"]
+        if (row["check"], row["name"]) == ("inputs", "x")
+    }
+    first = sizes["seed 0"]
+    assert sizes == {
+        "seed 0": first,
+        "seed 0, loud": pytest.approx(30 * first),
+        "seed 0, quiet": pytest.approx(first / 1000),
+        "seed 1": sizes["seed 1"],
+    }
+    assert sizes["seed 1"] != first
 
 
 MISTAKES = {
@@ -156,6 +173,7 @@ MISTAKES = {
     "another checkpoint": (("tokens.pt", "--input", "4x3"), {}, "--reference does not load it"),
     "a wrapped checkpoint": (("wrapped.pt", "--input", "4x3"), {}, "flax-bilstm convert"),
     "names": (("model.pt", "--names", "head", "--input", "4x3"), {}, "FLAX=TORCH"),
+    "known": (("model.pt", *NAMES, "--input", "4x3", "--known", "last"), {}, "PATTERN=REASON"),
     "no names": (("model.pt", "--input", "4x3"), {}, "last.weight"),
     "no function": (("model.pt", "--input", "4x3"), {"ours": "port"}, "package.module:function"),
     "no such function": (("model.pt", "--input", "4x3"), {"ours": "port:None_"}, "port:None_"),

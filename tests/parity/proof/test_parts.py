@@ -5,9 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from parity.place import Case
 from parity.proof import parts
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 
 
 def part(name, progress):

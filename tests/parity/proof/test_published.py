@@ -3,9 +3,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from parity.place import Case
 from parity.proof import digits, figures, published
 from parity.report import Report
-from parity.results import Case, Row
+from parity.results import Row
 
 
 def test_the_whole_is_the_published_size_at_every_shape_and_seed_and_the_digits(monkeypatch):

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("torch")
 
 from parity import Report, Row
+from parity.place import Case
 from parity.render import html
 from parity.render.drawings import Line, curves, heat_map, png
 from parity.render.markup import VOID, Markup, element, join
-from parity.results import Case
 
 C1 = Case("c", "1")
 GOOD = Row(

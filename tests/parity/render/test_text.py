@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from parity import Report, Row
+from parity.place import Case
 from parity.render import text as rendering
-from parity.results import Case
 
 ROWS = tuple(
     Row(

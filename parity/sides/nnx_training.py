@@ -1,0 +1,76 @@
+"""How a Flax module is trained: the two programs of one optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from flax_bilstm.conversion.tree import Path, dotted
+from parity.sides.optimizers import Optimizer, moments
+from parity.sides.programs import Program
+from parity.sides.variables import Named, flat
+
+State = list[jax.Array]
+"""Every variable of the optimizer and of the module, between two steps."""
+
+
+class Training:
+    """Trains the `nnx.Param`s of a module by `nnx.Optimizer`, as an ordinary Flax loop would.
+
+    Args:
+        model: leaves by their paths → the module.
+        optimizer: its optax transformation is used.
+    """
+
+    def __init__(self, model: Callable[[Named], nnx.Module], optimizer: Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+        self.start = Program(self._start, elementwise=True)
+        """Leaves → the state before the first step."""
+        self.step = Program(self._step, elementwise=True)
+        """The state and the gradients of the trained leaves → the state after a step."""
+        self._leaves: dict[Path, int] = {}
+        self._moments: dict[str, dict[Path, int]] = {}
+
+    def leaves(self, state: State) -> dict[Path, jax.Array]:
+        """Every variable of the module by its path."""
+        return {path: state[i] for path, i in self._leaves.items()}
+
+    def holding(self, state: State, leaves: Named) -> State:
+        """The state with these variables of the module, by their paths with dots."""
+        places = {dotted(path): i for path, i in self._leaves.items()}
+        held = list(state)
+        for path, leaf in leaves.items():
+            held[places[path]] = leaf
+        return held
+
+    def moments(self, state: State) -> dict[str, dict[Path, jax.Array]]:
+        """The moments by their names in torch, each by the path of its parameter."""
+        return {
+            name: {path: state[i] for path, i in of.items()} for name, of in self._moments.items()
+        }
+
+    def _start(self, leaves: Named) -> State:
+        model = self._model(leaves)
+        updates = nnx.Optimizer(model, self._optimizer.optax, wrt=nnx.Param)
+        self._graphdef, state = nnx.split((updates, model))
+        held, self._structure = jax.tree.flatten(state)
+        updates, model = self._merged(range(len(held)))  # the place of each in the list
+        self._leaves = {p: leaf.get_raw_value() for p, leaf in flat(nnx.state(model)).items()}
+        self._moments = {
+            theirs: moments(updates.opt_state, ours)
+            for theirs, ours in self._optimizer.moments.items()
+        }
+        return held
+
+    def _step(self, state: State, slopes: Named) -> State:
+        updates, model = self._merged(state)
+        gradient = nnx.clone(nnx.state(model, nnx.Param))
+        for path, leaf in flat(gradient).items():
+            leaf.set_value(slopes[dotted(path)])
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            updates.update(model, gradient)
+        return jax.tree.leaves(nnx.state((updates, model)))
+
+    def _merged(self, state: Any) -> Any:
+        return nnx.merge(self._graphdef, jax.tree.unflatten(self._structure, state))

@@ -1,0 +1,192 @@
+"""Training mode: what it does that evaluation mode does not, and how both sides are put in it.
+
+Dropout draws different masks in the two frameworks, so the layers' rates are compared, and training
+runs with rates of 0. BatchNorm's statistics are compared after every step. PyTorch moves the
+running variance towards the batch's sum of squares over n − 1, `nnx.BatchNorm` towards that over n:
+the reference of an `nnx.BatchNorm` is computed over n, too. By default that layer subtracts the
+squared mean from the mean square, which loses digits where the mean is far from 0; it is run
+without.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from flax import nnx
+
+from parity.sides.intercept import nnx_submodules
+from parity.sides.nnx_side import NnxSide
+from parity.sides.side import Arrays, Setting
+from parity.sides.torch_side import TorchSide
+
+_BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
+_RATES: tuple[tuple[Any, str], ...] = (
+    (torch.nn.modules.dropout._DropoutNd, "p"),
+    (torch.nn.RNNBase, "dropout"),
+    (torch.nn.MultiheadAttention, "dropout"),
+    (nnx.Dropout, "rate"),
+    (nnx.MultiHeadAttention, "dropout_rate"),
+)
+"""The layers that have a Dropout rate, and the attribute that has it."""
+MOMENTUM = "momentum of running averages"
+NOTE = (
+    "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
+    "PyTorch's over n − 1: compared over n"
+)
+
+
+def arrange(
+    reference: TorchSide,
+    candidate: NnxSide,
+    flax_model: nnx.Module,
+    inputs: Arrays,
+    stages: Mapping[str, str],
+) -> tuple[tuple[Setting, ...], list[str]]:
+    """Let both sides train in training mode, if they have statistics and neither is random in it.
+
+    Args:
+        reference: the reference, which is changed.
+        candidate: the candidate, which is changed.
+        flax_model: its module.
+        inputs: the inputs to run the reference on.
+        stages: torch path → Flax path of all submodules with the same name.
+
+    Returns:
+        The settings that can be judged, and notes.
+    """
+    found, ours = settings(reference.module, flax_model), nnx_submodules(flax_model)
+    modules = (*reference.module.modules(), *ours.values())
+    stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
+    if not found and not stateful:
+        return (), []
+    over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
+    start = partial(start_torch, over_n=over_n)
+    problem = _problem(partial(reference.output_of, inputs, start), ours.values())
+    if problem:
+        words = "; ".join(setting.words for setting in found if setting.name != MOMENTUM)
+        judged = tuple(setting for setting in found if setting.name == MOMENTUM)
+        return judged, [": ".join(filter(None, (f"training mode is not run: {problem}", words)))]
+    if not stateful:
+        return tuple(found), []
+    reference.start_training, candidate.start_training = start, start_flax
+    return tuple(found), [NOTE] if over_n else []
+
+
+def of_function(torch_model: torch.nn.Module) -> tuple[tuple[Setting, ...], list[str]]:
+    """`arrange` for a candidate that is a function, which has no layers and no statistics."""
+    theirs = list(torch_model.modules())
+    seen = [f"Dropout {list(_rates(theirs))}"] if _rates(theirs) else []
+    seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs) else []
+    what = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
+    return (), [what] if seen else []
+
+
+def _problem(run: Callable[[], Arrays], ours: Iterable[Any]) -> str:
+    """Why training mode cannot be judged; empty if it can."""
+    if any(map(_draws, ours)):
+        return "the candidate has random streams outside of Flax's layers"
+    outputs = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                outputs.append(run())
+            except Exception as error:  # the user's code can raise anything
+                return f"the reference raises {type(error).__name__}: {error}"
+    if any(not np.array_equal(outputs[1][n], a, equal_nan=True) for n, a in outputs[0].items()):
+        return "the reference is random in it, even without its Dropout layers"
+    return ""
+
+
+def _draws(module: Any) -> bool:
+    """Whether it is not Flax's and has random streams: it may be a Dropout of the user's own."""
+    streams = nnx.Rngs | nnx.RngStream
+    return not type(module).__module__.startswith("flax") and any(
+        isinstance(held, streams) for held in vars(module).values()
+    )
+
+
+def settings(torch_model: torch.nn.Module, flax_model: nnx.Module) -> list[Setting]:
+    """The rates of Dropout and the momentum of running averages, if either side has any."""
+    theirs, ours = list(torch_model.modules()), _flax_modules(flax_model)
+    # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
+    reference = _distinct(m.momentum or 0.0 for m in theirs if isinstance(m, _BATCH_NORM))
+    candidate = _distinct(1 - m.momentum for m in ours if isinstance(m, nnx.BatchNorm))
+    swapped = reference and reference == _distinct(1 - value for value in candidate)
+    hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
+    rates = Setting("dropout rate", _rates(theirs), _rates(ours))
+    found = [rates] if rates.reference or rates.candidate else []
+    if reference and candidate:  # a BatchNorm of the user's own shows in the statistics alone
+        found.append(Setting(MOMENTUM, reference, candidate, hint))
+    return found
+
+
+def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
+    """Put the model in training mode, without Dropout, and without counting batches.
+
+    Args:
+        model: the model, which is changed.
+        over_n: the BatchNorms whose running variance is to be that of `nnx.BatchNorm`.
+    """
+    model.train()
+    _stop_dropout(model.modules())
+    over_n = set(over_n)
+    for path, module in model.named_modules():
+        if isinstance(module, _BATCH_NORM) and module.running_var is not None:
+            module.register_forward_hook(_left_alone(module.running_var, path in over_n))
+
+
+def start_flax(model: nnx.Module) -> None:
+    """Put the model in training mode, without Dropout and without fast variances."""
+    model.train()
+    modules = _flax_modules(model)
+    _stop_dropout(modules)
+    for module in modules:
+        if isinstance(module, nnx.BatchNorm):
+            module.use_fast_variance = False
+
+
+def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:
+    """A hook that undoes the count of batches, and the factor n / (n − 1) of the new variance."""
+
+    before = start.clone()
+
+    def hook(module: Any, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal before
+        with torch.no_grad():
+            if module.momentum is not None:  # without one, the count is the weight's denominator
+                module.num_batches_tracked.sub_(1)
+                if over_n:
+                    n = inputs[0].numel() // inputs[0].shape[1]
+                    kept = (1 - module.momentum) * before
+                    # Not in place: the backward pass may need the former tensor.
+                    module.running_var = kept + (module.running_var - kept) * (n - 1) / n
+            before = module.running_var.clone()
+
+    return hook
+
+
+def _stop_dropout(modules: Iterable[Any]) -> None:
+    for module in modules:
+        for attribute in _rate_attributes(module):
+            setattr(module, attribute, 0.0)
+
+
+def _rates(modules: Iterable[Any]) -> tuple[float, ...]:
+    rates = (getattr(m, attribute) for m in modules for attribute in _rate_attributes(m))
+    return _distinct(rate for rate in rates if rate)
+
+
+def _rate_attributes(module: Any) -> Iterator[str]:
+    return (attribute for kind, attribute in _RATES if isinstance(module, kind))
+
+
+def _distinct(values: Iterable[float]) -> tuple[float, ...]:
+    """Each value once: a layer may be called twice in one framework and be two in the other."""
+    return tuple(sorted({round(float(value), 9) for value in values}))
+
+
+def _flax_modules(model: nnx.Module) -> list[Any]:
+    return [module for _, module in nnx.iter_modules(model)]
