@@ -86,6 +86,7 @@ def load(
         ValueError: it is not a checkpoint, has no state dict or several, or one that does not fit.
         FileNotFoundError: there is no such file.
     """
+    arguments.strings("ignore", ignore)
     if into is None:
         if names is not None or ignore:
             raise TypeError("names, ignore: expected only beside into=, the module to load into.")

@@ -23,6 +23,7 @@ from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.rows import Names, Row, matches, rows, variables
 from flax_bilstm.conversion.tensors import Cast, to_numpy
 from flax_bilstm.conversion.tree import Path, dotted, reach, value_of
+from flax_bilstm.initializers import same_key
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Unused
 
@@ -290,7 +291,7 @@ def _described(
     if not jnp.issubdtype(param_dtype, jnp.floating):
         raise ValueError(f"state_dict: expected floating tensors, got {np.dtype(param_dtype)}.")
     module = nnx.eval_shape(  # nothing is drawn only to be overwritten
-        lambda: kind(**sizes, **options, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+        lambda: kind(**sizes, **options, param_dtype=param_dtype, rngs=same_key())
     )
     if isinstance(module, LSTM) and isinstance(module.dropout, nnx.Dropout):
         module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))
