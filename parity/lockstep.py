@@ -198,7 +198,7 @@ def judged(
     name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            return without_distance(place, f"{side} has nothing of this name")
+            return without_distance(place, f"{side} has no array of this name")
     others = [run.get(name) for run in own]
     return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 
