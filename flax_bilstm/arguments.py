@@ -164,7 +164,7 @@ def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
         return (value if unknown else np.asarray(value)), unknown
     except Exception as error:  # from NumPy, JAX or PyTorch
         raise TypeError(
-            f"{name}: expected {expected}, got {quoted(value)}, which is no array of them."
+            f"{name}: expected {expected}, got {quoted(value)}, which is not such an array."
         ) from error
 
 

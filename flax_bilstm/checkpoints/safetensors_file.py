@@ -42,7 +42,11 @@ def read(path: Path) -> Content:
     try:
         return Content(dict(sorted(_tensors(mapped(path)))))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        what = str(error) if isinstance(error, _DamagedError) else "its header is no such JSON"
+        what = (
+            str(error)
+            if isinstance(error, _DamagedError)
+            else "its header is not the JSON of a safetensors file"
+        )
         raise ValueError(
             f"expected a safetensors file, got another or a damaged one: {what}; copy or download "
             "it again."
@@ -70,7 +74,7 @@ def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
         dtype, size = DTYPES[entry["dtype"]], 1
         for axis in entry["shape"]:
             if type(axis) is not int or axis < 0:
-                raise _DamagedError(f"{shown(name)} has a shape of no sizes")
+                raise _DamagedError(f"{shown(name)} has a shape that is not a list of sizes")
             size *= axis
         if start != at or end - start != size * dtype.itemsize or end > len(body):
             raise _DamagedError(f"the bytes of {shown(name)} are not where its header says")

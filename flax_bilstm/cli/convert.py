@@ -23,7 +23,7 @@ from flax_bilstm.conversion.reading import is_ours, read_sizes
 from flax_bilstm.conversion.rows import Names
 from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
 
-NOT_COMPARED = "no forward pass was compared: only PyTorch and your own module know this network's"
+NOT_COMPARED = "no forward pass was compared: a checkpoint does not contain this network's"
 
 
 class DifferenceError(Exception):
@@ -263,7 +263,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     if target.resolve() in source.resolve().parents:
         raise ValueError(f"DST: expected a place outside of SRC's own folder, got {target}.")
     if target.exists() and not overwrite:
-        raise ValueError(f"DST: {target} is there already; pass --overwrite to replace it.")
+        raise ValueError(f"DST: {target} exists already; pass --overwrite to replace it.")
 
 
 def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:

@@ -84,7 +84,7 @@ def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
     scored = {"dot": "y · y", "general": "y · W y, W = attention.attn.weight"}[score]
     return (
         f"bidirectional LSTM, attention of the last step with score={score} ({scored}), fc; "
-        "a checkpoint does not tell the score, --score does"
+        "a checkpoint does not store the score; pass it by --score"
     )
 
 

@@ -3,7 +3,9 @@
 Dropout draws different masks in the two frameworks, so the layers' rates are compared, and training
 runs with rates of 0. BatchNorm's statistics are compared after every step. PyTorch moves the
 running variance towards the batch's sum of squares over n − 1, `nnx.BatchNorm` towards that over n:
-the reference of an `nnx.BatchNorm` is computed over n, too.
+the reference of an `nnx.BatchNorm` is computed over n, too. By default that layer subtracts the
+squared mean from the mean square, which loses digits where the mean is far from 0; it is run
+without.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +31,10 @@ _RATES: tuple[tuple[Any, str], ...] = (
 )
 """The layers that have a Dropout rate, and the attribute that has it."""
 MOMENTUM = "momentum of running averages"
+NOTE = (
+    "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
+    "PyTorch's over n − 1: compared over n"
+)
 
 
 def arrange(
@@ -65,8 +71,7 @@ def arrange(
     if not stateful:
         return tuple(found), []
     reference.start_training, candidate.start_training = start, start_flax
-    note = "nnx.BatchNorm's running variance is over n, PyTorch's over n − 1: compared over n"
-    return tuple(found), [note] if over_n else []
+    return tuple(found), [NOTE] if over_n else []
 
 
 def of_function(torch_model: torch.nn.Module) -> tuple[tuple[Setting, ...], list[str]]:
@@ -134,9 +139,13 @@ def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
 
 
 def start_flax(model: nnx.Module) -> None:
-    """Put the model in training mode, without Dropout."""
+    """Put the model in training mode, without Dropout and without fast variances."""
     model.train()
-    _stop_dropout(_flax_modules(model))
+    modules = _flax_modules(model)
+    _stop_dropout(modules)
+    for module in modules:
+        if isinstance(module, nnx.BatchNorm):
+            module.use_fast_variance = False
 
 
 def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:
