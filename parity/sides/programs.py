@@ -19,8 +19,8 @@ SIMPLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
-"""XLA makes simpler machine code of the same operations, in a quarter of the time. A candidate of 14
-million parameters trains a tenth longer with it."""
+"""XLA makes simpler machine code of the same operations, in a quarter of the time; 14 million
+parameters are trained a tenth slower with it."""
 
 
 class Program:
