@@ -122,7 +122,7 @@ def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
     for name in names(theirs, ours):
         yield identical(
             theirs.get(name), ours.get(name), Place(case, "parameters", name=name),
-            "the two sides do not hold the same parameter",
+            "the two sides hold different values",
         )  # fmt: skip
     for name, array in inputs.items():
         yield identical(array, array, Place(case, "inputs", name=name), "")

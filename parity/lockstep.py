@@ -13,7 +13,7 @@ from parity.comparison import Value, doubtful, identical, judge
 from parity.memory import give_back
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
 
@@ -153,9 +153,11 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
 
 @contextmanager
 def _blamed() -> Iterator[None]:
-    """Raise an error as the candidate's."""
+    """Raise an error as the candidate's, unless the table of optimizers is wrong."""
     try:
         yield
+    except OptimizerError:
+        raise
     except Exception as error:
         raise CandidateError(error) from error
 
@@ -199,7 +201,7 @@ def judged(
     name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            return without_distance(place, f"{side} has nothing of this name")
+            return without_distance(place, f"{side} has no array of this name")
     others = [run.get(name) for run in own]
     return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 

@@ -25,7 +25,7 @@ from parity.sides.intercept import (
     placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.nnx_training import State, Training
+from parity.sides.nnx_training import Trained, Training
 from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
@@ -184,7 +184,7 @@ class NnxSide(Side):
             self._trainings[key] = Training(self._variables.model, optimizer)
         return self._trainings[key]
 
-    def _left_behind(self, value: Any, training: Training, state: State) -> Step:
+    def _left_behind(self, value: Any, training: Training, state: Trained) -> Step:
         """The step, whose arrays are read when they are asked for: JAX still computes them."""
 
         def parameters() -> Arrays:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 import optax
 
 from parity.tolerances import ADAM_STEP_ROUNDING, epsilon
@@ -81,17 +82,53 @@ ADAMW = Optimizer(
 OPTIMIZERS = (SGD, MOMENTUM, ADAM, ADAMW)
 
 
-def moments(state: Any, field: str) -> dict[tuple[Any, ...], Any]:
+class OptimizerError(ValueError):
+    """A row of the table names what its optimizers do not have."""
+
+
+def refuse_unknown(optimizer: Optimizer, framework: str, moment: str, known: set[str]) -> None:
+    """Raise OptimizerError if the moment is not among the names in a framework's state."""
+    if moment not in known:
+        raise OptimizerError(
+            f"optimizer {optimizer.name!r}: moments: expected names in {framework}'s state, which "
+            f"has {sorted(known)}, got {moment!r}"
+        )
+
+
+def wide_counts(transformation: Any) -> Any:
+    """The optax transformation, but in x64 mode it counts steps in int64.
+
+    A schedule divides the count, and JAX divides int32 in float32: 1 / 3 would be off by 1e-8.
+    """
+
+    def init(params: Any) -> Any:
+        wide = jax.dtypes.canonicalize_dtype(np.int64)  # int32 unless x64 is on
+        return jax.tree.map(
+            lambda leaf: leaf.astype(wide) if leaf.dtype == np.int32 else leaf,
+            transformation.init(params),
+        )
+
+    return optax.GradientTransformationExtraArgs(
+        init, optax.with_extra_args_support(transformation).update
+    )
+
+
+def moments(state: Any, optimizer: Optimizer, field: str) -> dict[tuple[Any, ...], Any]:
     """Path of a parameter → its moment, from all fields of this name in optax's state.
 
     A state may have several, one for each group of parameters (`optax.multi_transform`).
+
+    Raises:
+        OptimizerError: the state has no such field.
     """
-    found = {}
+    found, fields = {}, set()
     for keys, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         names = [getattr(key, "name", None) for key in keys]
+        fields |= {name for name in names if isinstance(name, str)}
         if field in names:
             path = keys[names.index(field) + 1 :]
             found[tuple(key.key for key in path if hasattr(key, "key"))] = leaf
+    refuse_unknown(optimizer, "optax", field, fields)
     return found
 
 

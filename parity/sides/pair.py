@@ -21,6 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.transforms import SAME
+from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, training_mode
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
@@ -97,10 +98,11 @@ def of_modules(
             kind = type(flax_model).__name__
             raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
         flax_model = StateFunction(flax_model, torch_model, ignore)
+    spare: Sequence[Row] = ()
     if isinstance(flax_model, StateFunction):
         rows: Sequence[Row] = flax_model.rows()
     else:
-        rows = _rows(torch_model, flax_model, names, ignore)
+        rows, spare, refuse = _rows(torch_model, flax_model, names, ignore)
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
     lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
     if stages is None:
@@ -136,6 +138,12 @@ def of_modules(
         reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
     )
     reference.chosen = candidate.chosen = chosen
+    if spare:
+        moved = NnxSide(_with_other(flax_model, spare), rows, flax_call, loss)
+        if _differ(candidate, moved, {n: a for n, a in inputs.items() if n not in targets}):
+            refuse()
+        unused = ", ".join(dotted(path) for row in spare for path in row.paths)
+        notes.append(f"in flax_model only, where nothing uses it: {unused}; delete it there")
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
     settings, more = (
@@ -188,8 +196,12 @@ class StateFunction(nnx.Module):
 
 def _rows(
     torch_model: torch.nn.Module, flax_model: Any, names: Names | None, ignore: Sequence[str]
-) -> Sequence[Row]:
-    """A row for every tensor of the reference, or an error that lists all mismatches."""
+) -> tuple[Sequence[Row], Sequence[Row], Callable[[], None]]:
+    """A row for every tensor of the reference, or an error that lists all mismatches.
+
+    If nothing is wrong except that the candidate has more variables, the second value has the rows
+    of these, and the third raises the error.
+    """
     found = rows_of(flax_model, names, ignore)
     arrays = {
         name: array for name, array in to_numpy(torch_model.state_dict()).items()
@@ -200,11 +212,35 @@ def _rows(
     open_dtypes = {
         n: ShapeDtypeStruct(s.shape, arrays.get(n, s).dtype) for n, s in expected.items()
     }
-    listed = list(fit.problems(open_dtypes, arrays))
-    if listed:
+
+    def refuse() -> None:
         notes = list(advice(flax_model, found, expected, arrays))
-        fit.refuse(type(flax_model).__name__, listed, notes)
-    return found
+        fit.refuse(type(flax_model).__name__, list(fit.problems(open_dtypes, arrays)), notes)
+
+    spare = [row for row in found if arrays.keys().isdisjoint(row.torch_names)]
+    of_spare = {name for row in spare for name in row.torch_names}
+    others = {n: shape for n, shape in open_dtypes.items() if n not in of_spare}
+    if list(fit.problems(others, arrays)):
+        refuse()
+    return [row for row in found if not of_spare.issuperset(row.torch_names)], spare, refuse
+
+
+def _with_other(flax_model: nnx.Module, spare: Sequence[Row]) -> nnx.Module:
+    """A copy of the module in which the variables of these rows have other values."""
+    other = nnx.clone(flax_model)
+    held = variables(other)
+    for path in (path for row in spare for path in row.paths):
+        held[path][...] = held[path][...] + 1
+    return other
+
+
+def _differ(candidate: NnxSide, moved: NnxSide, inputs: Arrays) -> bool:
+    """Whether the outputs differ; not if the candidate raises, which becomes a row of the check."""
+    try:
+        one, other = (s.forward(candidate.parameters, inputs, TRUTH) for s in (candidate, moved))
+    except Exception:
+        return False
+    return any(not np.array_equal(one[n], value, equal_nan=True) for n, value in other.items())
 
 
 def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) -> dict[str, str]:
@@ -247,7 +283,7 @@ def _common(
     notes = []
     hidden = sorted(candidate.hidden)
     if hidden:
-        notes.append(f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}")
+        notes.append(f"not intercepted, since a JAX transformation calls them: {', '.join(hidden)}")
     only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
                    and not n.startswith("output")})  # fmt: skip
     only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]

@@ -20,7 +20,7 @@ from parity.sides.intercept import (
     torch_submodules,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.optimizers import Optimizer
+from parity.sides.optimizers import Optimizer, refuse_unknown
 from parity.sides.recurrent import STATES, torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
 from parity.tolerances import TRUTH
@@ -273,6 +273,9 @@ class TorchSide(Side):
         optimizer: Optimizer,
     ) -> Step:
         moments: dict[str, np.ndarray | None] = {}
+        known = set().union(*updates.state.values())
+        for moment in optimizer.moments if known else ():
+            refuse_unknown(optimizer, "torch", moment, known)
         trained = dict(model.named_parameters(remove_duplicate=False))  # tied: by each name
         for n in self.parameters:
             kept = updates.state.get(trained[n], {}) if n in trained else {}  # a buffer has none

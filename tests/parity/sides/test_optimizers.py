@@ -3,12 +3,18 @@
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 torch = pytest.importorskip("torch")
 
+import flax_bilstm as fb
+import parity
+from parity import Optimizer
 from parity.compare import compare_sides
 from parity.sides import optimizers
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
@@ -99,3 +105,98 @@ def test_a_nudge_moves_the_learning_rate_alone_and_either_way():
         step = 1 + sign * ADAM.step_rounding * 2.0**-23
         assert math.isclose(moved["lr"], plain["lr"] * step, rel_tol=1e-12)
         assert moved["betas"] == plain["betas"]
+
+
+class Linears(torch.nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+
+
+class OurLinears(nnx.Module):
+    def __init__(self):
+        self.first, self.last = (nnx.Linear(*n, rngs=nnx.Rngs(0)) for n in ((3, 4), (4, 2)))
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.first(x)))
+
+
+NAMES = {"first": "0", "last": "2"}
+
+
+def check(optimizer, dtypes=("float64",), steps=5):
+    reference, candidate = Linears(), OurLinears()
+    fb.load_state_dict(candidate, reference.state_dict(), names=NAMES)
+    x = np.random.default_rng(0).standard_normal((4, 3), dtype=np.float32)
+    return parity.check(
+        reference, candidate, x, names=NAMES, dtypes=dtypes, training_steps=steps,
+        optimizers=[optimizer],
+    )  # fmt: skip
+
+
+def scheduled(make):
+    """SGD whose learning rate a scheduler of torch's sets after every step."""
+
+    def sgd(parameters):
+        made = torch.optim.SGD(parameters, lr=0.1)
+        scheduler = make(made)
+        made.register_step_post_hook(lambda *_: scheduler.step())
+        return made
+
+    return sgd
+
+
+SCHEDULERS = torch.optim.lr_scheduler
+SCHEDULES = {
+    "exponential": (
+        lambda made: SCHEDULERS.LambdaLR(made, lambda count: 0.9 ** (count / 3)),
+        optax.exponential_decay(0.1, 3, 0.9),
+    ),
+    "cosine": (
+        lambda made: SCHEDULERS.CosineAnnealingLR(made, 7), optax.cosine_decay_schedule(0.1, 7)
+    ),
+    "warm-up": (
+        lambda made: SCHEDULERS.LinearLR(made, 1 / 3, total_iters=4),
+        optax.linear_schedule(0.1 / 3, 0.1, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_are_as_exact_as_the_dtype(schedule, quickly_compiled):
+    theirs, ours = SCHEDULES[schedule]
+    row = Optimizer(schedule, scheduled(theirs), optax.sgd(ours))
+    check(row, dtypes=("float64", "float32")).assert_passed()
+    late = Optimizer(schedule, scheduled(theirs), optax.sgd(lambda count: ours(count + 1)))
+    assert not check(late).passed
+
+
+def test_groups_of_parameters_have_optimizers_of_their_own(quickly_compiled):
+    def groups(parameters):
+        first, last = (parameters := list(parameters))[:2], parameters[2:]
+        return torch.optim.Adam([{"params": first, "lr": 1e-3}, {"params": last, "lr": 1e-2}])
+
+    def labels(params):
+        return jax.tree.map_with_path(lambda path, _: path[0].key, params)
+
+    row = dataclasses.replace(
+        ADAM, torch=groups,
+        optax=optax.multi_transform({"first": optax.adam(1e-3), "last": optax.adam(1e-2)}, labels),
+    )  # fmt: skip
+    report = check(row)
+    report.assert_passed()
+    assert {"0.weight.exp_avg", "2.weight.exp_avg"} <= {row.name for row in report.rows}
+
+
+@pytest.mark.parametrize(
+    ("moments", "words"),
+    [
+        ({"exp_avg": "momentum"}, r"optax's state, which has .*'mu'.*, got 'momentum'"),
+        ({"average": "mu"}, r"torch's state, which has \['exp_avg', .*, got 'average'"),
+        ({"average": "momentum"}, r"optimizer 'adam': moments: expected names in"),
+    ],
+)
+def test_misnamed_moments_are_refused(moments, words, quickly_compiled):
+    with pytest.raises(ValueError, match=words):
+        check(dataclasses.replace(ADAM, moments=moments), steps=1)
