@@ -86,6 +86,7 @@ def compare_sides(
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+        unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
             rows += functions[dtype]
@@ -93,7 +94,7 @@ def compare_sides(
                 progress(f"{case} {dtype}: training, {optimizer.name}")
                 place = Place(case, "training", dtype, optimizer=optimizer.name)
                 try:
-                    trained, losses = lockstep.train(pair, optimizer, batches, place)
+                    trained, losses = lockstep.train(pair, optimizer, batches, unused, place)
                 except lockstep.CandidateError as error:
                     rows.append(raised(error.raised, place))
                     continue

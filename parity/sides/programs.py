@@ -19,9 +19,8 @@ SIMPLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
-"""XLA makes the same operations into simpler machine code, in a quarter of the time."""
-SMALL = 2**20
-"""The number of elements from which on simple machine code would run longer than it saves."""
+"""XLA makes simpler machine code of the same operations, in a quarter of the time; 14 million
+parameters are trained a tenth slower with it."""
 
 
 class Program:
@@ -57,9 +56,7 @@ class Program:
         )
         key = (structure, signature, precision)
         if key not in self._known:
-            simply = config.jax_enable_x64 or self.elementwise
-            small = sum(leaf.size for leaf in leaves) < SMALL
-            self._known[key] = self._lowered(args, simply and small)
+            self._known[key] = self._lowered(args, config.jax_enable_x64 or self.elementwise)
         return self._known[key]
 
     def _lowered(self, args: Any, simply: bool) -> Any:
