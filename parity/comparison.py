@@ -255,6 +255,6 @@ def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
     np.abs(difference, out=difference)
-    if np.isnan(np.max(difference, initial=0.0)):
+    if difference.size and np.isnan(difference.flat[np.argmax(difference)]):  # NaN is the largest
         difference[np.isnan(difference)] = np.inf
     return difference

@@ -14,20 +14,24 @@ _PACKAGES = ("flax-bilstm", "torch", "jax", "jaxlib", "flax", "optax", "numpy")
 MATMUL_PRECISION = "highest"
 
 
+LARGE = 2**22
+"""The number of parameters from which on torch may use several threads."""
+
+
 @contextmanager
-def pinned_precision() -> Iterator[None]:
+def pinned_precision(parameters: int = 0) -> Iterator[None]:
     """Compute matrix products in the arrays' dtype in both frameworks; restored at the end.
 
     By default JAX may use TF32 on GPUs and bfloat16 on TPUs, and torch's cuDNN uses TF32. torch
-    runs in one thread: several threads wait for each other by spinning, which on a busy machine
-    takes ten times as long as the small operations themselves.
+    runs in one thread unless there are many parameters: several threads wait for each other by
+    spinning, which on a busy machine takes ten times as long as the small operations themselves.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     threads = torch.get_num_threads()
     try:
         torch.set_float32_matmul_precision(MATMUL_PRECISION)
         torch.backends.cudnn.allow_tf32 = False
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads if parameters >= LARGE else 1)
         with jax.default_matmul_precision(MATMUL_PRECISION):
             yield
     finally:

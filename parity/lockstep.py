@@ -1,14 +1,16 @@
 """Runs in lockstep: several sides that train together, compared after every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import tee
+from itertools import count, tee
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from parity import nudging
 from parity.comparison import Value, doubtful, identical, judge
+from parity.memory import give_back
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer, OptimizerError
@@ -62,26 +64,17 @@ def _train(
         truth, plain = tee(truth)
     else:
         plain = reference.train(start, batches, optimizer, dtype)
-    trained = _guarded(candidate.train(candidate.parameters, batches, optimizer, dtype))
+    trained = candidate.train(candidate.parameters, batches, optimizer, dtype)
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
-    return compare_steps(truth, given, own, start, unused, place), losses
+    rows = compare_steps(truth, given, own, start, unused, place)
+    return rows, Losses(*(list(map(float, of)) for of in losses))
 
 
-def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
-    """The candidate's steps; an error in them is raised as a `CandidateError`."""
-    try:
-        yield from steps
-    except OptimizerError:
-        raise
-    except Exception as error:
-        raise CandidateError(error) from error
-
-
-def _recorded(steps: Iterator[Step], losses: list[float]) -> Iterator[Step]:
+def _recorded(steps: Iterator[Step], losses: list[Any]) -> Iterator[Step]:
     for step in steps:
-        losses.append(float(step.loss))
+        losses.append(step.loss)
         yield step
         del step  # frees memory before the next one is computed
 
@@ -94,7 +87,7 @@ def update(
     start = reference.parameters
     unused = {n for n, g in gradients[0].items() if g is None}
     truth = reference.update(start, gradients, optimizer, TRUTH)
-    given = _guarded(candidate.update(start, gradients, optimizer, dtype))
+    given = candidate.update(start, gradients, optimizer, dtype)
     own = [
         side.update(start, gradients, optimizer, dtype) for side in nudging.runs(reference, dtype)
     ]
@@ -118,7 +111,7 @@ def compare_steps(
     rows: dict[str, Row] = {}
     lost: dict[str, Row] = {}
     spreads: dict[str, float] = {}
-    for step, expected, claimed, *others in _together(truth, given, *own):
+    for step, claimed, expected, *others in _together(given, truth, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
             if name in unused and np.array_equal(start.get(name, ()), expected.get(name, ())):
@@ -135,10 +128,35 @@ def compare_steps(
     return [_with_note(row, lost.get(name)) for name, row in rows.items()]
 
 
-def _together(first: Iterator[Step], *others: Iterator[Step]) -> Iterator[list[Any]]:
-    """Number and arrays of every side, step by step; unlike `zip`, this keeps no earlier step."""
-    for number, step in enumerate(first, start=1):
-        yield [number, step.named(), *(next(side).named() for side in others)]
+def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[list[Any]]:
+    """Number and arrays of every side, step by step; unlike `zip`, this keeps no earlier step.
+
+    JAX goes on computing while the others make their steps: its arrays are read last.
+    """
+    for number in count(1):
+        with _blamed():
+            claimed = next(candidate, None)
+        made = [next(side, None) for side in others]
+        if claimed is None:
+            return
+        expected = [step.named() for step in made if step is not None]
+        with _blamed():
+            arrays = claimed.named()
+        yield [number, arrays, *expected]
+        size = sum(array.nbytes for array in arrays.values() if array is not None)
+        del claimed, arrays, made, expected  # frees memory before the next step is computed
+        give_back(size)
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Raise an error as the candidate's."""
+    try:
+        yield
+    except OptimizerError:
+        raise
+    except Exception as error:
+        raise CandidateError(error) from error
 
 
 def _worse(row: Row, than: Row) -> bool:

@@ -5,8 +5,10 @@ Errors over layer × direction × time, and the last step's attention, of both s
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
@@ -51,7 +53,7 @@ def attention(
     """The last step's attention weights of the first sequences, both sides in float32."""
     with pinned_precision(), _WatchSoftmax() as softmax, torch.no_grad():
         torch_model(torch.from_numpy(x[:SEQUENCES]))
-        _, ours = flax_model(x[:SEQUENCES], return_attention=True)
+        _, ours = jax.jit(partial(flax_model, return_attention=True))(x[:SEQUENCES])
     theirs = softmax.weights[-1][:, -1]
     return {
         "case": case,

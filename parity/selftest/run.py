@@ -69,6 +69,7 @@ def plant(fault: Fault) -> Report:
     held = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     rng = np.random.default_rng(SEED)
     first = network.draw(rng)
+    fault.check_sizes(first, held)
     optimizers = [fault.optimizer] if fault.optimizer else []
     batches = [network.draw(rng) for _ in range(STEPS)] if optimizers else []
     with jax.disable_jit(), as_users_write_it(), fault.plant():

@@ -28,7 +28,7 @@ from parity.sides.nnx_training import State, Training
 from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
-from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.sides.side import TARGET, Arrays, Gradients, Later, Side, Step, cast, differentiable
 from parity.sides.variables import Named, Variables, flat
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
@@ -172,13 +172,17 @@ class NnxSide(Side):
         return self._trainings[key]
 
     def _left_behind(self, value: Any, training: Training, state: State) -> Step:
-        kept = {n: self._variables.named(of) for n, of in training.moments(state).items()}
-        parameters = self._variables.named(training.leaves(state))
-        return Step(
-            np.asarray(value),
-            {n: self.parameters[n] if a is None else a for n, a in parameters.items()},
-            {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()},
-        )
+        """The step, whose arrays are read when they are asked for: JAX still computes them."""
+
+        def parameters() -> Arrays:
+            found = self._variables.named(training.leaves(state))
+            return {n: self.parameters[n] if a is None else a for n, a in found.items()}
+
+        def moments() -> Gradients:
+            kept = {n: self._variables.named(of) for n, of in training.moments(state).items()}
+            return {f"{n}.{moment}": of[n] for n in self.parameters for moment, of in kept.items()}
+
+        return Step(value, Later(parameters), Later(moments))
 
     def _pull(
         self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str

@@ -81,7 +81,8 @@ class FlaxLSTM:
             lengths = change(f"{name}.lengths", lengths)
         if state is not None:
             state = _batched(name, ("h_0", "c_0"), state, change)
-        return (x,), {"initial_state": state, "lengths": lengths, "mask": mask}
+        found = {"initial_state": state, "lengths": lengths, "mask": mask}
+        return (x,), {key: value for key, value in found.items() if value is not None}
 
     def result(self, name: str, value: Any, change: Change) -> Any:
         """(outputs, (h_n, c_n)) with every array changed."""

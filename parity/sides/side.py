@@ -7,9 +7,10 @@ are the sides of models; a side of another kind is another subclass.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,26 @@ TARGET = "target"
 """The name of the input that the loss compares the output with."""
 
 
+class Later(Mapping[str, Any]):
+    """A mapping that is made when it is first read."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[str, Any]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
 @dataclass(frozen=True)
 class Step:
     """The result of one training step, which may change when the side makes its next one.
@@ -37,13 +58,13 @@ class Step:
             optimizer has none for that parameter.
     """
 
-    loss: np.ndarray
+    loss: Any
     parameters: Arrays
     moments: Gradients
 
     def named(self) -> dict[str, np.ndarray | None]:
         """All arrays under one set of names, in order of computation."""
-        return {"loss": self.loss, **self.moments, **self.parameters}
+        return {"loss": np.asarray(self.loss), **self.moments, **self.parameters}
 
     def kept(self) -> "Step":
         """A copy, which never changes."""

@@ -65,7 +65,7 @@ class TorchSide(Side):
     ) -> None:
         state = module.state_dict()
         names = list(state if names is None else names)
-        super().__init__(name, {n: array_of(state[n]) for n in names})
+        super().__init__(name, {n: view_of(state[n]) for n in names})
         self.module, self.loss, self.alone = module, loss, alone
         self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
         self.call, self.output = call, output
@@ -251,12 +251,12 @@ class TorchSide(Side):
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
 
     def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
-        """The module in this dtype with these parameters; the copy is reused."""
-        model = self._models.get(dtype)
-        if fresh or model is None:
+        """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
+        model = self._models.pop(dtype, None)
+        if model is None:
             model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
-            if not fresh:
-                self._models[dtype] = model
+        if not fresh:
+            self._models[dtype] = model
         held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}
         model.load_state_dict(held, strict=False)
         return model

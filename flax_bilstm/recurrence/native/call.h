@@ -3,7 +3,12 @@
 #ifndef FLAX_BILSTM_CALL_H_
 #define FLAX_BILSTM_CALL_H_
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <vector>
@@ -34,6 +39,16 @@ class Workspace {
   std::unique_ptr<T, Delete> data_;
 };
 
+// Asks Linux for pages of 2 MiB where `data` has not been written to yet: fewer page faults.
+inline void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t size) {
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t kPage = 2 * 1024 * 1024;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // Below this number of products of vectors (some 0.1 ms), this thread alone is done before another
 // one has woken up.
 constexpr Size kSmall = 256 * 1024;
@@ -47,19 +62,22 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   const Size threads = small ? 1 : std::max<Size>(1, pool.num_threads());
   const Size directions = static_cast<Size>(passes.size()), count = kernel.count(first);
   const Size panels = kernel.panels(first), packed_size = panels * kernel.panel_size(first);
-  const Workspace<T> packed(directions * packed_size);
-  parallel(pool, threads, directions * panels, [&](Size task) {
-    const Size direction = task / panels;
-    kernel.pack(passes[direction], task % panels, packed.data() + direction * packed_size);
-  });
-
   const Size tiles = (count + kernel.tile - 1) / kernel.tile;
   const Size parts = std::min((threads + directions - 1) / directions, tiles);
   const Size size = parts ? (count + parts - 1) / parts : 0;
   const Size scratch_size = kernel.scratch_size(first, size);
-  const Workspace<T> scratch(directions * parts * scratch_size);
+  const Workspace<T> packed(directions * packed_size), scratch(directions * parts * scratch_size);
+  const auto pack = [&](Size direction, Size panel) {
+    kernel.pack(passes[direction], panel, packed.data() + direction * packed_size);
+  };
+  const bool alone = parts == 1;  // the thread that packs a direction runs it
+  if (!alone) {
+    parallel(pool, threads, directions * panels,
+             [&](Size task) { pack(task / panels, task % panels); });
+  }
   parallel(pool, threads, directions * parts, [&](Size task) {
     const Size direction = task % directions, part = task / directions;
+    for (Size panel = 0; alone && panel < panels; ++panel) pack(direction, panel);
     kernel.run(passes[direction], part * count / parts, (part + 1) * count / parts,
                packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
   });
@@ -86,7 +104,9 @@ class Results {
   explicit Results(ffi::RemainingRets buffers) : buffers_(buffers) {}
   std::size_t left() const { return buffers_.size() - index_; }
   T* next() {
-    return static_cast<T*>((*buffers_.get<ffi::AnyBuffer>(index_++))->untyped_data());
+    ffi::AnyBuffer buffer = **buffers_.get<ffi::AnyBuffer>(index_++);
+    prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
+    return static_cast<T*>(buffer.untyped_data());
   }
 
  private:

@@ -6,7 +6,8 @@ from flax import nnx
 
 from flax_bilstm import network
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.fault import UNKNOWN, Fault, square
+from parity.selftest.networks.ours import HIDDEN_DIM
 
 AFTER = (
     Fault("softmax over the queries", "fc.input", "forward",
@@ -14,7 +15,7 @@ AFTER = (
              planting.attention(pieces.over_queries)),
     Fault("scores divided by √d", "fc.input", "forward",
              "scores are divided by √d, d the features of the product",
-             planting.attention(pieces.attend(scores=lambda s: s / 8**0.5))),
+             planting.attention(pieces.attend(scores=lambda s: s / (2 * HIDDEN_DIM) ** 0.5))),
     Fault("the query is the first step", "fc.input", "forward",
              "the first step is read, not the last",
              planting.attention(pieces.attend(query=0))),
@@ -47,7 +48,7 @@ AFTER = (
              planting.calling(network.BiLSTMWithAttention, lambda call, model, x, **options: (
                  call(x, **options) - model.fc.bias[...][None]))),
     Fault("head's square weight transposed in the code", "fc", "forward",
-             "the weight is transposed",
+             "the weight is transposed", needs=square("fc.weight"), plant=
              planting.calling(nnx.Linear, lambda call, module, x: (
                  x @ module.kernel[...].T + module.bias[...][None]))),
 )  # fmt: skip

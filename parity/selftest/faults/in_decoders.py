@@ -1,5 +1,8 @@
 """Faults in an encoder with a decoder of LSTMCells, and in a layer run by `nnx.RNN`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,6 +23,11 @@ method = planting.method
 def _step(step: object) -> planting.Plant:
     """Every `LSTMCell` runs `step` instead of its own equations."""
     return planting.patched(cells, "cell_step", lambda real: step)
+
+
+def _joined(change: Callable[..., Any], y: Any) -> Any:
+    """Both halves of the features, changed and put together."""
+    return jnp.concatenate(change(*jnp.split(y, 2, axis=-1)), axis=-1)
 
 
 DECODER = (
@@ -71,7 +79,7 @@ DECODER = (
 RNN = (
     Fault("nnx.RNN: the reverse direction is not turned back", "head.input", "forward", UNKNOWN,
           method(Recurrent, "run", lambda real, model, x: (
-              jnp.concatenate([(y := real(x))[..., :4], y[:, ::-1, 4:]], -1))), case="nnx.RNN"),
+              _joined(lambda f, r: (f, r[:, ::-1]), real(x)))), case="nnx.RNN"),
     Fault("nnx.RNN: the state starts at 1", "head.input", "forward", UNKNOWN,
           method(LSTMCell, "initialize_carry", lambda real, cell, *given: jax.tree.map(
               lambda zeros: zeros + 1, real(*given))), case="nnx.RNN"),
@@ -84,7 +92,7 @@ RNN = (
               cell=jax.lax.stop_gradient(s.cell)))), case="nnx.RNN"),
     Fault("nnx.RNN: both ends for the last step", "head.input", "forward", UNKNOWN,
           method(Recurrent, "read", lambda real, model, y: (
-              jnp.concatenate([y[:, -1, :4], y[:, 0, 4:]], -1))), case="nnx.RNN"),
+              _joined(lambda f, r: (f[:, -1], r[:, 0]), y))), case="nnx.RNN"),
     Fault("nnx.RNN: gates as Keras has them", "rnn.weight_hh_l0", "parameters",
           "forget and cell gates are exchanged", case="nnx.RNN", hold=lambda held: {
               n: a[[*range(4), *range(8, 12), *range(4, 8), *range(12, 16)]]

@@ -10,7 +10,8 @@ from flax import nnx
 from flax_bilstm import network
 from flax_bilstm.recurrence.equations import State
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell, more_steps_than
+from parity.selftest.networks.ours import BATCH, HIDDEN_DIM, OUTPUT_DIM
 from parity.sides.losses import MEAN_SQUARED_ERROR
 from parity.sides.side import TARGET
 
@@ -43,7 +44,7 @@ GRADIENTS = (
              "gradients", "the derivative of the cell gate's tanh is missing",
              planting.loop(pieces.cell(candidate=pieces.with_slope(jnp.tanh, jnp.ones_like)))),
     Fault("gradient cut every 8 steps", cell("forward", "outputs"), "gradients",
-             "gradients stop every 8 steps",
+             "gradients stop every 8 steps", needs=more_steps_than(8), plant=
              planting.in_pieces(8, lambda start, state: State(
                  *map(jax.lax.stop_gradient, state)))),
     # The gradient at lstm.output is wrong; the attention, which reads that output, makes the error.
@@ -57,13 +58,13 @@ GRADIENTS = (
     Fault("no gradient into the reverse half", "lstm.layer0.output", "gradients",
              "no gradient flows into the reverse half",
              planting.lstm_results(lambda y, h, c: (jnp.concatenate(
-                 [y[..., :4], jax.lax.stop_gradient(y[..., 4:])], axis=-1), h, c))),
+                 [y[..., :HIDDEN_DIM], jax.lax.stop_gradient(y[..., HIDDEN_DIM:])], -1), h, c))),
     Fault("sign of the head's gradient turned", "fc", "gradients",
              "the sign of the gradient is turned",
              planting.calling(nnx.Linear, lambda call, module, x: (
                  pieces.scaled_slope(-1.0)(call(x))))),
     Fault("gradient of a sum, loss of a mean", "loss", "gradients",
-             "it is 24 times what it should be",
+             f"it is {BATCH * OUTPUT_DIM} times what it should be",
              loss=replace(MEAN_SQUARED_ERROR, jax=lambda output, inputs: (
                  _sum_of_squares(output, inputs) - jax.lax.stop_gradient(
                      _sum_of_squares(output, inputs) * (1 - 1 / output.size))))),

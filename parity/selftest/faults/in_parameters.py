@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from parity.selftest.fault import Fault, Held
+from parity.selftest.fault import Fault, Held, square
 
 
 def changed(change: Callable[[np.ndarray], np.ndarray], *fragments: str) -> Callable[[Held], Held]:
@@ -56,7 +56,7 @@ PARAMETERS = (
     Fault("directions exchanged", "lstm.weight_ih_l0", "parameters",
              "holds lstm.weight_ih_l0_reverse", hold=_directions_exchanged),
     Fault("square head transposed", "fc.weight", "parameters", "it is transposed",
-             hold=changed(lambda a: a.T, "fc.weight")),
+             hold=changed(lambda a: a.T, "fc.weight"), needs=square("fc.weight")),
     Fault("checkpoint rounded to bfloat16", "lstm.weight_ih_l0", "parameters",
              "it was rounded to bfloat16",
              hold=lambda held: {n: np.asarray(jnp.asarray(a, jnp.bfloat16)).astype(a.dtype)

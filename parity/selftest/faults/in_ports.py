@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.fault import UNKNOWN, Fault, square
 from parity.selftest.networks import by_hand
 from parity.selftest.networks.by_hand import Raw
 
@@ -21,10 +21,11 @@ def function(name: str, change: Callable[[Any], Any]) -> planting.Plant:
 
 RAW = (
     Fault("the raw matrix transposed", "matrix", "parameters", "it is transposed", case="raw",
-          hold=lambda held: {n: a.T if n == "matrix" else a for n, a in held.items()}),
+          hold=lambda held: {n: a.T if n == "matrix" else a for n, a in held.items()},
+          needs=square("matrix")),
     Fault("the raw matrix transposed in the code", "output", "forward", UNKNOWN,
           method(Raw, "hide", lambda real, model, x: jnp.tanh(x @ model.matrix[...].T)),
-          case="raw"),
+          case="raw", needs=square("matrix")),
     Fault("the scalar's sign turned", "scale", "parameters", "its sign is turned", case="raw",
           hold=lambda held: {n: -a if n == "scale" else a for n, a in held.items()}),
     Fault("no tanh before the query", "output", "forward", "the activation is missing",

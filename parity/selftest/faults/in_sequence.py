@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from flax_bilstm import lstm
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault, cell
+from parity.selftest.fault import UNKNOWN, Fault, cell, more_steps_than
 
 
 def _after(t: int, change: Any) -> Any:
@@ -64,9 +64,11 @@ TIME = (
              planting.calling(lstm.LSTM, _ones)),
     Fault("state restarts at step 16", cell("forward", "outputs"), "later steps",
              "the state restarts from 0 every 16 steps",
-             planting.in_pieces(16, lambda start, state: start)),
+             planting.in_pieces(16, lambda start, state: start),
+             needs=more_steps_than(16)),
     Fault("weights changed from step 10 on", cell("forward", "outputs"), "later steps", UNKNOWN,
-             planting.implementation(_after(10, pieces.turned_blocks), "forward")),
+             planting.implementation(_after(10, pieces.turned_blocks), "forward"),
+             needs=more_steps_than(10)),
     Fault("halves of the output swapped", "lstm.layer0.output", "forward",
              "the forward and reverse halves are swapped",
              planting.lstm_results(lambda y, h, c: (_swapped_halves(y), h, c))),

@@ -10,9 +10,16 @@ from flax import nnx
 
 from flax_bilstm import LSTM
 from parity.selftest import pieces, planting
-from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.fault import UNKNOWN, Fault, Needs, square
 from parity.selftest.faults.in_training import fed
-from parity.selftest.networks.text import Classifier, LanguageModel, Tagger
+from parity.selftest.networks.text import (
+    FEATURES,
+    HIDDEN,
+    VOCABULARY,
+    Classifier,
+    LanguageModel,
+    Tagger,
+)  # fmt: skip
 from parity.sides.optimizers import ADAM, ADAMW
 
 method = planting.method
@@ -23,7 +30,7 @@ _TF32 = pieces.only_float32(pieces.tf32)
 
 def _layer(number: int, change: Callable[[Any], Any]) -> planting.Plant:
     """The weights of one layer changed in both directions."""
-    width = (4, 6)[number]  # of what the layer reads
+    width = (FEATURES, 2 * HIDDEN)[number]  # of what the layer reads
     return planting.weights(lambda w: change(w) if w.kernel_ih.shape[0] == width else w)
 
 
@@ -58,12 +65,13 @@ TAGGER = (
           case="tagger"),
     Fault("halves of the tagger's output swapped", "encoder.layer1.output", "forward",
           "the forward and reverse halves are swapped", planting.lstm_results(lambda y, h, c: (
-              jnp.concatenate([y[..., 3:], y[..., :3]], -1), h, c)), case="tagger"),
-    Fault("embedding times √d", "encoder.input", "forward", "it is 2 times what it should be",
-          method(Tagger, "embed", lambda real, model, x: real(x) * 4**0.5), case="tagger"),
-    Fault("tokens one too high", "embedding.input", "forward", "it is 1 more everywhere", method(
-        Tagger, "embed", lambda real, model, x: model.embedding(jnp.minimum(x + 1, 11))),
-        case="tagger"),
+              jnp.concatenate([y[..., HIDDEN:], y[..., :HIDDEN]], -1), h, c)), case="tagger"),
+    Fault("embedding times √d", "encoder.input", "forward",
+          f"it is {FEATURES**0.5:g} times what it should be",
+          method(Tagger, "embed", lambda real, model, x: real(x) * FEATURES**0.5), case="tagger"),
+    Fault("tokens one too high", "embedding.input", "forward", UNKNOWN, method(
+          Tagger, "embed", lambda real, model, x: model.embedding((x + 1) % VOCABULARY)),
+          case="tagger"),
     Fault("the first token's embedding is zero (padding_idx)", "embedding", "forward", UNKNOWN,
           planting.calling(nnx.Embed, lambda call, module, x: (
               call(x) * (x != 0)[..., None].astype(jnp.float32))), case="tagger"),
@@ -82,7 +90,8 @@ TAGGER = (
     Fault("the tagger's square head transposed in the code", "tags", "forward",
           "the weight is transposed",
           planting.calling(nnx.Linear, lambda call, module, x: (
-              x @ module.kernel[...].T + module.bias[...][None, None])), case="tagger"),
+              x @ module.kernel[...].T + module.bias[...][None, None])), case="tagger",
+          needs=square("tags.weight")),
     Fault("the tagger's LSTM in bfloat16 within float32", "encoder.layer0.forward.input_gate",
           "float32",
           "the matrix products are computed in bfloat16",
@@ -138,7 +147,9 @@ CLASSIFIER = (
           "the mean over an axis is its last step",
           method(Classifier, "pool", lambda real, model, y: y[:, -1]), case="classifier"),
     Fault("the mean over features, not time", "head.input", "forward", UNKNOWN,
-          method(Classifier, "pool", lambda real, model, y: y.mean(2)), case="classifier"),
+          method(Classifier, "pool", lambda real, model, y: y.mean(2)), case="classifier",
+          needs=Needs("as many features as time steps",
+                      lambda batch, held: batch["x"].shape[1] == len(held["norm.weight"]))),
     Fault("the classifier's head in TF32", "hidden", "float32",
           "the layer's products are computed in TF32, or float16",
           planting.calling(nnx.Linear, lambda call, module, x: (

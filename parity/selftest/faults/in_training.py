@@ -12,6 +12,7 @@ from flax import nnx
 from flax_bilstm import network
 from parity.selftest import planting
 from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.networks.ours import HIDDEN_DIM
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, SGD, Optimizer
 
 
@@ -46,7 +47,8 @@ def _frozen(optimizer: optax.GradientTransformation, name: str) -> optax.Gradien
 
 
 def _clipped_kernel(call: Any, module: Any, x: Any) -> Any:
-    bound = 8**-0.5  # of the initial distribution: nothing is clipped until something is trained
+    # The bound of the initial distribution: nothing is clipped until something is trained.
+    bound = (2 * HIDDEN_DIM) ** -0.5
     return x @ jnp.clip(module.kernel[...], -bound, bound) + module.bias[...][None]
 
 

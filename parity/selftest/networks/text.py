@@ -12,6 +12,8 @@ import flax_bilstm as fb
 from parity.selftest.networks.network import Network, tokens
 
 VOCABULARY, BATCH, TIME = 12, 3, 6
+FEATURES, HIDDEN = 4, 3
+"""Of the tagger."""
 
 
 class TorchTagger(nn.Module):
@@ -19,9 +21,9 @@ class TorchTagger(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, 4)
-        self.encoder = nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True)
-        self.tags = nn.Linear(6, 6)
+        self.embedding = nn.Embedding(VOCABULARY, FEATURES)
+        self.encoder = nn.LSTM(FEATURES, HIDDEN, 2, batch_first=True, bidirectional=True)
+        self.tags = nn.Linear(2 * HIDDEN, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (batch, time, 6)."""
@@ -32,9 +34,9 @@ class Tagger(nnx.Module):
     """`TorchTagger` in Flax. Faults can replace the code between its layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.embedding = nnx.Embed(VOCABULARY, 4, rngs=rngs)
-        self.encoder = fb.LSTM(4, 3, num_layers=2, bidirectional=True, rngs=rngs)
-        self.tags = nnx.Linear(6, 6, rngs=rngs)
+        self.embedding = nnx.Embed(VOCABULARY, FEATURES, rngs=rngs)
+        self.encoder = fb.LSTM(FEATURES, HIDDEN, num_layers=2, bidirectional=True, rngs=rngs)
+        self.tags = nnx.Linear(2 * HIDDEN, 6, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Scores (batch, time, 6)."""

@@ -138,6 +138,7 @@ IN_FUNCTIONS = {
     },
     "its second axis is one place late": {"join": lambda *y: jnp.roll(jnp.hstack(y), 1, axis=1)},
     "its second axis is one place early": {"join": lambda *y: jnp.roll(jnp.hstack(y), -1, axis=1)},
+    "it is 0.5 more everywhere": {"join": lambda *y: jnp.hstack(y) + 0.5},
     "no gradient flows into the keys": {"key": jax.lax.stop_gradient},
     "no gradient flows into the queries": {"query": jax.lax.stop_gradient},
     "no gradient flows into the layer's input": {"enter": jax.lax.stop_gradient},
