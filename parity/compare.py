@@ -134,7 +134,7 @@ def _settings(pair: Pair, case: Case) -> Iterator[Row]:
         yield Row(
             case, "training mode", name=setting.name, passed=setting.equal,
             distance=0.0 if setting.equal else float("nan"),
-            note="" if setting.equal else f"{setting.words}; training_steps=0 leaves it out",
+            note="" if setting.equal else f"{setting.words}; if that is meant, say so with known=",
         )  # fmt: skip
 
 
