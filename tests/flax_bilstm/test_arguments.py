@@ -172,10 +172,10 @@ def test_a_mask_is_no_lengths(mask):
 
 def test_ignore_is_a_list_and_no_string_whose_letters_would_be_patterns():
     with pytest.raises(TypeError, match=r"ignore: expected a list .*; pass \['fc\.\*'\]"):
-        fb.state_dict(NET, ignore="fc.*")
+        fb.state_dict(fb.LSTM(2, 3, rngs=nnx.Rngs(0)), ignore="fc.*")
 
 
 @pytest.mark.parametrize("state", [(np.zeros((1, 3, 3), "f4"), None), (None, None), (1,), "ab"])
 def test_a_state_is_a_pair_of_arrays(state):
     with pytest.raises((TypeError, ValueError), match="initial_state"):
-        LSTM(SEQUENCE, state)
+        fb.LSTM(2, 3, rngs=nnx.Rngs(0))(np.ones((3, 5, 2), "f4"), state)
