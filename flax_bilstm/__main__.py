@@ -1,11 +1,16 @@
 """`python -m flax_bilstm` is `flax-bilstm`."""
 
+import contextlib
+import ctypes
 import signal
 import sys
 
 import jax
 
 from flax_bilstm.cli import main
+
+M_MMAP_THRESHOLD = -3
+"""glibc's name for the size from which memory is a mapping of its own, given back once freed."""
 
 
 def run() -> None:
@@ -15,6 +20,8 @@ def run() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     jax.config.update("jax_platforms", "cpu")
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # of other C libraries
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
     sys.exit(main())
 
 

@@ -164,7 +164,7 @@ def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
         return (value if unknown else np.asarray(value)), unknown
     except Exception as error:  # from NumPy, JAX or PyTorch
         raise TypeError(
-            f"{name}: expected {expected}, got {quoted(value)}, which is no array of them."
+            f"{name}: expected {expected}, got {quoted(value)}, which is not such an array."
         ) from error
 
 
@@ -215,6 +215,39 @@ def one_of(name: str, value: Any, options: Sequence[str]) -> str:
         known = ", ".join(f'"{each}"' for each in options)
         raise ValueError(f"{name}: expected one of {known}, got {quoted(value)}.")
     return value
+
+
+def module(name: str, value: Any) -> nnx.Module:
+    """`value` if it is an `nnx.Module`; TypeError otherwise."""
+    if not isinstance(value, nnx.Module):
+        raise TypeError(f"{name}: expected an nnx.Module, got {quoted(value)}.")
+    return value
+
+
+def of_kind(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
+    """`value` if it is of the kind, which `words` names; TypeError otherwise."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {words}, got {quoted(value)}.")
+    return value
+
+
+def leaves(name: str, tree: Any) -> list[Any]:
+    """The leaves of a tree of arrays and numbers; TypeError or ValueError if there are others."""
+    try:
+        found = jax.tree.leaves(tree)
+        for leaf in found:
+            jnp.result_type(leaf)
+    except Exception as error:  # from JAX and NumPy
+        raise TypeError(
+            f"{name}: expected a tree of arrays, got {quoted(tree)}, in which there are others, or "
+            "keys that cannot be sorted."
+        ) from error
+    for leaf in found:
+        if isinstance(leaf, (jax.Array, int)):
+            array(name, leaf)  # not a deleted one, not too large a number
+        else:
+            of_kind(name, leaf, (np.ndarray, np.generic, int, float), "a tree of arrays")
+    return found
 
 
 def strings(name: str, value: Any) -> Collection[str]:

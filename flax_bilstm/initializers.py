@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from flax.typing import Initializer
 
 
@@ -21,3 +22,14 @@ def symmetric_uniform(features: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return initialize
+
+
+def same_key() -> nnx.Rngs:
+    """One key for all parameters: for `nnx.eval_shape`, where nothing is drawn.
+
+    To count the keys takes time there that is quadratic in the number of parameters.
+    """
+    rngs: Any = nnx.Rngs(0)
+    key = jax.random.key(0)
+    rngs.params = lambda: key
+    return rngs

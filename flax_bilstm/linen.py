@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict, meta
 
-from flax_bilstm import lstm, network
+from flax_bilstm import arguments, lstm, network
 from flax_bilstm.conversion.rows import rows
 from flax_bilstm.conversion.tree import modules
 
@@ -95,7 +95,13 @@ def bridge(kind: type[nnx.Module], *args: Any, name: str | None = None, **kwargs
         *args: passed to the class.
         name: the name of the Linen module.
         **kwargs: passed to the class, without `rngs`.
+
+    Raises:
+        TypeError: kind is not a class of nnx modules, or name not a string.
     """
+    if not (isinstance(kind, type) and issubclass(kind, nnx.Module)):
+        raise TypeError(f"kind: expected a class of nnx modules, got {arguments.quoted(kind)}.")
+    arguments.string_or_none("name", name)
     return Bridged(kind, args=args, kwargs=FrozenDict(kwargs), name=name)
 
 
@@ -113,6 +119,7 @@ def to_variables(module: nnx.Module) -> dict[str, Any]:
     collection for each type of variable, except random states. Variables that loading added because
     Flax's layer lacks them (BatchNorm's count of batches) are left out.
     """
+    arguments.module("module", module)
     added = {row.paths[0] for row in rows(module) if row.default is not None}
     found: dict[str, list[tuple[Any, Any]]] = {}
     for path, variable in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
@@ -134,8 +141,16 @@ def to_module(model: Bridged, variables: Mapping[str, Any], *, rngs: nnx.Rngs | 
     Raises:
         ValueError: the variables are not exactly the model's; the error lists what is wrong.
     """
+    arguments.of_kind("model", model, Bridged, "a Linen model made by flax_bilstm.linen")
+    arguments.of_kind("variables", variables, Mapping, "the model's variables, by collection")
+    for name, tree in variables.items():
+        arguments.of_kind("variables", name, str, "collections by name")
+        arguments.of_kind("variables", tree, Mapping, "a tree for each collection")
+        arguments.leaves("variables", meta.unbox(tree))
+    if rngs is not None:
+        arguments.rngs("rngs", rngs)
     _require(model, _shape_of(model), variables)
-    built = model.build(rngs or nnx.Rngs(0))
+    built = model.build(nnx.Rngs(0) if rngs is None else rngs)
     for tree in variables.values():
         nnx.update(built, meta.unbox(tree))
     return built

@@ -53,8 +53,15 @@ def make_mesh(
     Raises:
         ValueError: directions is neither 1 nor 2, or 2 with an odd number of devices.
     """
-    chosen = np.asarray(jax.devices() if devices is None else devices)
-    if directions not in (1, 2) or chosen.size % directions:
+    if devices is not None:
+        arguments.of_kind("devices", devices, (list, tuple, np.ndarray), "a list of jax.Device")
+    chosen = np.empty(len(jax.devices() if devices is None else devices), object)
+    chosen[:] = jax.devices() if devices is None else list(devices)
+    for device in chosen:
+        arguments.of_kind("devices", device, jax.Device, "a list of jax.Device")
+    arguments.of_kind("axis_type", axis_type, AxisType, "a jax.sharding.AxisType")
+    arguments.positive("directions", directions)
+    if directions not in (1, 2) or not chosen.size or chosen.size % directions:
         raise ValueError(
             f"directions: expected 1, or 2 with an even number of devices, got {directions} with "
             f"{chosen.size}."
@@ -69,6 +76,8 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
     With several processes, each must pass the same numbers; JAX raises an error if they differ.
     """
+    _check_mesh(mesh)
+    arguments.leaves("tree", tree)
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:
@@ -89,9 +98,10 @@ def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
     Raises:
         ValueError: a batch cannot be divided evenly; see `pad_batch`.
     """
+    _check_mesh(mesh)
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     local = mesh.local_mesh.shape[AXIS]
-    for leaf in jax.tree.leaves(tree):
+    for leaf in arguments.leaves("tree", tree):
         shape = np.shape(leaf)
         if not shape or shape[0] % local:
             raise ValueError(
@@ -116,11 +126,17 @@ def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
         ValueError: multiple is not positive, or the arrays have different batch sizes.
     """
     arguments.positive("multiple", multiple)
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}
-    if len(sizes) != 1:
+    sizes = {np.shape(leaf)[:1] for leaf in arguments.leaves("tree", tree)}
+    if len(sizes) != 1 or sizes == {()}:
         raise ValueError(f"tree: expected arrays of one batch size, got {sorted(sizes)}.")
-    (size,) = sizes
+    ((size,),) = sizes
     padded = -(-size // multiple) * multiple
     rows = np.arange(padded) * (np.arange(padded) < size)  # 0, 1, ..., size - 1, 0, 0, ...
     mask = (np.arange(padded) < size).astype(np.float32)
     return jax.tree.map(lambda leaf: leaf[rows], tree), mask
+
+
+def _check_mesh(mesh: Any) -> None:
+    arguments.of_kind("mesh", mesh, Mesh, "a mesh made by make_mesh")
+    if AXIS not in mesh.shape:
+        raise ValueError(f"mesh: expected one with the axis {AXIS}, got {tuple(mesh.shape)}.")

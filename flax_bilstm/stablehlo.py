@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from flax_bilstm import arguments
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
@@ -53,9 +54,12 @@ def export(
         mask: instead of lengths, the same for a mask, (batch, time) bool.
 
     Raises:
-        TypeError: any other module without inputs.
-        ValueError: both lengths and mask.
+        TypeError: any other module without inputs, or an argument of another type.
+        ValueError: both lengths and mask, or a shape or dtype that is none.
     """
+    arguments.module("model", model)
+    arguments.flag("lengths", lengths)
+    arguments.flag("mask", mask)
     names = [name for name, taken in {"lengths": lengths, "mask": mask}.items() if taken]
     if len(names) > 1:
         raise ValueError("mask: expected False beside lengths=True, got True; ask for one of them.")
@@ -89,8 +93,15 @@ def _own_input(model: nnx.Module) -> Input:
 def _shape(each: Input, scope: Any) -> jax.ShapeDtypeStruct:
     if isinstance(each, jax.ShapeDtypeStruct):
         return each
+    words = "a jax.ShapeDtypeStruct or a pair such as ('batch, time, 8', 'float32')"
+    if not (isinstance(each, (tuple, list)) and len(each) == 2 and isinstance(each[0], str)):
+        raise TypeError(f"inputs: expected {words} for each, got {arguments.quoted(each)}.")
     shape, dtype = each
-    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, scope=scope), jnp.dtype(dtype))
+    try:
+        sizes = jax.export.symbolic_shape(shape, scope=scope)
+        return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
+    except Exception as error:  # from JAX
+        raise ValueError(f"inputs: expected {words}, got {shape!r}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -156,17 +156,17 @@ def _parser() -> argparse.ArgumentParser:
     port = parser.add_argument_group(
         "a port of your own",
         "CHECKPOINT is then loaded into both models; without one they are compared as they are "
-        "made. Code is looked for from the current folder on, too.",
+        "made. Code is imported from the current folder, too.",
     )
     port.add_argument(
         "--reference",
         metavar="PACKAGE.MODULE:FUNCTION",
-        help="makes the torch.nn.Module",
+        help="a function that makes the torch.nn.Module",
     )
     port.add_argument(
         "--candidate",
         metavar="PACKAGE.MODULE:FUNCTION",
-        help="makes the nnx.Module, or a function of (state dict, inputs)",
+        help="a function that makes the nnx.Module, or a function of (state dict, inputs)",
     )
     port.add_argument(
         "--input",
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FLAX=TORCH",
         action="append",
         default=[],
-        help="what PyTorch calls otherwise; may be repeated",
+        help="names that differ in PyTorch; may be repeated",
     )
     port.add_argument(
         "--ignore",

@@ -1,6 +1,7 @@
 """The check itself: parameters, inputs, forward, gradients and training of a pair, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from parity import lockstep
@@ -72,6 +73,10 @@ def compare_sides(
         )
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
+        for dtype in dtypes:
+            pair.candidate.prepare(inputs, dtype)
+        if trains:
+            import_module("torch._dynamo")  # torch's optimizers import it, which takes a second
         reference = pair.reference
         truths = {
             "forward": reference.forward(reference.parameters, inputs, TRUTH),
@@ -81,6 +86,7 @@ def compare_sides(
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+        unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
             rows += functions[dtype]
@@ -88,7 +94,7 @@ def compare_sides(
                 progress(f"{case} {dtype}: training, {optimizer.name}")
                 place = Place(case, "training", dtype, optimizer=optimizer.name)
                 try:
-                    trained, losses = lockstep.train(pair, optimizer, batches, place)
+                    trained, losses = lockstep.train(pair, optimizer, batches, unused, place)
                 except lockstep.CandidateError as error:
                     rows.append(raised(error.raised, place))
                     continue
@@ -116,7 +122,7 @@ def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
     for name in names(theirs, ours):
         yield identical(
             theirs.get(name), ours.get(name), Place(case, "parameters", name=name),
-            "the two sides do not hold the same parameter",
+            "the two sides hold different values",
         )  # fmt: skip
     for name, array in inputs.items():
         yield identical(array, array, Place(case, "inputs", name=name), "")

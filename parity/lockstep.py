@@ -34,15 +34,18 @@ class Losses(NamedTuple):
 
 
 def train(
-    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], place: Place
+    port: Pair, optimizer: Optimizer, batches: Sequence[Arrays], unused: set[str], place: Place
 ) -> tuple[tuple[Row, ...], Losses]:
-    """Train both sides from the same start over the same batches; compare after every step."""
+    """Train both sides from the same start over the same batches; compare after every step.
+
+    `unused` has the parameters for which the reference's gradient is None.
+    """
     nudged: list[Side] = []
     rows: list[Row] = []
     losses = Losses([], [])
     for sides, rechecked in nudging.rounds(port.reference, place.dtype):
         nudged += sides
-        rows, losses = _train(port, optimizer, batches, place, nudged)
+        rows, losses = _train(port, optimizer, batches, unused, place, nudged)
         if not doubtful(rows, rechecked):
             break
     return acknowledge(rows, port.known), losses
@@ -52,12 +55,12 @@ def _train(
     port: Pair,
     optimizer: Optimizer,
     batches: Sequence[Arrays],
+    unused: set[str],
     place: Place,
     nudged: Sequence[Side],
 ) -> tuple[list[Row], Losses]:
     reference, candidate, dtype = port.reference, port.candidate, place.dtype
     start = reference.parameters
-    unused = {n for n, g in reference.gradients(start, batches[0], dtype).items() if g is None}
     losses = Losses([], [])
     truth = reference.train(start, batches, optimizer, TRUTH)
     if dtype == TRUTH:
@@ -150,7 +153,7 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
 
 @contextmanager
 def _blamed() -> Iterator[None]:
-    """Raise an error as the candidate's."""
+    """Raise an error as the candidate's, unless the table of optimizers is wrong."""
     try:
         yield
     except OptimizerError:
@@ -198,7 +201,7 @@ def judged(
     name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            return without_distance(place, f"{side} has nothing of this name")
+            return without_distance(place, f"{side} has no array of this name")
     others = [run.get(name) for run in own]
     return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 

@@ -86,6 +86,7 @@ def load(
         ValueError: it is not a checkpoint, has no state dict or several, or one that does not fit.
         FileNotFoundError: there is no such file.
     """
+    arguments.strings("ignore", ignore)
     if into is None:
         if names is not None or ignore:
             raise TypeError("names, ignore: expected only beside into=, the module to load into.")
@@ -95,7 +96,7 @@ def load(
     if not isinstance(into, nnx.Module):
         raise TypeError(f"into: expected an nnx.Module, got {arguments.quoted(into)}.")
     if options:
-        raise TypeError(f"into: {', '.join(options)} cannot be set on a module that is there.")
+        raise TypeError(f"into: {', '.join(options)} cannot be set on an existing module.")
     form = detect(Path(arguments.path("path", path)))
     chosen = () if form is ORBAX else rows(into, names, ignore)
     own = [name for row in chosen for name in row.torch_names]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flax_bilstm.checkpoints.stand_ins import Bytes
 
 
@@ -22,3 +24,13 @@ def mapped(path: Path) -> Bytes:
         if os.fstat(file.fileno()).st_size == 0:
             return b""
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def forget(arrays: Mapping[str, np.ndarray]) -> None:
+    """Give back the memory of arrays in mapped files; what is used again is read again."""
+    for array in arrays.values():
+        base: Any = array
+        while base is not None and not isinstance(base, mmap.mmap):
+            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+        if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)

@@ -68,7 +68,7 @@ def _dict(m: Machine) -> None:
 def _tuple(count: int) -> Callable[[Machine], None]:
     def make(m: Machine) -> None:
         if len(m.stack) < count:
-            raise DamagedError("its pickle takes what is not there")
+            raise DamagedError("its pickle reads from an empty stack")
         items = tuple(m.stack[-count:])
         del m.stack[-count:]
         m.new(items)

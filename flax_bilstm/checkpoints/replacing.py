@@ -60,7 +60,7 @@ def replacing(
             renaming.move(temporary, path, overwrite=overwrite)
         except FileExistsError:
             raise ValueError(
-                f"{shown}: is there already, written by another program meanwhile; pass "
+                f"{shown}: exists already, written by another program in the meantime; pass "
                 "--overwrite to replace it."
             ) from None
         _to_disk(path.parent, inside=False)
@@ -69,7 +69,7 @@ def replacing(
 def _checked(path: Path, overwrite: bool) -> Path:
     """The path to write to, after following links, if a checkpoint may be written there."""
     if os.path.lexists(path) and not overwrite:
-        raise ValueError(f"{path}: is there already; pass --overwrite to replace it.")
+        raise ValueError(f"{path}: exists already; pass --overwrite to replace it.")
     try:
         place = path.resolve()
     except (OSError, RuntimeError) as error:  # circular links

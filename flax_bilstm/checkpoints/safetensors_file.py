@@ -12,8 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.showing import shown
@@ -30,6 +28,8 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+ALIGNMENT = 8  # bytes, of the first tensor
 LARGEST_HEADER = 100_000_000  # bytes, the same as in the library
 
 
@@ -42,7 +42,11 @@ def read(path: Path) -> Content:
     try:
         return Content(dict(sorted(_tensors(mapped(path)))))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        what = str(error) if isinstance(error, _DamagedError) else "its header is no such JSON"
+        what = (
+            str(error)
+            if isinstance(error, _DamagedError)
+            else "its header is not the JSON of a safetensors file"
+        )
         raise ValueError(
             f"expected a safetensors file, got another or a damaged one: {what}; copy or download "
             "it again."
@@ -70,7 +74,7 @@ def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
         dtype, size = DTYPES[entry["dtype"]], 1
         for axis in entry["shape"]:
             if type(axis) is not int or axis < 0:
-                raise _DamagedError(f"{shown(name)} has a shape of no sizes")
+                raise _DamagedError(f"{shown(name)} has a shape that is not a list of sizes")
             size *= axis
         if start != at or end - start != size * dtype.itemsize or end > len(body):
             raise _DamagedError(f"the bytes of {shown(name)} are not where its header says")
@@ -81,13 +85,28 @@ def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the tensors, with the metadata that marks PyTorch's layout.
+    """Write the tensors one by one, with the metadata that marks PyTorch's layout.
+
+    The widest dtypes come first, so that every tensor is aligned, as in the library's own files.
 
     Raises:
+        ValueError: the format has no such dtype.
         OSError: it cannot be written.
     """
-    contiguous = {name: array.copy(order="C") for name, array in arrays.items()}  # required
-    try:
-        safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # a full disk, for example
-        raise OSError(f"{path.name}: could not be written: {error}.") from error
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    at = 0
+    for name in ordered:
+        array = arrays[name]
+        if array.dtype not in CODES:
+            raise ValueError(f"{name}: expected one of {', '.join(DTYPES)}, got {array.dtype}.")
+        offsets = [at, at := at + array.nbytes]
+        header[name] = {
+            "dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": offsets
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            file.write(arrays[name].tobytes())

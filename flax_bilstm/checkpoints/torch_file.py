@@ -87,7 +87,7 @@ def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
         raise DamagedError("it is a zip archive without a data.pkl")
     order = members.get("byteorder")
     if order is not None and data[order.start : order.end] != b"little":
-        raise DamagedError("its numbers are stored big end first")
+        raise DamagedError("its numbers are big-endian")
     view = memoryview(data)
 
     @functools.cache

@@ -57,13 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-bilstm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     endings = (
-        "What is read is known by its content. What is written, by its name: .pt .pth .ckpt .bin "
-        ".tar .pkl are PyTorch's, .safetensors; .orbax or no ending is an Orbax directory."
+        "SRC is read by its content, whatever its name. The name of DST gives its format: .pt .pth "
+        ".ckpt .bin .tar .pkl PyTorch, .safetensors, .orbax or no ending an Orbax directory."
     )
 
     convert = commands.add_parser(
         "convert",
-        help="a checkpoint into another format, verified",
+        help="convert a checkpoint to another format, and verify it",
         description="Convert a checkpoint of any network. What was written is read back and "
         "compared before it takes its name. Of an nn.LSTM and of the BiLSTM with attention the "
         f"forward pass is compared too. {endings}",
@@ -75,14 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--into",
         metavar="PACKAGE.MODULE:FUNCTION",
-        help="makes the NNX module of another network, to write an Orbax directory of it",
+        help="the function that makes your NNX module; an Orbax directory of another network "
+        "than flax_bilstm's needs it",
     )
     convert.add_argument(
         "--names",
         metavar="FLAX=TORCH",
         action="append",
         default=[],
-        help="for --into: what PyTorch calls otherwise; may be repeated, for tied weights too",
+        help="for --into: names that differ in PyTorch; may be repeated, for tied weights too",
     )
     convert.add_argument(
         "--summed-biases",
@@ -109,28 +110,32 @@ def _parser() -> argparse.ArgumentParser:
         "--parameters",
         metavar="FILE",
         type=Path,
-        help="the torch names of the optimizer's parameters, one a line, in its order, where its "
-        "state has none: of several groups, or beside buffers",
+        help="the torch names of the optimizer's parameters in its order, one per line; needed "
+        "if its state has no names and several groups, or the model has buffers",
     )
     convert.add_argument(
         "--learning-rate",
         metavar="RATE",
-        help="the optimizer's, where a scheduler has set it: a number or package.module:schedule",
+        help="the optimizer's learning rate, if a scheduler has set it: a number or "
+        "package.module:schedule",
     )
-    convert.add_argument("--dry-run", action="store_true", help="do all of it but keep nothing")
+    convert.add_argument(
+        "--dry-run", action="store_true", help="convert and compare, then discard the result"
+    )
     _writing(convert)
     convert.set_defaults(command=_convert)
 
     inspect = commands.add_parser(
         "inspect",
-        help="what a checkpoint holds, and what would not load",
-        description="Show the layers and tensors of any checkpoint. Exit code 1: it means to be an "
-        f"nn.LSTM or the BiLSTM with attention, and would not load. {endings}",
+        help="show what a checkpoint holds, and what would not load",
+        description="Show the layers and tensors of any checkpoint. Exit code 1: it has the "
+        "names of an nn.LSTM or of the BiLSTM with attention, but would not load. "
+        f"{endings}",
     )
     inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
     _reading(inspect)
     form = inspect.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--json", action="store_true", help="print JSON, for programs")
     form.add_argument(
         "--code",
         action="store_true",
@@ -140,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser(
         "export",
-        help="a checkpoint as one file that JAX alone runs",
+        help="export a checkpoint as one file that runs with JAX alone",
         description="Export the model with jax.export, for any batch size and length, for "
         f"{', '.join(PLATFORMS)}, with the weights inside and products in full precision.",
     )
@@ -158,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", help="take only the names with this prefix, a submodule's")
-    parser.add_argument("--key", help="where the state dict lies, in a file that has several")
+    parser.add_argument("--key", help="the key of the state dict, in a file that has several")
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +172,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "--score",
         choices=SCORES,
         default="dot",
-        help="the attention's score, which a checkpoint does not tell (default: dot)",
+        help="the attention's score, which a checkpoint does not store (default: dot)",
     )
 
 

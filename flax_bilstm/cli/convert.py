@@ -21,9 +21,14 @@ from flax_bilstm.conversion.optimizer import optimizer_from_torch
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order, with_names
 from flax_bilstm.conversion.reading import is_ours, read_sizes
 from flax_bilstm.conversion.rows import Names
-from flax_bilstm.conversion.weights import from_state_dict, load_state_dict, state_dict
+from flax_bilstm.conversion.weights import (
+    check_state_dict,
+    from_state_dict,
+    load_state_dict,
+    state_dict,
+)
 
-NOT_COMPARED = "no forward pass was compared: only PyTorch and your own module know this network's"
+NOT_COMPARED = "no forward pass was compared: a checkpoint does not contain this network's"
 
 
 class DifferenceError(Exception):
@@ -132,6 +137,8 @@ def _written(
     else:
         lines += _write_orbax(job, read, converted.module, temporary)
 
+    if job.into is None:
+        converted = converted._replace(module=None)  # its memory is needed for the comparison
     say("Reading it back and comparing")
     return [*lines, *_compared(job, read, converted, temporary)]
 
@@ -146,13 +153,17 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
         written = state_dict(module, names=job.names, ignore=job.ignore)
         left = (*skipped.tensors, *skipped.variables)
         return _Converted(module, written, f"{type(module).__name__}, {size}", left)
+    tensors = _cast_tensors(read.tensors, job.dtype)
     if not is_ours(read.tensors):
-        return _Converted(None, _cast_tensors(read.tensors, job.dtype), size)
+        return _Converted(None, tensors, size)
     kind, sizes = read_sizes(read.tensors)
     options: dict[str, Any] = {} if "input_size" in sizes else {"score": job.score}
-    model = from_state_dict(read.tensors, param_dtype=job.dtype, **options)
     arguments = ", ".join(f"{name}={value}" for name, value in (sizes | options).items())
-    return _Converted(model, state_dict(model), f"{kind.__name__}({arguments}), {size}")
+    ordered = {name: tensors[name] for name in check_state_dict(read.tensors, job.dtype)}
+    model = None
+    if checkpoints.format_of(job.target) is checkpoints.ORBAX:
+        model = from_state_dict(ordered, **options)
+    return _Converted(model, ordered, f"{kind.__name__}({arguments}), {size}")
 
 
 def _built(spec: str) -> nnx.Module:
@@ -263,7 +274,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     if target.resolve() in source.resolve().parents:
         raise ValueError(f"DST: expected a place outside of SRC's own folder, got {target}.")
     if target.exists() and not overwrite:
-        raise ValueError(f"DST: {target} is there already; pass --overwrite to replace it.")
+        raise ValueError(f"DST: {target} exists already; pass --overwrite to replace it.")
 
 
 def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:

@@ -18,6 +18,7 @@ from flax_bilstm.conversion.reading import is_ours, read_sizes
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.conversion.rows import rows, variables
 from flax_bilstm.conversion.weights import check_state_dict, from_state_dict
+from flax_bilstm.initializers import same_key
 from flax_bilstm.network import Unused
 
 PIECE = 2**18
@@ -139,7 +140,7 @@ def _model(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any] | None, set[st
     """The model's class and sizes, and the names of the tensors that no forward pass reads."""
     try:
         kind, sizes = read_sizes(arrays)
-        module = nnx.eval_shape(lambda: kind(**sizes, rngs=nnx.Rngs(0)))
+        module = nnx.eval_shape(lambda: kind(**sizes, rngs=same_key()))
     except ValueError:  # `_problems` reports why
         return None, set()
     held = variables(module)

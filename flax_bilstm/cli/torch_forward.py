@@ -27,7 +27,7 @@ def torch_forward(
     import torch
 
     kind, sizes = read_sizes(arrays)
-    weights = {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
+    weights = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
     prefix = "" if kind is LSTM else "lstm."
     recurrent: dict[str, Any] = {
         name.removeprefix(prefix): tensor
@@ -40,8 +40,8 @@ def torch_forward(
             "hidden_size": sizes["hidden_dim"],
             "bidirectional": True,
         }
-    lstm = torch.nn.LSTM(**sizes, batch_first=True, dtype=torch.float64)
-    lstm.load_state_dict(recurrent, strict=True)
+    lstm = torch.nn.LSTM(**sizes, batch_first=True, dtype=torch.float64, device="meta")
+    lstm.load_state_dict(recurrent, strict=True, assign=True)  # without a second copy
     with torch.no_grad():
         y, _ = lstm(torch.from_numpy(x))  # (batch, time, directions·out)
         if kind is LSTM:

@@ -4,8 +4,10 @@ Forward passes are compared in float64, to which every weight is cast exactly: t
 conversion agrees up to rounding and a wrong one does not.
 """
 
+import gc
 import importlib.util
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Float64
+from jaxtyping import Array, Float64
 
+from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.cli.torch_forward import torch_forward
-from flax_bilstm.conversion.reading import Module, read_sizes
+from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.lstm import LSTM
 
@@ -63,12 +66,16 @@ def verify(
         ValueError: `back` is not a state dict that fits a model.
     """
     x = example(back)
-    outputs = forward(back, x, score)
     has_torch = importlib.util.find_spec("torch") is not None
+    outputs = forward(back, x, score)
+    forget(back)  # each forward pass needs twice the memory of float32 weights
     expected = torch_forward(back, x, score) if has_torch else outputs
+    forget(back)
+    of_source = forward(source, x, score)
+    forget(source)
     return Verification(
         differing=differing(written, back),
-        from_source=_largest(outputs, forward(source, x, score)),
+        from_source=_largest(outputs, of_source),
         from_torch=_largest(outputs, expected) if has_torch else None,
         tolerance=TOLERANCE * max(1.0, float(np.abs(outputs).max())),
         forward_pass=forward_pass(back, score),
@@ -84,17 +91,20 @@ def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
     scored = {"dot": "y · y", "general": "y · W y, W = attention.attn.weight"}[score]
     return (
         f"bidirectional LSTM, attention of the last step with score={score} ({scored}), fc; "
-        "a checkpoint does not tell the score, --score does"
+        "a checkpoint does not store the score; pass it by --score"
     )
 
 
 def differing(a: Mapping[Any, np.ndarray], b: Mapping[Any, np.ndarray]) -> tuple[str, ...]:
     """The names of tensors that differ between the two sides in any bit."""
-    return tuple(
+    changed = tuple(
         str(name)
         for name in {**a, **b}
         if name not in a or name not in b or not _identical(a[name], b[name])
     )
+    forget(a)
+    forget(b)
+    return changed
 
 
 def example(arrays: Mapping[str, np.ndarray]) -> Float64[np.ndarray, "batch time features"]:
@@ -114,13 +124,18 @@ def forward(
     with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
         kind, _ = read_sizes(arrays)
         options: dict[str, Any] = {} if kind is LSTM else {"score": score}
-        outputs = _apply(from_state_dict(arrays, param_dtype=jnp.float64, **options), x)
-        return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+        graph, state = nnx.split(from_state_dict(arrays, param_dtype=jnp.float64, **options))
+        forget(arrays)
+        outputs = np.asarray(_apply(graph, state, x))
+    del state
+    gc.collect()  # modules refer to each other: without it, their memory stays
+    return outputs
 
 
-@nnx.jit  # one compilation for both sides
-def _apply(module: Module, x: ArrayLike) -> Any:
-    return module(x)
+@partial(jax.jit, static_argnums=0)  # one compilation for both sides
+def _apply(graph: nnx.GraphDef, state: nnx.State, x: ArrayLike) -> Array:
+    outputs = nnx.merge(graph, state)(x)
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def _identical(a: np.ndarray, b: np.ndarray) -> bool:

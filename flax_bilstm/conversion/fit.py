@@ -88,7 +88,7 @@ def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> No
         return
     raise ValueError(
         f"state_dict: does not fit {module}; nothing was loaded. Every tensor and every variable "
-        "is needed once: names= says what is called otherwise, ignore= what has no counterpart, "
+        "is needed once: names= gives the names that differ, ignore= those without a counterpart, "
         "prefix= (flax-bilstm --prefix) names a submodule, param_dtype= (--dtype) casts.\n  "
         + "\n  ".join([*shortened(listed), *advice])
     )

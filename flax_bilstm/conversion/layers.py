@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from flax_bilstm import arguments
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.conversion import transforms
 from flax_bilstm.conversion.transforms import SAME, SCALAR, TRANSPOSED, Transform
@@ -263,7 +264,10 @@ def register_layer(
         TypeError: layer is not a class of modules, or a row is not of that form.
     """
     if not (isinstance(layer, type) and issubclass(layer, nnx.Module)):
-        raise TypeError(f"layer: expected a class of nnx modules, got {layer!r}.")
+        raise TypeError(f"layer: expected a class of nnx modules, got {arguments.quoted(layer)}.")
+    arguments.of_kind("torch", torch, str, "the name of torch's class")
+    if rank is not None:
+        arguments.of_kind("rank", rank, int, "the rank of a variable, or None")
     entries = _entries(rows)
     KINDS[layer] = Kind(torch, lambda module: entries, lambda module: -1 if rank is None else rank)
 
@@ -274,11 +278,11 @@ def _entries(rows: Sequence[Any]) -> tuple[Entry, ...]:
     Raises:
         TypeError: a row is not a torch name, a Flax path and a transform.
     """
-    for row in rows:
+    for row in arguments.of_kind("rows", rows, (list, tuple), "a list of rows"):
         kinds = tuple(map(type, row)) if isinstance(row, (tuple, list)) else ()
         if kinds != (str, str, Transform):
             raise TypeError(
                 "rows: expected (torch name, Flax path, transform) for each tensor, the transform "
-                f"from flax_bilstm.conversion, got {row!r}."
+                f"from flax_bilstm.conversion, got {arguments.quoted(row)}."
             )
     return tuple(entry(*row) for row in rows)

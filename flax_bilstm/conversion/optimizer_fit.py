@@ -32,7 +32,7 @@ def problems(
             if moments and not _moves(one, [found[path].shape for path in row.paths]):
                 yield (
                     f"{', '.join(one.torch_names)}: its moments are not those of "
-                    f"{dotted(row.paths[0])} in another order, so they cannot be carried"
+                    f"{dotted(row.paths[0])} in another order, so they cannot be carried over"
                 )
                 continue
             weights = one.to_torch([found[path].get_value() for path in row.paths])
@@ -47,7 +47,7 @@ def problems(
         if unknown := state.states.get(key, {}).keys() - {"step", *state.algorithm.moments}:
             yield f"unexpected: {', '.join(sorted(unknown))} of {name}"
     if not parts:
-        yield "no parameter of the model is stepped by it"
+        yield "it updates no parameter of the model"
 
 
 def _divided(

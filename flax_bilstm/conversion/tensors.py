@@ -1,10 +1,11 @@
 """PyTorch's tensors, and any other arrays, as NumPy arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 NOT_NUMPYS = {
     name: np.dtype(getattr(jnp, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -56,3 +57,21 @@ def _from_torch(tensor: Any) -> np.ndarray:
             bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
             return tensor.contiguous().view(bits).numpy().view(dtype)
     return tensor.numpy()
+
+
+class Cast(Mapping[str, np.ndarray]):
+    """Arrays of which the floating ones are cast, each when it is taken: never all at once."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], dtype: DTypeLike) -> None:
+        self.arrays, self.dtype = arrays, jnp.dtype(dtype)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(self.dtype, copy=False) if floating else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)

@@ -222,7 +222,7 @@ def refuse(problems: Any) -> None:
     listed = list(problems)
     if listed:
         raise ValueError(
-            "optimizer: its state cannot be carried over; nothing was.\n  "
+            "optimizer: its state cannot be carried over; nothing was changed.\n  "
             + "\n  ".join(shortened(listed))
         )
 
@@ -300,13 +300,13 @@ def _unequal(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]:
         settings = group.settings
         for name, harmless in algorithm.refused.items():
             if settings.get(name, harmless) != harmless:
-                yield f"{name}={settings[name]!r} has no equal in optax, expected {harmless!r}"
+                yield f"{name}={settings[name]!r} has no equivalent in optax, expected {harmless!r}"
         recorded = "decoupled_weight_decay" in settings or "betas" not in algorithm.options
         if settings.get("weight_decay") and not recorded:
             yield (
-                "weight_decay is of Adam or of AdamW, which this version of PyTorch does not "
-                f'record: set param_groups[{index}]["decoupled_weight_decay"] to True for AdamW, '
-                "to False for Adam"
+                "weight_decay can be Adam's or AdamW's, and this version of PyTorch does not "
+                f'record which: set param_groups[{index}]["decoupled_weight_decay"] to True for '
+                "AdamW, to False for Adam"
             )
 
 

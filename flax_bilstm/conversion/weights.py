@@ -21,8 +21,9 @@ from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.rows import Names, Row, matches, rows, variables
-from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.conversion.tensors import Cast, to_numpy
 from flax_bilstm.conversion.tree import Path, dotted, reach, value_of
+from flax_bilstm.initializers import same_key
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import Unused
 
@@ -97,15 +98,23 @@ def load_state_dict(
         TypeError: a value in names is not a torch path, or ignore is one string.
     """
     arguments.strings("ignore", ignore)
-    all_arrays = to_numpy(state_dict)
-    arrays = {name: a for name, a in all_arrays.items() if not matches(name, ignore)}
+    return _load(module, to_numpy(state_dict), names, ignore)
+
+
+def _load(
+    module: nnx.Module,
+    given: Mapping[str, np.ndarray],
+    names: Names | None = None,
+    ignore: Sequence[str] = (),
+) -> Skipped:
+    """`load_state_dict`; besides the module's own it needs no memory but for one row's arrays."""
+    arrays = {n: a for n, a in given.items() if not matches(n, ignore)} if ignore else given
     found = variables(_module(module))
     chosen = rows(module, names, ignore)
-    idle = [pattern for pattern in ignore if not _hits(pattern, all_arrays, found)]
+    idle = [pattern for pattern in ignore if not _hits(pattern, given, found)]
     _require_fit(module, chosen, arrays, map(_IDLE.format, idle))
 
     listed: list[str] = []
-    loaded: list[tuple[Path, np.ndarray]] = []
     for row in chosen:
         tensors = [arrays[name] for name in row.torch_names]
         try:
@@ -115,14 +124,15 @@ def load_state_dict(
             listed.append(f"{what}: {', '.join(row.torch_names)}: {error}")
             continue
         listed += filter(None, [fit.not_exact(row, tensors, leaves)])
-        loaded += zip(row.paths, leaves, strict=True)
     fit.refuse(type(module).__name__, listed)
-    for path, array in loaded:
-        _set(module, found, path, array)
+    for row in chosen:  # transformed again: all arrays at once would be the module twice
+        leaves = row.from_torch([arrays[name] for name in row.torch_names])
+        for path, array in zip(row.paths, leaves, strict=True):
+            _set(module, found, path, array)
     paths = {path for row in chosen for path in row.paths}
     left = {id(found[path]) for path in paths if path in found}
     return Skipped(
-        tuple(name for name in all_arrays if name not in arrays),
+        tuple(name for name in given if name not in arrays),
         tuple(dotted(path) for path, leaf in found.items() if id(leaf) not in left),
     )
 
@@ -239,22 +249,29 @@ def from_state_dict(
             not finite or of another dtype than the rest. The error lists all of it.
     """
     module, arrays = _described(to_numpy(state_dict), param_dtype, rngs, options)
-    load_state_dict(module, arrays)
+    _load(module, arrays)
     return module
 
 
-def check_state_dict(state_dict: Mapping[str, Any]) -> None:
-    """Raise the errors of `from_state_dict`, without the memory of a module."""
-    module, arrays = _described(to_numpy(state_dict), None, None, {})
-    _require_fit(module, rows(module), arrays)
+def check_state_dict(
+    state_dict: Mapping[str, Any], param_dtype: DTypeLike | None = None
+) -> tuple[str, ...]:
+    """Raise the errors of `from_state_dict`, without the memory of a module.
+
+    Returns the names, in the order in which PyTorch has them.
+    """
+    module, arrays = _described(to_numpy(state_dict), param_dtype, None, {})
+    found = rows(module)
+    _require_fit(module, found, arrays)
+    return tuple(name for row in found for name in row.torch_names)
 
 
 def _described(
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     param_dtype: DTypeLike | None,
     rngs: nnx.Rngs | None,
     options: dict[str, Any],
-) -> tuple[Any, dict[str, np.ndarray]]:
+) -> tuple[Any, Mapping[str, np.ndarray]]:
     """The module that the arrays describe, without numbers, and the arrays cast for it."""
     arguments.floating_dtype("param_dtype", param_dtype)
     if rngs is not None:
@@ -264,10 +281,7 @@ def _described(
         # The dtype of most tensors; the rest must have it too.
         param_dtype = Counter(array.dtype for array in arrays.values()).most_common(1)[0][0]
     else:
-        arrays = {  # what is not floating stays, and is refused with the rest below
-            name: array.astype(param_dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
-            for name, array in arrays.items()
-        }
+        arrays = Cast(arrays, param_dtype)  # what is not floating is refused with the rest below
     if jnp.dtype(param_dtype) == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "state_dict: its tensors are float64, which JAX holds only with 64-bit numbers on: "
@@ -277,7 +291,7 @@ def _described(
     if not jnp.issubdtype(param_dtype, jnp.floating):
         raise ValueError(f"state_dict: expected floating tensors, got {np.dtype(param_dtype)}.")
     module = nnx.eval_shape(  # nothing is drawn only to be overwritten
-        lambda: kind(**sizes, **options, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+        lambda: kind(**sizes, **options, param_dtype=param_dtype, rngs=same_key())
     )
     if isinstance(module, LSTM) and isinstance(module.dropout, nnx.Dropout):
         module.dropout = nnx.Dropout(module.dropout.rate, rngs=rngs or nnx.Rngs(0))

@@ -56,7 +56,9 @@ def draw_losses(report: Report, path: Path) -> None:
     (drawn,) = (c for c in report.figures["loss_curves"] if c["case"] == str(LOCKSTEP))
     theirs, ours = Line("PyTorch", drawn["reference"]), Line("Flax", drawn["candidate"])
     figure = curves(theirs, ours, drawn["loss"])
-    figure.suptitle("Handwritten digits: both trained from one start over the same batches")
+    figure.suptitle(
+        "Handwritten digits: both are trained from the same parameters over the same batches"
+    )
     with replacing(path) as temporary:
         temporary.write_bytes(png(figure))
 

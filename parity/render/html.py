@@ -82,7 +82,7 @@ def _summary(rows: Sequence[Row]) -> Markup:
         body.append(_table_row(cells, 6, "failed" if worst.failed else None))
     explanation = (
         "Distances are from the truth, PyTorch in float64. One ULP is the dtype's epsilon times "
-        "the array's largest element. The bound is what PyTorch's own rounding earns "
+        "the array's largest element. The bound follows from PyTorch's own rounding "
         "(parity/tolerances.py)."
     )
     table = _table("Checks, each with the array nearest to its bound", _SUMMARY, body)
@@ -167,7 +167,9 @@ def _loss_curves(given: Mapping[str, Any]) -> Markup:
     drawn = inline(
         curves(lines[0], lines[1], given["loss"]), f"{given['loss']} of both sides, step by step"
     )
-    words = "Both trained from one start over the same batches; below, the difference."
+    words = (
+        "Both are trained from the same parameters over the same batches; below, the difference."
+    )
     title = ", ".join(filter(None, (given["case"], given["optimizer"], given["dtype"])))
     return _figure(title, words, drawn, [*lines, difference])
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from parity.sides.intercept import (
     placed,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.nnx_training import State, Training
+from parity.sides.nnx_training import Trained, Training
 from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
@@ -93,6 +94,18 @@ class NnxSide(Side):
                 self._run_values, self._variables.leaves(parameters, dtype),
                 cast(read, dtype), {}, np.zeros((), bool),
             )  # fmt: skip
+
+    def prepare(self, inputs: Arrays, dtype: str) -> None:
+        """See `Side`."""
+        config: Any = jax.config
+        if config.jax_disable_jit:
+            return
+        read = {n: array for n, array in inputs.items() if n != TARGET}
+        with suppress(Exception), _precision(dtype):  # the run itself raises it again
+            leaves = self._variables.leaves(self.parameters, dtype)
+            given = self._given(leaves, read, {}, dtype)
+            self._values.start(leaves, cast(read, dtype), given, np.asarray(False))
+            self._differentiate(leaves, inputs, {}, {}, dtype, self._slopes.start)
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
@@ -171,7 +184,7 @@ class NnxSide(Side):
             self._trainings[key] = Training(self._variables.model, optimizer)
         return self._trainings[key]
 
-    def _left_behind(self, value: Any, training: Training, state: State) -> Step:
+    def _left_behind(self, value: Any, training: Training, state: Trained) -> Step:
         """The step, whose arrays are read when they are asked for: JAX still computes them."""
 
         def parameters() -> Arrays:
@@ -204,7 +217,7 @@ class NnxSide(Side):
 
     def _differentiate(
         self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str,
-        run: Program | None = None,
+        run: Callable[..., Any] | None = None,
     ) -> Any:  # fmt: skip
         """The loss, and statistics; gradients at trained leaves and inputs, and at the stages."""
         trained = {

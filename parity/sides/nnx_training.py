@@ -11,7 +11,7 @@ from parity.sides.optimizers import Optimizer, moments, wide_counts
 from parity.sides.programs import Program
 from parity.sides.variables import Named, flat
 
-State = list[jax.Array]
+Trained = list[jax.Array]
 """Every variable of the optimizer and of the module, between two steps."""
 
 
@@ -32,11 +32,11 @@ class Training:
         self._leaves: dict[Path, int] = {}
         self._moments: dict[str, dict[Path, int]] = {}
 
-    def leaves(self, state: State) -> dict[Path, jax.Array]:
+    def leaves(self, state: Trained) -> dict[Path, jax.Array]:
         """Every variable of the module by its path."""
         return {path: state[i] for path, i in self._leaves.items()}
 
-    def holding(self, state: State, leaves: Named) -> State:
+    def holding(self, state: Trained, leaves: Named) -> Trained:
         """The state with these variables of the module, by their paths with dots."""
         places = {dotted(path): i for path, i in self._leaves.items()}
         held = list(state)
@@ -44,13 +44,13 @@ class Training:
             held[places[path]] = leaf
         return held
 
-    def moments(self, state: State) -> dict[str, dict[Path, jax.Array]]:
+    def moments(self, state: Trained) -> dict[str, dict[Path, jax.Array]]:
         """The moments by their names in torch, each by the path of its parameter."""
         return {
             name: {path: state[i] for path, i in of.items()} for name, of in self._moments.items()
         }
 
-    def _start(self, leaves: Named) -> State:
+    def _start(self, leaves: Named) -> Trained:
         model = self._model(leaves)
         updates = nnx.Optimizer(model, wide_counts(self._optimizer.optax), wrt=nnx.Param)
         self._graphdef, state = nnx.split((updates, model))
@@ -63,7 +63,7 @@ class Training:
         }
         return held
 
-    def _step(self, state: State, slopes: Named) -> State:
+    def _step(self, state: Trained, slopes: Named) -> Trained:
         updates, model = self._merged(state)
         gradient = nnx.clone(nnx.state(model, nnx.Param))
         for path, leaf in flat(gradient).items():

@@ -283,7 +283,7 @@ def _common(
     notes = []
     hidden = sorted(candidate.hidden)
     if hidden:
-        notes.append(f"not looked into, called inside of a JAX transformation: {', '.join(hidden)}")
+        notes.append(f"not intercepted, since a JAX transformation calls them: {', '.join(hidden)}")
     only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
                    and not n.startswith("output")})  # fmt: skip
     only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]

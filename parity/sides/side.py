@@ -93,6 +93,10 @@ class Side(ABC):
         other.parameters = parameters
         return other
 
+    def prepare(self, inputs: Arrays, dtype: str) -> None:
+        """Start what takes time before the side can run, such as compiling, in other threads."""
+        return
+
     @abstractmethod
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """Every stage by name, in order of computation."""

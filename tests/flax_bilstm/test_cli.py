@@ -100,7 +100,7 @@ def bad_inputs(source: Path) -> dict[str, tuple[Path, Path, str]]:
         "misshapen": (folder / "shape.safetensors", target, "fc.bias, expected (2,), got (1,)"),
         "target's ending": (source, folder / "target.onnx", "got .onnx"),
         "target's folder": (source, folder / "none" / "target.safetensors", "none to exist"),
-        "target is a folder": (source, folder / "folder.safetensors", "is there already"),
+        "target is a folder": (source, folder / "folder.safetensors", "exists already"),
         "same file": (source, source, "another name than SRC"),
     }
 

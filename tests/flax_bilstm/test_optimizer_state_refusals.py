@@ -1,4 +1,4 @@
-"""What has no equal in optax, or is no optimizer's state, is refused in words."""
+"""What has no equivalent in optax, or is no optimizer's state, is refused in words."""
 
 import contextlib
 import copy
@@ -38,9 +38,9 @@ def edited(edit: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
 
 
 REFUSED: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "has no equal in optax": lambda s: s["param_groups"][0].update(amsgrad=True),
-    "maximize=True has no equal": lambda s: s["param_groups"][0].update(maximize=True),
-    "of Adam or of AdamW": lambda s: s["param_groups"][0].pop("decoupled_weight_decay"),
+    "has no equivalent in optax": lambda s: s["param_groups"][0].update(amsgrad=True),
+    "maximize=True has no equivalent": lambda s: s["param_groups"][0].update(maximize=True),
+    "can be Adam's or AdamW's": lambda s: s["param_groups"][0].pop("decoupled_weight_decay"),
     "each parameter in one group": lambda s: s["param_groups"].append(s["param_groups"][0]),
     "the names in the order of the groups": lambda s: s["param_groups"].append(
         s["param_groups"][0] | {"params": [99]}
@@ -100,7 +100,7 @@ def test_another_optimizer_is_refused(kind: str) -> None:
 def test_dampening_is_refused() -> None:
     _, optimizer = trained(lambda p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.1), steps=1)
     model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"dampening=0\.1 has no equal"):
+    with pytest.raises(ValueError, match=r"dampening=0\.1 has no equivalent"):
         fb.optimizer_from_torch(model, optimizer.state_dict())
 
 

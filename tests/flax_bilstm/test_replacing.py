@@ -35,7 +35,7 @@ def test_of_several_writers_without_overwrite_one_wins(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert ended == [target.read_text()]
-    assert [("is there already" in message) for message in refused] == [True] * 3
+    assert [("exists already" in message) for message in refused] == [True] * 3
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     for name, overwrite, says in [
         ("pipe", True, "found a FIFO"),
         ("loop", True, "loop of symbolic links"),
-        ("dangling", False, "is there already"),
+        ("dangling", False, "exists already"),
     ]:
         with pytest.raises(ValueError, match=says), replacing(tmp_path / name, overwrite=overwrite):
             pass

@@ -148,7 +148,7 @@ def test_a_stage_that_one_side_lacks_fails(linear, instead):
     pair = dataclasses.replace(pair, candidate=instead(pair.candidate, forward=without))
     report = compare_sides(pair, linear.inputs)
     assert report.first_divergence.name == "product"
-    assert "the candidate has nothing" in report.first_divergence.note
+    assert "the candidate has no array of this name" in report.first_divergence.note
 
 
 def test_a_gradient_of_zeros_for_what_is_never_used_is_not_none(linear):

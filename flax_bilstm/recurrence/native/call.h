@@ -70,7 +70,7 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   const auto pack = [&](Size direction, Size panel) {
     kernel.pack(passes[direction], panel, packed.data() + direction * packed_size);
   };
-  const bool alone = parts == 1;  // the thread that packs a direction runs it
+  const bool alone = parts == 1 && directions >= threads;  // a direction's thread also packs it
   if (!alone) {
     parallel(pool, threads, directions * panels,
              [&](Size task) { pack(task / panels, task % panels); });

@@ -98,7 +98,7 @@ def load() -> ctypes.CDLL:
 
 def _refused(reason: str) -> Availability:
     warnings.warn(
-        f"flax_bilstm: the LSTM runs in XLA, more slowly, not in C++: {reason}.",
+        f"flax_bilstm: the LSTM runs in XLA, which is slower, instead of C++: {reason}.",
         RuntimeWarning,
         stacklevel=3,
     )

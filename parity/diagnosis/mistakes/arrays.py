@@ -54,12 +54,26 @@ def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
     return f"it is {factor:.12g} times what it should be", factor * truth
 
 
+def _halves(truth: np.ndarray, mix: Callable[..., tuple[np.ndarray, ...]]) -> np.ndarray:
+    return np.concatenate(mix(*np.split(truth, 2, axis=-1)), axis=-1)
+
+
 RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...] = (
     lambda truth, given: ("it is zero", 0 * truth),
     _factor,
     lambda truth, given: ("its second axis is in reverse order", np.flip(truth, 1)),
     lambda truth, given: ("its second axis is one place late", np.roll(truth, 1, axis=1)),
     lambda truth, given: ("its second axis is one place early", np.roll(truth, -1, axis=1)),
+    *(
+        lambda truth, given, words=words, mix=mix: (words, _halves(truth, mix))
+        for words, mix in {
+            "the halves of its last axis are swapped": lambda a, b: (b, a),
+            "the first half of its last axis stands in both places": lambda a, b: (a, a),
+            "the second half of its last axis stands in both places": lambda a, b: (b, b),
+            "both halves of its last axis are their sum": lambda a, b: (a + b, a + b),
+            "both halves of its last axis are their mean": lambda a, b: ((a + b) / 2,) * 2,
+        }.items()
+    ),
     lambda truth, given: (
         f"it is {np.mean(given - truth):.6g} more everywhere",
         truth + np.mean(given - truth),

@@ -63,10 +63,16 @@ def _by_padding(longest: int, scores: Tensor, axis: int) -> Tensor:
 def of_softmax(longest: int = 0) -> Mistakes:
     """What can be wrong in attention weights; `longest` is the batch's number of time steps."""
     for words, factor in (
-        ("scores are divided by √d, d the features of the product", lambda d: d**-0.5),
-        ("scores are divided by √d, d half of those features", lambda d: (d / 2) ** -0.5),
-        ("scores are multiplied by √d", lambda d: d**0.5),
-        ("scores are divided by the number of features", lambda d: 1 / d),
+        (
+            "scores are 1/√d of what they should be, d the features of the product",
+            lambda d: d**-0.5,
+        ),
+        (
+            "scores are 1/√d of what they should be, d half of those features",
+            lambda d: (d / 2) ** -0.5,
+        ),
+        ("scores are √d times what they should be", lambda d: d**0.5),
+        ("scores are 1/d of what they should be", lambda d: 1 / d),
     ):
         yield words, _on_softmax(partial(_scaled_softmax, factor))
     yield (
@@ -81,6 +87,10 @@ def of_softmax(longest: int = 0) -> Mistakes:
     yield (
         "no step attends to later ones (a causal mask)",
         _on_softmax(lambda c, s, axis: _masked(s, axis, later=True)),
+    )
+    yield (
+        "later steps are masked after the softmax, so that the weights do not add up to 1",
+        _on_softmax(lambda c, s, axis: (_masked(s, axis, later=True) > 0) * s.softmax(axis)),
     )
     yield (
         "padding is attended to, on zeros",

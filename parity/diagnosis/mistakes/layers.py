@@ -49,7 +49,12 @@ def _low_layer(bits: int, given: dict[str, Any]) -> dict[str, Any]:
     return {**given, **{name: rounded(given[name], bits) for name in ("input", "weight")}}
 
 
-EPSILONS = {1e-6: "Flax's default", 1e-5: "PyTorch's default", 1e-12: "BERT's"}
+EPSILONS = {
+    1e-6: "Flax's default",
+    1e-5: "PyTorch's default",
+    1e-3: "Keras's default",
+    1e-12: "BERT's",
+}
 
 
 def of_layers() -> Mistakes:

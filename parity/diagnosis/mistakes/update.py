@@ -38,10 +38,11 @@ class _Adam(torch.optim.Optimizer):
 
     def __init__(
         self, groups: Any, *, root: bool = False, corrected: bool = True, first: int = 1,
-        largest: bool = False,
+        largest: bool = False, unscaled: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(groups, {})
         self.root, self.corrected, self.first, self.largest = root, corrected, first, largest
+        self.unscaled = unscaled
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -62,7 +63,7 @@ class _Adam(torch.optim.Optimizer):
                 state["most"] = square.maximum(state["most"])
                 square = state["most"] if self.largest else square
                 below = (square + eps).sqrt() if self.root else square.sqrt() + eps
-                p -= rate * group["weight_decay"] * p
+                p -= (1 if self.unscaled else rate) * group["weight_decay"] * p
                 p -= rate * (state["exp_avg"] / by1) / below
 
 
@@ -70,6 +71,7 @@ FORMULAS: dict[str, dict[str, Any]] = {
     "eps is inside the square root": {"root": True},
     "the moments' bias is not corrected": {"corrected": False},
     "the count of steps is one ahead": {"first": 2},
+    "the weight decay is not multiplied by the learning rate": {"unscaled": True},
     "the largest corrected second moment is kept (optax.amsgrad)": {"largest": True},
 }
 
@@ -81,8 +83,14 @@ HOOKS: dict[str, Callable[[Sequence[torch.Tensor]], None]] = {
     "gradients are clipped to a norm of 1": lambda slopes: _multiply(
         slopes, min(1.0, 1 / float(torch.stack([s.norm() for s in slopes]).norm()))
     ),
+    "each gradient is clipped to ±1": lambda slopes: _clip(slopes),
 }
 """What is done to all gradients before a step."""
+
+
+def _clip(slopes: Sequence[torch.Tensor]) -> None:
+    for slope in slopes:
+        slope.clamp_(-1, 1)
 
 
 def _multiply(slopes: Sequence[torch.Tensor], factor: float) -> None:
@@ -97,6 +105,10 @@ def of_update(optimizer: Make) -> Iterator[tuple[str, Make]]:
     for factor in (0.1, 0.5, 2.0, 10.0):
         words = f"the learning rate is {factor:g} times what it should be"
         yield words, _with(optimizer, partial(_faster, factor))
+    yield (
+        "the weight decay leaves out parameters of one axis, as biases and norms",
+        _without_decay(optimizer),
+    )
     for words, hook in HOOKS.items():
         yield words, _after(hook, optimizer)
     for words, places in FORMULAS.items():
@@ -121,6 +133,23 @@ def _with(optimizer: Make, change: Callable[[dict[str, Any]], dict[str, Any]]) -
             ):
                 raise ValueError(f"{type(made).__name__} has none of {list(changes)} to change")
             group.update(changes)
+        return made
+
+    return make
+
+
+def _without_decay(optimizer: Make) -> Make:
+    """No decay of parameters that have one axis or none."""
+
+    def make(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        made = optimizer(parameters)
+        for group in list(made.param_groups):
+            if not group.get("weight_decay"):
+                raise ValueError("there is no weight decay")
+            short = [p for p in group["params"] if p.ndim < 2]
+            group["params"] = [p for p in group["params"] if p.ndim > 1]
+            if short:
+                made.add_param_group({**group, "params": short, "weight_decay": 0.0})
         return made
 
     return make

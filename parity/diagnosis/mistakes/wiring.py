@@ -25,6 +25,10 @@ def of_activations() -> Mistakes:
             f"the activation is {wrong}",
             Calls(changed, lambda c, f, a, k, g=function, o=options: g(a[0], **o)),
         )
+    yield (
+        "the activation is x σ(1.702 x), a fast GELU",
+        Calls(ACTIVATIONS, lambda c, f, a, k: a[0] * (1.702 * a[0]).sigmoid()),
+    )
     yield "the activation is missing", Calls(ACTIVATIONS, lambda c, f, a, k: a[0])
     yield "the activation is taken twice", Calls(ACTIVATIONS, lambda c, f, a, k: f(f(*a, **k)))
     yield (

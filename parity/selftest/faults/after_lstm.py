@@ -14,7 +14,7 @@ AFTER = (
              "the softmax runs over the queries, not over the keys",
              planting.attention(pieces.over_queries)),
     Fault("scores divided by √d", "fc.input", "forward",
-             "scores are divided by √d, d the features of the product",
+             "scores are 1/√d of what they should be, d the features of the product",
              planting.attention(pieces.attend(scores=lambda s: s / (2 * HIDDEN_DIM) ** 0.5))),
     Fault("the query is the first step", "fc.input", "forward",
              "the first step is read, not the last",

@@ -100,10 +100,10 @@ def _mean(weights: Any, value: Any) -> Any:
 _SCALE = 2**-0.5
 
 HEADS = (
-    Fault("scores not scaled", "norm.input", "forward", "scores are multiplied by √d",
+    Fault("scores not scaled", "norm.input", "forward", "scores are √d times what they should be",
           _attend(lambda s, v: _mean(jax.nn.softmax(s), v)), case="heads"),
     Fault("scores scaled by the model's width", "norm.input", "forward",
-          "scores are divided by √d, d the features of the product",
+          "scores are 1/√d of what they should be, d the features of the product",
           _attend(lambda s, v: _mean(jax.nn.softmax(s / 2), v)), case="heads"),
     Fault("a causal mask", "norm.input", "forward", "no step attends to later ones (a causal mask)",
           _attend(lambda s, v: _mean(jax.nn.softmax(jnp.where(

@@ -69,7 +69,8 @@ TAGGER = (
     Fault("embedding times √d", "encoder.input", "forward",
           f"it is {FEATURES**0.5:g} times what it should be",
           method(Tagger, "embed", lambda real, model, x: real(x) * FEATURES**0.5), case="tagger"),
-    Fault("tokens one too high", "embedding.input", "forward", UNKNOWN, method(
+    Fault("tokens one too high", "embedding.input", "forward",
+          "elements differ, which must be equal", method(
           Tagger, "embed", lambda real, model, x: model.embedding((x + 1) % VOCABULARY)),
           case="tagger"),
     Fault("the first token's embedding is zero (padding_idx)", "embedding", "forward", UNKNOWN,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from parity.selftest.networks.decoders import BATCH, TIME, TorchRecurrent
 from parity.selftest.networks.network import Network, signal
 
-State = Mapping[str, Array]
+StateDict = Mapping[str, Array]
 
 
 class TorchRaw(nn.Module):
@@ -60,7 +60,7 @@ class Raw(nnx.Module):
         return (weights[..., None] * x).sum(1)
 
 
-def step(w: State, suffix: str, h: Array, c: Array, x: Array) -> tuple[Array, Array]:
+def step(w: StateDict, suffix: str, h: Array, c: Array, x: Array) -> tuple[Array, Array]:
     """One step of one sequence: the new hidden and cell state."""
     z = w[f"rnn.weight_ih_{suffix}"] @ x + w[f"rnn.bias_ih_{suffix}"]
     z = z + w[f"rnn.weight_hh_{suffix}"] @ h + w[f"rnn.bias_hh_{suffix}"]
@@ -69,7 +69,7 @@ def step(w: State, suffix: str, h: Array, c: Array, x: Array) -> tuple[Array, Ar
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def direction(w: State, x: Array, suffix: str, reverse: bool) -> Array:
+def direction(w: StateDict, x: Array, suffix: str, reverse: bool) -> Array:
     """A direction over one sequence (time, features) by `jax.lax.scan`."""
 
     def body(state: tuple[Array, Array], x: Array) -> Any:
@@ -80,12 +80,12 @@ def direction(w: State, x: Array, suffix: str, reverse: bool) -> Array:
     return jax.lax.scan(body, (zeros, zeros), x, reverse=reverse)[1]
 
 
-def head(w: State, y: Array) -> Array:
+def head(w: StateDict, y: Array) -> Array:
     """The head on the last step of one sequence."""
     return w["head.weight"] @ y[-1] + w["head.bias"]
 
 
-def recurrent(w: State, x: Array) -> Array:
+def recurrent(w: StateDict, x: Array) -> Array:
     """`TorchRecurrent`, each sequence alone, by `jax.vmap`."""
 
     def one(x: Array) -> Array:

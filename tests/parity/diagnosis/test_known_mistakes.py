@@ -55,7 +55,7 @@ class Attends(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding = torch.nn.Embedding(7, 4)
-        self.norm = torch.nn.LayerNorm(4, eps=1e-3)
+        self.norm = torch.nn.LayerNorm(4, eps=1e-2)
         self.hidden = torch.nn.Linear(4, 5)
         torch.nn.init.normal_(self.norm.weight)
         torch.nn.init.normal_(self.norm.bias)
@@ -77,7 +77,7 @@ def attends(
     scale=lambda s: s,
     weigh=lambda s: jax.nn.softmax(s, axis=-1),
     add=lambda x, y: x + y,
-    eps=1e-3,
+    eps=1e-2,
     shift=1,
     enter=lambda y: y,
     bias=1,
@@ -112,11 +112,17 @@ float32_backwards.defvjp(lambda values: (values, None), lambda _, slope: (float3
 IN_FUNCTIONS = {
     "the embedding is multiplied by √d": {"embed": lambda x: 2 * x},
     "products between layers are computed in float32": {"operand": float32},
-    "scores are divided by the number of features": {"scale": lambda s: s / 4},
-    "scores are divided by √d, d half of those features": {"scale": lambda s: s / 2**0.5},
+    "scores are 1/d of what they should be": {"scale": lambda s: s / 4},
+    "scores are 1/√d of what they should be, d half of those features": {
+        "scale": lambda s: s / 2**0.5
+    },
     "the softmax is taken twice": {"weigh": lambda s: jax.nn.softmax(jax.nn.softmax(s))},
+    "later steps are masked after the softmax, so that the weights do not add up to 1": {
+        "weigh": lambda s: jax.nn.softmax(s) * jnp.tril(jnp.ones(s.shape[-2:]))[None]
+    },
     "the second term of a sum is missing": {"add": lambda x, y: x},
     "the epsilon is 1e-05, PyTorch's default": {"eps": 1e-5},
+    "the epsilon is 0.001, Keras's default": {"eps": 1e-3},
     "the norm's bias is missing": {"shift": 0},
     "the bias is added twice": {"bias": 2},
     "sigmoid is applied to the output": {"leave": jax.nn.sigmoid},
@@ -128,6 +134,7 @@ IN_FUNCTIONS = {
     "the activation is elu": {"act": jax.nn.elu},
     "the activation is softplus": {"act": jax.nn.softplus},
     "the activation is mish": {"act": jax.nn.mish},
+    "the activation is x σ(1.702 x), a fast GELU": {"act": lambda z: z * jax.nn.sigmoid(1.702 * z)},
     "the activation is taken twice": {"act": lambda z: jax.nn.silu(jax.nn.silu(z))},
     "the step before the last is read, not the last": {"last": lambda y: y[:, -2]},
     "the sum of all steps is read, not the last": {"last": lambda y: y.sum(1)},
@@ -136,9 +143,6 @@ IN_FUNCTIONS = {
     "what is put together is in the other order": {
         "join": lambda last, mean: jnp.concatenate([mean, last], axis=-1)
     },
-    "its second axis is one place late": {"join": lambda *y: jnp.roll(jnp.hstack(y), 1, axis=1)},
-    "its second axis is one place early": {"join": lambda *y: jnp.roll(jnp.hstack(y), -1, axis=1)},
-    "it is 0.5 more everywhere": {"join": lambda *y: jnp.hstack(y) + 0.5},
     "no gradient flows into the keys": {"key": jax.lax.stop_gradient},
     "no gradient flows into the queries": {"query": jax.lax.stop_gradient},
     "no gradient flows into the layer's input": {"enter": jax.lax.stop_gradient},
@@ -160,6 +164,37 @@ def test_a_mistake_in_a_network_is_named(words):
         report = parity.check(
             Attends(),
             lambda w, x: attends(w, x, **IN_FUNCTIONS[words]),
+            x,
+            dtypes=["float64"],
+            training_steps=0,
+        )
+    assert words_of(report.first_divergence.note) == words
+
+
+def halves(mix):
+    return lambda y: jnp.hstack(mix(*jnp.split(y, 2, axis=-1)))
+
+
+IN_OUTPUTS = {
+    "its second axis is one place late": lambda y: jnp.roll(y, 1, axis=1),
+    "its second axis is one place early": lambda y: jnp.roll(y, -1, axis=1),
+    "the halves of its last axis are swapped": halves(lambda a, b: (b, a)),
+    "the first half of its last axis stands in both places": halves(lambda a, b: (a, a)),
+    "the second half of its last axis stands in both places": halves(lambda a, b: (b, b)),
+    "both halves of its last axis are their sum": halves(lambda a, b: (a + b, a + b)),
+    "both halves of its last axis are their mean": halves(lambda a, b: ((a + b) / 2,) * 2),
+    "it is 0.5 more everywhere": lambda y: y + 0.5,
+}
+
+
+@pytest.mark.parametrize("words", IN_OUTPUTS)
+def test_a_mistake_in_any_output_is_named(words):
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
+    with jax.disable_jit():
+        report = parity.check(
+            torch.nn.Linear(3, 4),
+            lambda w, x: IN_OUTPUTS[words](x @ w["weight"].T + w["bias"][None]),
             x,
             dtypes=["float64"],
             training_steps=0,
@@ -198,6 +233,21 @@ IN_UPDATES = {
     "the weight decay is 1e-2, PyTorch's default for AdamW": (
         replace(ADAMW, torch=lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1)),
         optax.adamw(1e-3, weight_decay=1e-2),
+    ),
+    "the weight decay leaves out parameters of one axis, as biases and norms": (
+        ADAMW,
+        optax.adamw(
+            1e-3, weight_decay=1e-2, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p)
+        ),
+    ),
+    "the weight decay is not multiplied by the learning rate": (
+        ADAMW,
+        optax.chain(
+            optax.scale_by_adam(), optax.scale(-1e-3), optax.add_decayed_weights(-1e-2)
+        ),
+    ),
+    "each gradient is clipped to ±1": (
+        MOMENTUM, optax.chain(optax.clip(1), optax.sgd(0.01, momentum=0.9)),
     ),
     "eps is 1e-6": (ADAM, optax.adam(1e-3, eps=1e-6)),
     "eps is 0": (ADAM, optax.adam(1e-3, eps=0.0)),
@@ -457,7 +507,7 @@ def known():
 
 
 def test_every_known_mistake_is_asked_for():
-    here = [*IN_FUNCTIONS, *IN_UPDATES, *IN_LSTMS, ORDER, OTHER_DIRECTION]
+    here = [*IN_FUNCTIONS, *IN_OUTPUTS, *IN_UPDATES, *IN_LSTMS, ORDER, OTHER_DIRECTION]
     asked = {(False, family(words)) for words in here}
     asked |= {(True, family(words)) for words in IN_PARAMETERS}
     asked |= {(fault.shows == "parameters", family(fault.says)) for fault in FAULTS}

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from parity import cli
 from parity.selftest import false_alarms, run
+from parity.selftest.fault import more_steps_than
 from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.selftest.networks import NETWORKS, OURS
 
@@ -58,6 +59,12 @@ def test_a_fault_that_is_none_is_not_caught(monkeypatch):
     found = run.outcome(0)
     assert not found.caught
     assert not found.passed
+
+
+def test_a_fault_that_needs_other_sizes_is_refused():
+    fault = Fault("it restarts late", "output", "later steps", needs=more_steps_than(20))
+    with pytest.raises(ValueError, match="'it restarts late' in 'plain' needs more than 20 time"):
+        run.plant(fault)
 
 
 @pytest.mark.parametrize("wrong", [{"stage": "fc.weight"}, {"says": "doubled"}])

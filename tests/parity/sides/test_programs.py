@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from parity.sides import programs
+from parity.sides.programs import Program
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Whether each program was compiled simply, in order, with nothing compiled before."""
+    found = []
+    compile_ = programs._compile
+
+    def noted(lowered, simply):
+        found.append(simply)
+        return compile_(lowered, simply)
+
+    monkeypatch.setattr(programs, "_COMPILED", {})
+    monkeypatch.setattr(programs, "_compile", noted)
+    return found
+
+
+def test_float32_is_compiled_as_for_users_unless_it_has_no_sums(compiled):
+    x = np.ones(3, np.float32)
+    Program(jnp.sin)(x)
+    Program(jnp.cos, elementwise=True)(x)
+    assert compiled == [False, True]
+
+
+def test_float64_is_compiled_simply_and_computes_the_same(compiled):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 20, 20))
+    with jax.enable_x64(True):
+        found = Program(lambda x, w: jnp.tanh(x @ w))(x, w)
+    assert compiled == [True]
+    np.testing.assert_allclose(found, np.tanh(x @ w), rtol=1e-13, atol=1e-15)
+
+
+def test_the_same_program_is_compiled_once_and_changed_code_again(compiled):
+    x = np.ones(3, np.float32)
+    for factor, expected in ((2, 2), (2, 2), (3, 3)):
+        np.testing.assert_array_equal(Program(lambda x, by=factor: by * x)(x), np.full(3, expected))
+    assert len(compiled) == 2
