@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-import flax_bilstm as fb
-import parity
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.transforms import TRANSPOSED, each
 from parity.sides.intercept import Taps, intercepted_nnx
@@ -134,28 +132,3 @@ def test_interception_ends_with_its_block_also_after_an_error():
     with pytest.raises(RuntimeError), intercepted_nnx(handlers, {"linear": model.linear}):
         raise RuntimeError
     assert type(model.linear) is nnx.Linear
-
-
-class Ours(nnx.Module):
-    def __init__(self, layer):
-        self.layer = layer
-
-    def __call__(self, x):
-        return self.layer(x)
-
-
-EMBED = torch.nn.Embedding(7, 2), Ours(nnx.Embed(7, 2, rngs=nnx.Rngs(0)))
-LINEAR = torch.nn.Linear(3, 2), Ours(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-
-
-@pytest.mark.parametrize(("dtype", "models"), [(np.int64, EMBED), (np.float64, LINEAR)])
-def test_arrays_that_jax_has_seen_without_x64_are_still_taken(quickly_compiled, dtype, models):
-    """JAX keeps what it makes of a constant, by the identity of the NumPy array."""
-    x = np.arange(6).reshape(2, 3).astype(dtype)
-    with jax.numpy_dtype_promotion("standard"):
-        assert jax.jit(lambda y: y * x)(jnp.ones((2, 3))).dtype.itemsize == 4
-    theirs, ours = models
-    theirs = torch.nn.Sequential(theirs)
-    names = {"layer": "0"}
-    fb.load_state_dict(ours, theirs.state_dict(), names=names)
-    parity.check(theirs, ours, x, names=names, training_steps=0, dtypes=["float64"]).assert_passed()
