@@ -117,7 +117,7 @@ class NnxSide(Side):
         with _precision(dtype):
             leaves = self._variables.leaves(parameters, dtype)
             given = self._given(leaves, read, values, dtype)
-            found = self._values(leaves, cast(read, dtype), given, np.asarray(bool(values)))
+            found = self._values(leaves, _copies(read, dtype), given, np.asarray(bool(values)))
             return {n: np.asarray(value) for n, value in found.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -225,7 +225,7 @@ class NnxSide(Side):
             for path, leaf in self._variables.found.items()
             if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
         }
-        rest = cast(inputs, dtype)
+        rest = _copies(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
         given = self._given(leaves, inputs, values, dtype)
         weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
@@ -315,6 +315,11 @@ class NnxSide(Side):
             for n, s in self._shapes[key].items()
             if n in values and values[n].shape == s.shape
         }
+
+
+def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
+    """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
+    return {name: array.copy() for name, array in cast(inputs, dtype).items()}
 
 
 def _trace() -> Any:
