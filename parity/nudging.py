@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parity.sides import optimizers
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
-from parity.tolerances import DATA_NUDGES, MORE_NUDGES, RECHECKED, TOLERANCES, epsilon
+from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
     (
@@ -50,11 +50,11 @@ class Round(NamedTuple):
 
 def rounds(side: Side, dtype: str) -> list[Round]:
     """A few quick sides, with only data moved; then some with functions moved too; then many."""
-    nudges = TOLERANCES[dtype].nudges
+    nudges, rechecked = TOLERANCES[dtype].nudges, TOLERANCES[dtype].rechecked
     quick: list[Side] = [Nudged(side, i, functions=False) for i in range(DATA_NUDGES)]
     return [
         Round(quick, float("inf")),
-        Round(nudged_sides(side, range(nudges)), RECHECKED),
+        Round(nudged_sides(side, range(nudges)), rechecked),
         Round(nudged_sides(side, range(nudges, nudges + MORE_NUDGES)), 0),
     ]
 

@@ -19,7 +19,7 @@ long training. They also make the bound steady: a single run may be exact by luc
 it would fail right candidates. For the same reason a few runs are not enough to fail a candidate.
 Runs are made in rounds (`parity.nudging.rounds`), and the bound comes from all runs so far: first
 `DATA_NUDGES` quick ones, whose bound is the tightest; if anything fails, as many as the dtype's row
-asks for; and if any array then fails by less than `RECHECKED` times its bound, `MORE_NUDGES` more.
+asks for; and if none fails by more than the row's `rechecked` times its bound, `MORE_NUDGES` more.
 
 **Undetermined.** If k · own distance is above ceiling · scale, only rounding determines the array:
 chaotic training, saturated gates, a gradient that is zero but for cancellation. The reference does
@@ -47,12 +47,16 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Tolerance:
-    """One row; the module's docstring has the rule. `trains`: whether training is judged in it."""
+    """One row; the module's docstring has the rule. `trains`: whether training is judged in it.
+
+    `rechecked` times the bound: what rounding alone may reach by bad luck. Not more, to save time.
+    """
 
     k: float
     floor: float
     ceiling: float
     nudges: int
+    rechecked: float
     reason: str
     trains: bool = True
 
@@ -63,6 +67,7 @@ TOLERANCES = {
         floor=64.0,
         ceiling=1e-10,
         nudges=4,
+        rechecked=1e8,
         reason="judges meaning: sums of a few hundred terms in another order differ by tens of "
         "ULP at most, a wrong formula by millions; where more than 1e-10 of the scale would be "
         "allowed, the array is undetermined",
@@ -72,6 +77,7 @@ TOLERANCES = {
         floor=8.0,
         ceiling=1e-2,
         nudges=4,
+        rechecked=1e4,
         reason="judges arithmetic: as good as the reference's own float32 up to the order of its "
         "sums; TF32 (2^13 ULP) and bfloat16 (2^16 ULP) lie far outside",
     ),
@@ -80,6 +86,7 @@ TOLERANCES = {
         floor=2.0,
         ceiling=1.0,
         nudges=4,
+        rechecked=1e4,
         reason="judges arithmetic where parameters and inputs are bfloat16: products are exact in "
         "float32 and few values are rounded, so that k is 1, and 2 ULP are for where a framework "
         "rounds: right networks were within 0.9. Weights of 3 significant bits lie outside, of 4 "
@@ -101,10 +108,11 @@ DATA_NUDGES = 2
 has passed; one beyond it is judged again with further runs. One of them flushes to zero."""
 
 MORE_NUDGES = 16
-RECHECKED = 1e4
 """Computed for normal noise: the largest of 4 nudged runs is less than 1/16 of the next run in 1 of
 50,000 numbers, the largest of 20 in fewer than 1 of 10¹⁵. Where only rounding determines a sign,
-and Adam takes a whole step by it, 4 runs agree in 1 case of 16, 20 runs in 1 of a million."""
+and Adam takes a whole step by it, or two saturated gates cancel, 4 runs agree in 1 case of 16, 20
+runs in 1 of a million. The gradient of a saturated gate then moves by 1e-8 of itself in float64,
+which is 1e6 bounds, in a port that is right; a wrong formula is off by far more."""
 
 ONE_ELEMENT = 64.0
 """An undetermined array has many elements, and a run gives only one number for each: the largest of
