@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import torch
 
+from flax_bilstm import native_available
+
 _PACKAGES = ("flax-bilstm", "torch", "jax", "jaxlib", "flax", "optax", "numpy")
 MATMUL_PRECISION = "highest"
 
@@ -53,6 +55,7 @@ def describe_environment(dtypes: Sequence[str]) -> dict[str, Any]:
             "jax_backend": jax.default_backend(),
             "jax_devices": [device.device_kind for device in jax.devices()],
             "torch_threads": torch.get_num_threads(),
+            "native_lstm": native_available().reason,
         },
     }
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
+from parity.render.covered import covered
 from parity.render.drawings import Line, curves, heat_map, inline
 from parity.render.markup import Markup, element, join
 from parity.render.text import COLUMNS, cells, describe, nearest, plain, summarized, verdict
@@ -68,6 +69,7 @@ def _verdict(report: Results) -> Markup:
         element("ol", *listed, class_="failures") if listed else None,
         element("p", f"… and {more} more, below.", class_="faint") if more > 0 else None,
         element("ul", *known) if known else None,
+        element("p", covered(report), class_="faint") if report.rows else None,
     )  # fmt: skip
 
 

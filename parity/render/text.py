@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.place import Case
+from parity.render.covered import covered
 from parity.results import Results, Row
 
 WIDTH = 140
@@ -25,7 +26,7 @@ def text(report: Results) -> str:
 
 
 def print_to(report: Results, console: Console) -> None:
-    """The verdict, a line per check, failures, a line of sizes and seeds per kind, environment."""
+    """The verdict, a line per check, failures, what was covered, sizes and seeds, environment."""
 
     def line(words: str) -> None:
         console.print(words, markup=False, highlight=False, soft_wrap=True)
@@ -39,6 +40,8 @@ def print_to(report: Results, console: Console) -> None:
         line(f"  … and {len(report.failing) - _SHOWN_FAILURES} more: see report.rows")
     for known in report.known:
         line(str(known))
+    if report.rows:
+        line(covered(report))
     for words in sizes_and_seeds(report.cases):
         line(words)
     for name, value in report.environment.items():
@@ -100,7 +103,16 @@ def _told_apart(candidate: float, truth: float) -> tuple[str, str]:
 
 def markdown(report: Results) -> str:
     """The report with every row, as Markdown."""
-    lines = ["# Parity report", "", f"**{verdict(report)}**", "", "## Environment", ""]
+    lines = [
+        "# Parity report",
+        "",
+        f"**{verdict(report)}**",
+        "",
+        covered(report),
+        "",
+        "## Environment",
+        "",
+    ]
     lines += [f"- {name}: {plain(value)}" for name, value in report.environment.items()]
     lines += [f"- case “{case}”: {plain(value)}" for case, value in report.cases.items()]
     for group, rows in groupby(report.rows, key=lambda row: row.group):
