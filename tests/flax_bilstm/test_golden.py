@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 import flax_bilstm as fb
 from parity.comparison import judge
+from parity.place import Case, Place
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
@@ -73,10 +74,8 @@ def test_outputs_and_gradients_are_torchs(
     assert given.keys() == truth.keys()
     for what in truth:
         spread = float(golden[f"spread/{dtype}/{what}"])
-        row = judge(
-            truth[what], given[what], [own[what]], dtype=dtype, spread=spread,
-            case=name, check="golden", name=what,
-        )  # fmt: skip
+        place = Place(Case(name), "golden", dtype, what)
+        row = judge(truth[what], given[what], [own[what]], place, spread=spread)
         assert given[what].dtype == dtype
         assert row.passed, row
 
@@ -106,6 +105,6 @@ def test_torch_still_computes_what_the_files_hold() -> None:
                 continue
             _, _, own = what.partition("/")
             truth, spread = golden[f"float64/{own}"], float(golden[f"spread/{what}"])
-            row = judge(truth, made[what], [array], dtype=dtype, spread=spread,
-                        case=name, check="golden", name=what)  # fmt: skip
+            place = Place(Case(name), "golden", dtype, what)
+            row = judge(truth, made[what], [array], place, spread=spread)
             assert row.passed, row
