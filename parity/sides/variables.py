@@ -111,9 +111,9 @@ def _compute_as_stored(module: nnx.Module) -> None:
     computing in it. A layer that computes in another dtype than it stores does so on purpose.
     """
     part: Any
-    for path, part in nnx.iter_modules(module):
+    for _, part in nnx.iter_modules(module):
         dtype = getattr(part, "dtype", None)
-        if dtype is None or not path:
+        if dtype is None:
             continue
         stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
         if jnp.dtype(dtype) in stored:

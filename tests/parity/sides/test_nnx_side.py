@@ -121,9 +121,11 @@ def test_a_layer_that_computes_as_it_stores_follows_to_another_dtype():
         def __call__(self, tokens):
             return self.embed(tokens)
 
-    side = NnxSide(Tokens(), (Row(("embed",), (("embed", "embedding"),), TRANSPOSED),))
-    values = side.forward(side.parameters, {"x": np.arange(4)}, "float64")
-    assert values["output"].dtype == np.float64
+    for model in (Tokens(), Tokens().embed):
+        ((path, _),) = nnx.to_flat_state(nnx.state(model))
+        side = NnxSide(model, (Row(("embed",), (path,), TRANSPOSED),))
+        values = side.forward(side.parameters, {"x": np.arange(4)}, "float64")
+        assert values["output"].dtype == np.float64
 
 
 def test_interception_ends_with_its_block_also_after_an_error():
