@@ -62,7 +62,7 @@ PARAMETERS = (
              hold=lambda held: {n: np.asarray(jnp.asarray(a, jnp.bfloat16)).astype(a.dtype)
                                 for n, a in held.items()}),
     Fault("the attention's unused Linear drawn anew", "attention.attn.weight", "parameters",
-             "do not hold the same",
+             "hold different values",
              hold=changed(lambda a: np.random.default_rng(1).uniform(-1, 1, a.shape)
                                 .astype(a.dtype), "attn.weight")),
     Fault("a NaN in the head's bias", "fc.bias", "not finite",

@@ -133,7 +133,7 @@ HEADS = (
           "the first step is read, not the last",
           method(Heads, "read", lambda real, model, y: y[:, 0]), case="heads"),
     Fault("in_proj's query and key exchanged", "attention.in_proj_weight", "parameters",
-          "do not hold the same", case="heads", hold=lambda held: {
+          "hold different values", case="heads", hold=lambda held: {
               n: a[[4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11]] if "in_proj_weight" in n else a
               for n, a in held.items()}),
     Fault("out_proj transposed", "attention.out_proj.weight", "parameters", "it is transposed",
