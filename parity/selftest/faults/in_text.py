@@ -70,7 +70,7 @@ TAGGER = (
           f"it is {FEATURES**0.5:g} times what it should be",
           method(Tagger, "embed", lambda real, model, x: real(x) * FEATURES**0.5), case="tagger"),
     Fault("tokens one too high", "embedding.input", "forward",
-          "elements differ, which must be equal", method(
+          "whole numbers and booleans must be equal", method(
           Tagger, "embed", lambda real, model, x: model.embedding((x + 1) % VOCABULARY)),
           case="tagger"),
     Fault("the first token's embedding is zero (padding_idx)", "embedding", "forward", UNKNOWN,
