@@ -128,7 +128,8 @@ def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
     arguments.positive("multiple", multiple)
     sizes = {np.shape(leaf)[:1] for leaf in arguments.leaves("tree", tree)}
     if len(sizes) != 1 or sizes == {()}:
-        raise ValueError(f"tree: expected arrays of one batch size, got {sorted(sizes)}.")
+        got = sorted(size for (size,) in filter(None, sizes)) or "numbers"
+        raise ValueError(f"tree: expected arrays of one batch size, got {got}.")
     ((size,),) = sizes
     padded = -(-size // multiple) * multiple
     rows = np.arange(padded) * (np.arange(padded) < size)  # 0, 1, ..., size - 1, 0, 0, ...
