@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import flax_bilstm as fb
@@ -159,6 +158,7 @@ def test_what_is_deleted_is_refused():
 
 
 def test_a_packed_sequence_is_refused_with_the_way_to_pass_it():
+    torch = pytest.importorskip("torch")
     packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(3, 5, 2), [3, 2, 1, 1, 1])
     with pytest.raises(TypeError, match="x: expected a padded array, got PackedSequence; unpack"):
         fb.LSTM(2, 3, rngs=nnx.Rngs(0))(packed)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import flax_bilstm as fb
 import flax_bilstm.linen
 from flax_bilstm import sharding
 from flax_bilstm.conversion import SAME
+
+torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

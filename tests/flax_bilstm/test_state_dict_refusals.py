@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import flax_bilstm as fb
+
+torch = pytest.importorskip("torch")
 
 
 def network():
