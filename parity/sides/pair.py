@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
@@ -20,7 +19,6 @@ from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
-from flax_bilstm.conversion.transforms import SAME
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, training_mode
 from parity.sides.intercept import nnx_submodules, torch_submodules
@@ -28,6 +26,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
 from parity.sides.recurrent import both_recurrent
 from parity.sides.side import Arrays, Pair
+from parity.sides.state_function import StateFunction
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
@@ -105,8 +104,9 @@ def of_modules(
         rows, spare, refuse = _rows(torch_model, flax_model, names, ignore)
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
     lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
+    paired = _paired(theirs, ours, names or {})
     if stages is None:
-        stages = _paired(theirs, ours, names or {})
+        stages = paired
     _refuse_unknown("torch_model", stages.keys(), theirs)
     _refuse_unknown("flax_model", stages.values(), ours)
     if lstm_itself:
@@ -121,26 +121,17 @@ def of_modules(
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
     tensors = [name for row in rows for name in row.torch_names]
 
-    def sides() -> tuple[TorchSide, NnxSide]:
-        return (
-            TorchSide(
-                torch_model, torch_call, loss, names=tensors,
-                stages=stages, recurrent=recurrent, alone=alone,
-            ),
-            NnxSide(
-                flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent
-            ),
-        )  # fmt: skip
-
-    chosen = None
-    reference, candidate = sides()
-    chosen, notes = _common(
-        reference, candidate, {n: a for n, a in inputs.items() if n not in targets}
-    )
+    reference = TorchSide(
+        torch_model, torch_call, loss, names=tensors,
+        stages=stages, recurrent=recurrent, alone=alone,
+    )  # fmt: skip
+    candidate = NnxSide(flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent)
+    read = {n: array for n, array in inputs.items() if n not in targets}
+    chosen, notes = _common(reference, candidate, read)
     reference.chosen = candidate.chosen = chosen
     if spare:
         moved = NnxSide(_with_other(flax_model, spare), rows, flax_call, loss)
-        if _differ(candidate, moved, {n: a for n, a in inputs.items() if n not in targets}):
+        if _differ(candidate, moved, read):
             refuse()
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
         notes.append(f"in flax_model only, where nothing uses it: {unused}; delete it there")
@@ -149,49 +140,12 @@ def of_modules(
     settings, more = (
         training_mode.of_function(torch_model)
         if isinstance(flax_model, StateFunction)
-        else training_mode.arrange(
-            reference, candidate, flax_model, inputs, _paired(theirs, ours, names or {})
-        )
+        else training_mode.arrange(reference, candidate, flax_model, inputs, paired)
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *more), settings, dict(known or {}),
         torch_model, flax_model, stages, lstms,
     )  # fmt: skip
-
-
-class StateFunction(nnx.Module):
-    """A function of the reference's state dict and the inputs, as a module.
-
-    It trains all parameters except ignored ones, which are still in its state dict.
-    """
-
-    def __init__(
-        self, function: Callable[..., Any], torch_model: torch.nn.Module, ignore: Sequence[str]
-    ) -> None:
-        self.function, self.ignore = function, tuple(ignore)
-        trained = {n for n, _ in torch_model.named_parameters() if not matches(n, ignore)}
-        self.tensors = nnx.Dict(
-            {
-                name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
-                    jnp.asarray(tensor.detach().cpu().numpy())
-                )
-                for name, tensor in torch_model.state_dict().items()
-            }
-        )
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function's result."""
-        state = {name.replace("/", "."): leaf[...] for name, leaf in self.tensors.items()}
-        return self.function(state, *args, **kwargs)
-
-    def rows(self) -> tuple[Row, ...]:
-        """A row for every tensor except ignored ones, in the reference's layout."""
-        named = {name.replace("/", "."): name for name in self.tensors}
-        return tuple(
-            Row((theirs,), (("tensors", ours),), SAME)
-            for theirs, ours in named.items()
-            if not matches(theirs, self.ignore)
-        )
 
 
 def _rows(
@@ -235,11 +189,12 @@ def _with_other(flax_model: nnx.Module, spare: Sequence[Row]) -> nnx.Module:
 
 
 def _differ(candidate: NnxSide, moved: NnxSide, inputs: Arrays) -> bool:
-    """Whether the outputs differ; not if the candidate raises, which becomes a row of the check."""
+    """Whether the outputs differ. Unknown, so False, if the candidate raises an error."""
     try:
-        one, other = (s.forward(candidate.parameters, inputs, TRUTH) for s in (candidate, moved))
-    except Exception:
+        one = candidate.forward(candidate.parameters, inputs, TRUTH)
+    except Exception:  # the check raises the same error, and makes a row of it
         return False
+    other = moved.forward(moved.parameters, inputs, TRUTH)
     return any(not np.array_equal(one[n], value, equal_nan=True) for n, value in other.items())
 
 

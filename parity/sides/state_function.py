@@ -1,0 +1,46 @@
+"""A candidate that is a function of the reference's state dict, as a Flax module."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import torch
+from flax import nnx
+
+from flax_bilstm.conversion.rows import Row, matches
+from flax_bilstm.conversion.transforms import SAME
+
+
+class StateFunction(nnx.Module):
+    """A function of the reference's state dict and the inputs, as a module.
+
+    It trains all parameters except ignored ones, which are still in its state dict.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], torch_model: torch.nn.Module, ignore: Sequence[str]
+    ) -> None:
+        self.function, self.ignore = function, tuple(ignore)
+        trained = {n for n, _ in torch_model.named_parameters() if not matches(n, ignore)}
+        self.tensors = nnx.Dict(
+            {
+                name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
+                    jnp.asarray(tensor.detach().cpu().numpy())
+                )
+                for name, tensor in torch_model.state_dict().items()
+            }
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result."""
+        state = {name.replace("/", "."): leaf[...] for name, leaf in self.tensors.items()}
+        return self.function(state, *args, **kwargs)
+
+    def rows(self) -> tuple[Row, ...]:
+        """A row for every tensor except ignored ones, in the reference's layout."""
+        named = {name.replace("/", "."): name for name in self.tensors}
+        return tuple(
+            Row((theirs,), (("tensors", ours),), SAME)
+            for theirs, ours in named.items()
+            if not matches(theirs, self.ignore)
+        )
