@@ -25,9 +25,9 @@ class Training:
 
     def __init__(self, model: Callable[[Named], nnx.Module], optimizer: Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
-        self.start = Program(self._start, elementwise=True)
+        self.start = Program(self._start)
         """Leaves → the state before the first step."""
-        self.step = Program(self._step, elementwise=True)
+        self.step = Program(self._step)
         """The state and the gradients of the trained leaves → the state after a step."""
         self._leaves: dict[Path, int] = {}
         self._moments: dict[str, dict[Path, int]] = {}

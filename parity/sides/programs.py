@@ -27,15 +27,11 @@ class Program:
     """A function of trees of arrays, compiled once for each combination of shapes and dtypes.
 
     Float32 and bfloat16 programs are compiled as for users, since their rounding is judged.
-
-    Args:
-        function: the function.
-        elementwise: whether it has no sums, so that its rounding does not depend on how it is
-            compiled. Like a float64 program, which is judged by its meaning, it is compiled simply.
+    A float64 program is judged by its meaning, and compiled simply.
     """
 
-    def __init__(self, function: Callable[..., Any], *, elementwise: bool = False) -> None:
-        self.function, self.elementwise = function, elementwise
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
         self._known: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -56,7 +52,7 @@ class Program:
         )
         key = (structure, signature, precision)
         if key not in self._known:
-            self._known[key] = self._lowered(args, config.jax_enable_x64 or self.elementwise)
+            self._known[key] = self._lowered(args, config.jax_enable_x64)
         return self._known[key]
 
     def _lowered(self, args: Any, simply: bool) -> Any:
