@@ -7,7 +7,7 @@ are the sides of models; a side of another kind is another subclass.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -144,8 +144,8 @@ class Setting:
 
     Attributes:
         name: its name in reports.
-        reference: its values in the reference, each once.
-        candidate: its values in the candidate, in the same meaning.
+        reference: its different values in the reference.
+        candidate: those in the candidate, in the same meaning and order.
         hint: what explains a difference, if that is known.
     """
 
@@ -166,6 +166,11 @@ class Setting:
             return f"{self.name} {list(self.reference)} in both"
         theirs, ours = list(self.reference) or "none", list(self.candidate) or "none"
         return f"{self.name} {theirs} in the reference, {ours} in the candidate{self.hint}"
+
+
+def distinct(values: Iterable[float]) -> tuple[float, ...]:
+    """Each value once, in ascending order."""
+    return tuple(sorted({round(float(value), 9) for value in values}))
 
 
 @dataclass(frozen=True)

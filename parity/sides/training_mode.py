@@ -8,7 +8,7 @@ squared mean from the mean square, which loses digits where the mean is far from
 without.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,20 +16,13 @@ import numpy as np
 import torch
 from flax import nnx
 
-from parity.sides.intercept import nnx_submodules
+from parity.sides import dropout
+from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_side import NnxSide
-from parity.sides.side import Arrays, Setting
+from parity.sides.side import Arrays, Setting, distinct
 from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
-_RATES: tuple[tuple[Any, str], ...] = (
-    (torch.nn.modules.dropout._DropoutNd, "p"),
-    (torch.nn.RNNBase, "dropout"),
-    (torch.nn.MultiheadAttention, "dropout"),
-    (nnx.Dropout, "rate"),
-    (nnx.MultiHeadAttention, "dropout_rate"),
-)
-"""The layers that have a Dropout rate, and the attribute that has it."""
 MOMENTUM = "momentum of running averages"
 NOTE = (
     "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
@@ -56,7 +49,7 @@ def arrange(
     Returns:
         The settings that can be judged, and notes.
     """
-    found, ours = settings(reference.module, flax_model), nnx_submodules(flax_model)
+    found, ours = settings(reference.module, flax_model, stages), nnx_submodules(flax_model)
     modules = (*reference.module.modules(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
     if not found and not stateful:
@@ -76,9 +69,10 @@ def arrange(
 
 def of_function(torch_model: torch.nn.Module) -> tuple[tuple[Setting, ...], list[str]]:
     """`arrange` for a candidate that is a function, which has no layers and no statistics."""
-    theirs = list(torch_model.modules())
-    seen = [f"Dropout {list(_rates(theirs))}"] if _rates(theirs) else []
-    seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs) else []
+    theirs = torch_submodules(torch_model)
+    rates = distinct(dropout.rates(theirs).values())
+    seen = [f"Dropout {list(rates)}"] if rates else []
+    seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     what = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
     return (), [what] if seen else []
 
@@ -108,16 +102,18 @@ def _draws(module: Any) -> bool:
     )
 
 
-def settings(torch_model: torch.nn.Module, flax_model: nnx.Module) -> list[Setting]:
+def settings(
+    torch_model: torch.nn.Module, flax_model: nnx.Module, stages: Mapping[str, str]
+) -> list[Setting]:
     """The rates of Dropout and the momentum of running averages, if either side has any."""
-    theirs, ours = list(torch_model.modules()), _flax_modules(flax_model)
-    # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
-    reference = _distinct(m.momentum or 0.0 for m in theirs if isinstance(m, _BATCH_NORM))
-    candidate = _distinct(1 - m.momentum for m in ours if isinstance(m, nnx.BatchNorm))
-    swapped = reference and reference == _distinct(1 - value for value in candidate)
-    hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
-    rates = Setting("dropout rate", _rates(theirs), _rates(ours))
+    theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
+    rates = dropout.setting(theirs, ours, stages)
     found = [rates] if rates.reference or rates.candidate else []
+    # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
+    reference = distinct(m.momentum or 0.0 for m in theirs.values() if isinstance(m, _BATCH_NORM))
+    candidate = distinct(1 - m.momentum for m in ours.values() if isinstance(m, nnx.BatchNorm))
+    swapped = reference and reference == distinct(1 - value for value in candidate)
+    hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
     if reference and candidate:  # a BatchNorm of the user's own shows in the statistics alone
         found.append(Setting(MOMENTUM, reference, candidate, hint))
     return found
@@ -131,7 +127,7 @@ def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
         over_n: the BatchNorms whose running variance is to be that of `nnx.BatchNorm`.
     """
     model.train()
-    _stop_dropout(model.modules())
+    dropout.stop(model.modules())
     over_n = set(over_n)
     for path, module in model.named_modules():
         if isinstance(module, _BATCH_NORM) and module.running_var is not None:
@@ -141,8 +137,8 @@ def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
 def start_flax(model: nnx.Module) -> None:
     """Put the model in training mode, without Dropout and without fast variances."""
     model.train()
-    modules = _flax_modules(model)
-    _stop_dropout(modules)
+    modules = nnx_submodules(model).values()
+    dropout.stop(modules)
     for module in modules:
         if isinstance(module, nnx.BatchNorm):
             module.use_fast_variance = False
@@ -166,27 +162,3 @@ def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:
             before = module.running_var.clone()
 
     return hook
-
-
-def _stop_dropout(modules: Iterable[Any]) -> None:
-    for module in modules:
-        for attribute in _rate_attributes(module):
-            setattr(module, attribute, 0.0)
-
-
-def _rates(modules: Iterable[Any]) -> tuple[float, ...]:
-    rates = (getattr(m, attribute) for m in modules for attribute in _rate_attributes(m))
-    return _distinct(rate for rate in rates if rate)
-
-
-def _rate_attributes(module: Any) -> Iterator[str]:
-    return (attribute for kind, attribute in _RATES if isinstance(module, kind))
-
-
-def _distinct(values: Iterable[float]) -> tuple[float, ...]:
-    """Each value once: a layer may be called twice in one framework and be two in the other."""
-    return tuple(sorted({round(float(value), 9) for value in values}))
-
-
-def _flax_modules(model: nnx.Module) -> list[Any]:
-    return [module for _, module in nnx.iter_modules(model)]

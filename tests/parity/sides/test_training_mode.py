@@ -136,8 +136,42 @@ def test_dropout_rates_are_compared_where_something_is_trained(
 
 def test_the_dropout_between_the_layers_of_an_lstm_counts():
     theirs = torch.nn.LSTM(2, 3, num_layers=2, dropout=0.25)
-    (found,) = settings(theirs, fb.LSTM(2, 3, num_layers=2, dropout=0.25, rngs=RNGS))
+    (found,) = settings(theirs, fb.LSTM(2, 3, num_layers=2, dropout=0.25, rngs=RNGS), {})
     assert found.words == "dropout rate [0.25] in both"
+
+
+def lstms(kind, second, **options):
+    return [kind(2, 2, num_layers=2, dropout=rate, **options) for rate in (0.25, second)]
+
+
+def drops(*rates):
+    return Ours(*(nnx.Dropout(rate, rngs=RNGS) for rate in rates))
+
+
+def torch_drops(*rates):
+    return torch.nn.Sequential(*map(torch.nn.Dropout, rates))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "paired", "words"),
+    [
+        (torch_drops(0.5, 0.5), drops(0.5, 0.5), True, "[0.5] in both"),
+        (torch_drops(0.5, 0.5), drops(0.5, 0.0), True, "[0.5, 0.5] in the reference, [0.5] in the "
+         "candidate, at 1"),
+        (torch_drops(0.5, 0.1), drops(0.1, 0.5), True, "[0.1, 0.5] in the reference, [0.5, 0.1] in "
+         "the candidate, at 0, 1"),
+        (torch_drops(0.5), drops(0.5, 0.5), False, "[0.5] in both"),  # one is called twice
+        (torch.nn.Sequential(*lstms(torch.nn.LSTM, 0.25)), Ours(*lstms(fb.LSTM, 0.0, rngs=RNGS)),
+         True, "[0.25, 0.25] in the reference, [0.25] in the candidate, at 1"),
+    ],
+)  # fmt: skip
+def test_dropout_rates_are_compared_layer_by_layer_where_names_pair_them(
+    theirs, ours, paired, words
+):
+    stages = {str(i): f"parts.{i}" for i in range(len(ours.parts))} if paired else {}
+    (found,) = settings(theirs, ours, stages)
+    assert found.words == f"dropout rate {words}"
+    assert found.equal == words.endswith("both")
 
 
 class Functional(torch.nn.Sequential):
