@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 
-from flax_bilstm.conversion import tensors
 from parity.sides import trees
 from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
@@ -20,14 +19,15 @@ from parity.sides.intercept import (
     torch_submodules,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.one_by_one import run_each
 from parity.sides.optimizers import Optimizer, refuse_unknown
-from parity.sides.recurrent import STATES, torch_ports
+from parity.sides.recurrent import torch_ports
 from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.tolerances import TRUTH
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
-Tensors = Mapping[str, torch.Tensor]
 
 
 class TorchSide(Side):
@@ -202,7 +202,7 @@ class TorchSide(Side):
             return value + leaf if value.is_floating_point() else value.clone()
 
         if self.alone and "lengths" in inputs:
-            return self._run_each(model, inputs, leaves, put)
+            return run_each(partial(self._run_once, model), inputs, leaves, put)
         return self._run_once(model, inputs, lambda name, value: put(value, leaves.get(name)))
 
     def _run_once(
@@ -218,28 +218,6 @@ class TorchSide(Side):
         outputs = Taps(substitute)
         output = trees.mapped(self.output, output, outputs.keep, strict=True)
         return {**taps.own, **outputs.own}, output
-
-    def _run_each(
-        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, put: Callable[..., Any]
-    ) -> tuple[dict[str, torch.Tensor], Any]:
-        """Run every sequence alone, unpadded; pad the stages with zeros and join them."""
-        time = inputs["x"].shape[1]
-        runs = []
-        for i, length in enumerate(inputs["lengths"].tolist()):
-
-            def substitute(
-                name: str, value: torch.Tensor, i: int = i, length: int = length
-            ) -> torch.Tensor:
-                leaf = leaves.get(name)
-                if leaf is not None:
-                    leaf = leaf.narrow(_axis(name), i, 1)
-                    leaf = leaf if leaf.shape == value.shape else leaf[:, :length]
-                return put(value, leaf)
-
-            one = {"x": inputs["x"][i : i + 1, :length]}
-            runs.append(self._run_once(model, one, substitute))
-        own = {name: _together([run[name] for run, _ in runs], name, time) for name in runs[0][0]}
-        return own, torch.cat([output for _, output in runs])
 
     def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
         """The output, without the stages."""
@@ -284,34 +262,3 @@ class TorchSide(Side):
                 moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
         state = model.state_dict()
         return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
-
-
-def _axis(name: str) -> int:
-    """The batch's axis in a stage of a batch of one."""
-    return 1 if name.rpartition(".")[2] in STATES else 0
-
-
-def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
-    """One stage of sequences that were run one by one, as a batch."""
-    if len({value.shape for value in values}) > 1:
-        rest = [0, 0] * (values[0].ndim - 2)
-        pad = torch.nn.functional.pad
-        values = [pad(value, (*rest, 0, time - value.shape[1])) for value in values]
-    return torch.cat(values, dim=_axis(name))
-
-
-def array_of(tensor: torch.Tensor) -> np.ndarray:
-    """A copy in NumPy, of bfloat16 too."""
-    return view_of(tensor).copy()
-
-
-def view_of(tensor: torch.Tensor) -> np.ndarray:
-    """The same memory in NumPy, of bfloat16 too, if the tensor is on the CPU."""
-    return tensors.array_of("tensor", tensor)
-
-
-def tensor_of(array: np.ndarray, shared: bool = False) -> torch.Tensor:
-    """A copy in PyTorch, of bfloat16 too; or the same memory, if that is allowed and writable."""
-    held = array.view(np.int16) if array.dtype == jnp.bfloat16 else array
-    tensor = torch.from_numpy(held if shared and held.flags.writeable else np.array(held))
-    return tensor.view(torch.bfloat16) if array.dtype == jnp.bfloat16 else tensor
