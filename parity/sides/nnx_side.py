@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import get_opaque_trace_state
 
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.tree import dotted
@@ -19,7 +18,6 @@ from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
     AnyModule,
     Ports,
-    Taps,
     intercepted_nnx,
     nnx_submodules,
     placed,
@@ -29,7 +27,17 @@ from parity.sides.nnx_training import Trained, Training
 from parity.sides.optimizers import Optimizer
 from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
-from parity.sides.side import TARGET, Arrays, Gradients, Later, Side, Step, cast, differentiable
+from parity.sides.side import (
+    Arrays,
+    Gradients,
+    Later,
+    Side,
+    Step,
+    cast,
+    differentiable,
+    without_target,
+)  # fmt: skip
+from parity.sides.substitutes import substituting
 from parity.sides.variables import Named, Variables, flat
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
@@ -83,27 +91,22 @@ class NnxSide(Side):
         self.start_training: Callable[[nnx.Module], None] | None = None
         """Puts a copy in training mode before it is trained; None keeps evaluation mode."""
         self._trainings: dict[Any, Training] = {}
-        self._shapes: dict[Any, Any] = {}
+        self._known_shapes: dict[Any, Any] = {}
         super().__init__(name, self._variables.parameters())
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}
         with _precision(dtype):
-            return jax.eval_shape(
-                self._run_values, self._variables.leaves(parameters, dtype),
-                cast(read, dtype), {}, np.zeros((), bool),
-            )  # fmt: skip
+            return self._shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
 
     def prepare(self, inputs: Arrays, dtype: str) -> None:
         """See `Side`."""
         config: Any = jax.config
         if config.jax_disable_jit:
             return
-        read = {n: array for n, array in inputs.items() if n != TARGET}
         with suppress(Exception), _precision(dtype):  # the run itself raises it again
-            leaves = self._variables.leaves(self.parameters, dtype)
-            given = self._given(leaves, read, {}, dtype)
+            leaves, read = self._variables.leaves(self.parameters, dtype), without_target(inputs)
+            given = self._given(leaves, inputs, {}, dtype)
             self._values.start(leaves, cast(read, dtype), given, np.asarray(False))
             self._differentiate(leaves, inputs, {}, {}, dtype, self._slopes.start)
 
@@ -113,11 +116,11 @@ class NnxSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with _precision(dtype):
             leaves = self._variables.leaves(parameters, dtype)
-            given = self._given(leaves, read, values, dtype)
-            found = self._values(leaves, _copies(read, dtype), given, np.asarray(bool(values)))
+            given = self._given(leaves, inputs, values, dtype)
+            read = _copies(without_target(inputs), dtype)
+            found = self._values(leaves, read, given, np.asarray(bool(values)))
             return {n: np.asarray(value) for n, value in found.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -272,28 +275,14 @@ class NnxSide(Side):
         self, model: nnx.Module, inputs: Named, given: Named, forced: Any
     ) -> tuple[Named, Any]:
         """The values that the run computed, by stage, and the output for the loss."""
-        outermost = _trace()
-
-        def substitute(name: str, value: jax.Array) -> jax.Array:
-            stand_in = given.get(name)
-            if stand_in is None or stand_in.shape != value.shape:
-                return value
-            if not jnp.issubdtype(value.dtype, jnp.floating):
-                return jnp.where(forced, stand_in.astype(value.dtype), value)
-            # One sum for both cases: without forcing, the substitute is 0.
-            own = jnp.where(forced, jnp.zeros_like(value), value)
-            return stand_in.astype(value.dtype) + own
-
-        taps = Taps(substitute, self.chosen, here=lambda: _trace() == outermost)
         modules = nnx_submodules(model)
-        handlers = {
-            ours: taps.handler(theirs or "lstm", self._ports(theirs, modules[ours]))
-            for theirs, ours in self.stages.items()
-        }
+        ports = {path: self._ports(path, modules[own]) for path, own in self.stages.items()}
+        taps = substituting(given, forced, self.chosen)
+        handlers = {own: taps.handler(p or "lstm", ports[p]) for p, own in self.stages.items()}
         with intercepted_nnx(handlers, modules):
             output = self.call(model, inputs)
         self.hidden |= taps.hidden
-        outputs = Taps(substitute)
+        outputs = substituting(given, forced, None)
         output = trees.mapped(self.output, output, outputs.keep, strict=True)
         return {**taps.own, **outputs.own}, output
 
@@ -302,29 +291,26 @@ class NnxSide(Side):
 
     def _given(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}
-        key = (dtype, *((n, array.shape) for n, array in read.items()))
-        if key not in self._shapes:
-            self._shapes[key] = jax.eval_shape(
-                self._run_values, leaves, cast(read, dtype), {}, np.zeros((), bool)
-            )
+        key = (dtype, *((n, array.shape) for n, array in without_target(inputs).items()))
+        if key not in self._known_shapes:
+            self._known_shapes[key] = self._shapes(leaves, inputs, dtype)
+        shapes = self._known_shapes[key].items()
         if not values:
-            return {n: np.zeros(s.shape, s.dtype) for n, s in self._shapes[key].items()}
+            return {n: np.zeros(s.shape, s.dtype) for n, s in shapes}
         return {
             n: np.asarray(values[n], s.dtype)
-            for n, s in self._shapes[key].items()
+            for n, s in shapes
             if n in values and values[n].shape == s.shape
         }
+
+    def _shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
+        read = cast(without_target(inputs), dtype)
+        return jax.eval_shape(self._run_values, leaves, read, {}, np.zeros((), bool))
 
 
 def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
     return {name: array.copy() for name, array in cast(inputs, dtype).items()}
-
-
-def _trace() -> Any:
-    """The JAX transformation that is tracing now."""
-    return get_opaque_trace_state(convention="nnx")
 
 
 def _precision(dtype: str) -> Any:

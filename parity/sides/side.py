@@ -212,6 +212,11 @@ def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
     return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
 
 
+def without_target(inputs: Arrays) -> dict[str, np.ndarray]:
+    """The inputs that a model reads: all but the target, which is for the loss."""
+    return {name: array for name, array in inputs.items() if name != TARGET}
+
+
 def differentiable(inputs: Arrays) -> list[str]:
     """The names of the inputs that have a gradient: floating, and not the target."""
-    return [name for name, array in inputs.items() if name != TARGET and floating(array)]
+    return [name for name, array in without_target(inputs).items() if floating(array)]

@@ -22,7 +22,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.one_by_one import run_each
 from parity.sides.optimizers import Optimizer, refuse_unknown
 from parity.sides.recurrent import torch_ports
-from parity.sides.side import TARGET, Arrays, Gradients, Side, Step, cast, differentiable
+from parity.sides.side import Arrays, Gradients, Side, Step, cast, differentiable, without_target
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.tolerances import TRUTH
 
@@ -79,11 +79,10 @@ class TorchSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        read = {n: array for n, array in inputs.items() if n != TARGET}  # `target` is for the loss
         with torch.no_grad():
             given = self._tensors(values, dtype)
             model = self._model(parameters, dtype)
-            own, _ = self._run(model, self._tensors(read, dtype), given)
+            own, _ = self._run(model, self._tensors(without_target(inputs), dtype), given)
         return {n: array_of(value) for n, value in own.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
