@@ -3,11 +3,14 @@ from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flax import nnx
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 jsonschema = pytest.importorskip("jsonschema")
 
+import parity
 from parity import Report, Row
 from parity.compare import compare_sides
 from parity.place import Case
@@ -41,6 +44,16 @@ def validate():
 
 def test_a_real_report_is_valid(network, validate):
     report = compare_sides(network.pair, network.inputs, dtypes=["float64"], case=Case("c", "1"))
+    validate(json.loads(report.to_json()))
+
+
+def test_a_report_on_training_mode_is_valid(validate, quickly_compiled):
+    theirs, ours = torch.nn.Dropout(0.5), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    report = parity.check(
+        theirs, ours, np.ones((2, 3), np.float32), dtypes=["float64"], training_steps=1,
+        optimizers=[],
+    )  # fmt: skip
+    assert "training mode" in {row.check for row in report.rows}
     validate(json.loads(report.to_json()))
 
 

@@ -129,8 +129,8 @@ class ForwardPass {
         multiply_inputs(count, inputs);
       }
       for_row_tiles(rows_, [&](auto count, Size row) {
-        multiply_hidden<decltype(count)::value>(step, row, inputs + (row * kChunk + t - chunk_) * columns,
-                                                z + row * row_size, row_size);
+        const T* from = inputs + (row * kChunk + t - chunk_) * columns;
+        multiply_hidden<decltype(count)::value>(step, row, from, z + row * row_size, row_size);
       });
       for (Size row = 0; row < rows_; ++row) {
         for (Size unit = 0; unit < pass_.hidden; unit += kLanes<T>) {

@@ -27,7 +27,6 @@ def forward(
     reverse: bool,
     save: bool,
     ragged: bool,
-    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.forward`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None
@@ -59,7 +58,6 @@ def backward(
     *others: Array,
     reverse: bool,
     ragged: bool,
-    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.backward`, given its operands."""
     valid = validity(lengths, d_outputs.shape[0]) if ragged else None
@@ -85,7 +83,6 @@ def weight_gradients(
     *dz: Array,
     reverse: bool,
     ragged: bool,
-    batch_major: bool = False,
 ) -> list[Array]:
     """`primitives.weight_gradients`, given its operands."""
     valid = validity(lengths, x.shape[0]) if ragged else None

@@ -17,9 +17,8 @@ constexpr Size kLargestUnpackedBatch = 4;
 struct Layer {
   Size time, batch, input, hidden, directions;
   bool reverse;                 // from each sequence's last step to its first
-  const std::int32_t* lengths;  // (batch,), each from 0 to time
-
   bool batch_major;             // arrays over time are (batch, time, ·), not (time, batch, ·)
+  const std::int32_t* lengths;  // (batch,), each from 0 to time
 
   // From one step or one sequence to the next, in rows of the arrays over time.
   Size step_stride() const { return batch_major ? 1 : batch; }
@@ -70,9 +69,9 @@ struct WeightGradients : Layer {
 };
 
 // A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
-// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns. There
-// are no more parts than tiles; results do not depend on how the work is split. Sizes are numbers of
-// elements; `panels` is 0 if nothing is packed.
+// `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns.
+// There are no more parts than tiles; results do not depend on how the work is split. Sizes are
+// numbers of elements; `panels` is 0 if nothing is packed.
 template <typename Pass, typename T>
 struct Kernel {
   Size lanes, tile;

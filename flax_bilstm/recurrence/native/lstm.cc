@@ -45,7 +45,8 @@ std::vector<Pass> of_directions(const Pass& layer, bool reverse, const F& set) {
 //   -> outputs, h_n, c_n and, if asked for, the gates and cells of each direction.
 template <typename T>
 void forward(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0, ffi::RemainingArgs others,
-             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse, bool batch_major) {
+             ffi::RemainingRets results, const Kernels<T>& kernels, bool reverse,
+             bool batch_major) {
   Arguments<T> arguments(others);
   Results<T> arrays(results);
   auto layer = pass_over<Forward<T>>(x, h_0, batch_major);
@@ -132,7 +133,7 @@ ffi::Error forward_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h
 
 ffi::Error backward_call(ffi::ThreadPool pool, ffi::AnyBuffer d_outputs, ffi::AnyBuffer d_h_n,
                          ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse,
-                        bool batch_major) {
+                         bool batch_major) {
   return with_kernels(d_outputs, [&](const auto& kernels) {
     backward(pool, d_outputs, d_h_n, others, results, kernels, reverse, batch_major);
   });

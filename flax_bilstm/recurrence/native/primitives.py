@@ -146,7 +146,17 @@ def _lower_for_cpu(library: Any, plain: Any) -> Any:
     return lower
 
 
-def _in_library(call: str, avals: Any, states_in: Any, states_out: Any) -> Any:
+def _any_layout(plain: Any) -> Any:
+    """A function of `in_xla`, where XLA chooses how arrays lie in memory."""
+
+    def run(*operands: Array, batch_major: bool, **options: Any) -> list[Array]:
+        results: list[Array] = plain(*operands, **options)
+        return results
+
+    return run
+
+
+def _in_library(call: str, avals: Any, states_in: Any, states_out: Any, in_place: Any) -> Any:
     """The call of the library. A batch-major layer's arrays over time, all of three axes but the
     states, are (batch, time, ·) to it: XLA removes a transpose that undoes another one."""
 
@@ -163,14 +173,18 @@ def _in_library(call: str, avals: Any, states_in: Any, states_out: Any) -> Any:
         def swap_aval(aval: ShapedArray) -> ShapedArray:
             return ShapedArray((aval.shape[1], aval.shape[0], aval.shape[2]), aval.dtype)
 
-        results = avals(*map(jax.typeof, operands), **options)
-        in_place = _gates_become_dz(len(operands)) if avals is _backward_avals else {}
-        found = jax.ffi.ffi_call(
-            call, swapped(results, states_out, swap_aval), input_output_aliases=in_place
-        )(*swapped(operands, states_in, swap_array), reverse=reverse, batch_major=batch_major)
+        results = swapped(avals(*map(jax.typeof, operands), **options), states_out, swap_aval)
+        of_library = jax.ffi.ffi_call(call, results, input_output_aliases=in_place(len(operands)))
+        found = of_library(
+            *swapped(operands, states_in, swap_array), reverse=reverse, batch_major=batch_major
+        )
         return swapped(found, states_out, swap_array)
 
     return run
+
+
+def _nothing_in_place(operands: int) -> dict[int, int]:
+    return {}
 
 
 def _gates_become_dz(operands: int) -> dict[int, int]:
@@ -238,8 +252,23 @@ def _one_each(plain: Any) -> Any:
     return rule
 
 
-def _primitive(name: str, avals: Any, plain: Any, states_in: Any, states_out: Any) -> Primitive:
-    """The primitive lstm_`name`, given the positions of states among its operands and results."""
+def _primitive(
+    name: str,
+    avals: Any,
+    plain: Any,
+    states_in: Any,
+    states_out: Any,
+    in_place: Any = _nothing_in_place,
+) -> Primitive:
+    """The primitive lstm_`name`.
+
+    Args:
+        avals: its operands' types and options → its results' types.
+        plain: the same computation in XLA.
+        states_in: the positions of states among the operands.
+        states_out: the positions of states among the results.
+        in_place: the number of operands → operands that become results, by their positions.
+    """
     primitive = Primitive(f"lstm_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
@@ -251,17 +280,21 @@ def _primitive(name: str, avals: Any, plain: Any, states_in: Any, states_out: An
             return compiled(*operands, **options)
 
     primitive.def_impl(run_alone)
-    library = _in_library(f"flax_bilstm_{name}", avals, states_in, states_out)
+    library = _in_library(f"flax_bilstm_{name}", avals, states_in, states_out, in_place)
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=True))
     mlir.register_lowering(primitive, _lower_for_cpu(library, plain), platform="cpu")
     return primitive
 
 
-forward_p = _primitive("forward", _forward_avals, in_xla.forward, (1, 3), (1, 2))
-backward_p = _primitive("backward", _backward_avals, in_xla.backward, (1, 3), (0, 1))
+_forward = _any_layout(in_xla.forward)
+_backward = _any_layout(in_xla.backward)
+_weight_gradients = _any_layout(in_xla.weight_gradients)
+
+forward_p = _primitive("forward", _forward_avals, _forward, (1, 3), (1, 2))
+backward_p = _primitive("backward", _backward_avals, _backward, (1, 3), (0, 1), _gates_become_dz)
 weight_gradients_p = _primitive(
-    "weight_gradients", _weight_gradients_avals, in_xla.weight_gradients, (1,), ()
+    "weight_gradients", _weight_gradients_avals, _weight_gradients, (1,), ()
 )
 batching.primitive_batchers[forward_p] = _merge(forward_p, 3, 3)
 batching.primitive_batchers[backward_p] = _merge(backward_p, 1 + in_xla.SAVED, 1)
-batching.primitive_batchers[weight_gradients_p] = _one_each(in_xla.weight_gradients)
+batching.primitive_batchers[weight_gradients_p] = _one_each(_weight_gradients)
