@@ -24,7 +24,9 @@ def setting(
     """The rates of each pair of layers, then those of the other layers, each once.
 
     A layer is paired with that of its name, or with the only one inside the module of its name.
-    The others are not counted: one layer may be called where the other side has several.
+    The others are not counted: one layer may be called where the other side has several. So a
+    layer that is left on one side only needs the rate of any layer of the other side, unless that
+    side has a layer of its name.
     """
     theirs, ours = rates(torch_modules), rates(flax_modules)
     pairs = {}
@@ -36,7 +38,12 @@ def setting(
     paired = sorted({(theirs[path], ours[own]) for path, own in pairs.items()})
     alone = [path for path in theirs if path not in pairs]
     ours_alone = [path for path in ours if path not in pairs.values()]
-    rest = distinct(theirs[p] for p in alone), distinct(ours[p] for p in ours_alone)
+    repeated = set() if ours_alone else {p for p in alone if theirs[p] in ours.values()}
+    ours_repeated = set() if alone else {p for p in ours_alone if ours[p] in theirs.values()}
+    rest = (
+        distinct(theirs[p] for p in alone if p in stages or p not in repeated),
+        distinct(ours[p] for p in ours_alone if p in stages.values() or p not in ours_repeated),
+    )
     apart = [path for path, own in pairs.items() if theirs[path] != ours[own]]
     apart += [*alone, *ours_alone] if rest[0] != rest[1] else []
     return Setting(

@@ -161,6 +161,10 @@ def torch_drops(*rates):
         (torch_drops(0.5, 0.1), drops(0.1, 0.5), True, "[0.1, 0.5] in the reference, [0.5, 0.1] in "
          "the candidate, at 0, 1"),
         (torch_drops(0.5), drops(0.5, 0.5), False, "[0.5] in both"),  # one is called twice
+        (torch_drops(0.5), drops(0.5, 0.5), True, "[0.5] in both"),
+        (torch_drops(0.5, 0.5), drops(0.5), True, "[0.5] in both"),
+        (torch_drops(0.5), drops(0.5, 0.1), True, "[0.5] in the reference, [0.5, 0.1] in the "
+         "candidate, at parts.1"),
         (torch.nn.Sequential(*lstms(torch.nn.LSTM, 0.25)), Ours(*lstms(fb.LSTM, 0.0, rngs=RNGS)),
          True, "[0.25, 0.25] in the reference, [0.25] in the candidate, at 1"),
     ],
@@ -168,7 +172,8 @@ def torch_drops(*rates):
 def test_dropout_rates_are_compared_layer_by_layer_where_names_pair_them(
     theirs, ours, paired, words
 ):
-    stages = {str(i): f"parts.{i}" for i in range(len(ours.parts))} if paired else {}
+    both = range(min(len(ours.parts), len(theirs))) if paired else ()
+    stages = {str(i): f"parts.{i}" for i in both}
     (found,) = settings(theirs, ours, stages)
     assert found.words == f"dropout rate {words}"
     assert found.equal == words.endswith("both")
