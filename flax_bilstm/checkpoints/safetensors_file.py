@@ -12,6 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.showing import shown
@@ -28,8 +30,6 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-ALIGNMENT = 8  # bytes, of the first tensor
 LARGEST_HEADER = 100_000_000  # bytes, the same as in the library
 
 
@@ -85,28 +85,17 @@ def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the tensors one by one, with the metadata that marks PyTorch's layout.
-
-    The widest dtypes come first, so that every tensor is aligned, as in the library's own files.
+    """Write the tensors, with the metadata that marks PyTorch's layout.
 
     Raises:
         ValueError: the format has no such dtype.
         OSError: it cannot be written.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    at = 0
-    for name in ordered:
-        array = arrays[name]
-        if array.dtype not in CODES:
+    for name, array in arrays.items():
+        if array.dtype not in DTYPES.values():
             raise ValueError(f"{name}: expected one of {', '.join(DTYPES)}, got {array.dtype}.")
-        offsets = [at, at := at + array.nbytes]
-        header[name] = {
-            "dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": offsets
-        }  # fmt: skip
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in ordered:
-            file.write(arrays[name].tobytes())
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    try:
+        safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # a full disk, for example
+        raise OSError(f"{path.name}: could not be written: {error}.") from error
