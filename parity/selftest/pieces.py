@@ -140,6 +140,11 @@ def bfloat16(array: Array) -> Array:
     return jax.lax.reduce_precision(array, 8, 7)
 
 
+def float32(array: Array) -> Array:
+    """Rounded to float32, in the array's dtype."""
+    return array.astype(jnp.float32).astype(array.dtype)
+
+
 def attend(
     scores: Callable[[Array], Array] = lambda s: s,
     weigh: Callable[[Array], Array] = lambda s: jax.nn.softmax(s, axis=-1),

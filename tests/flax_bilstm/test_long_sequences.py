@@ -70,7 +70,9 @@ print(status.split("VmHWM:")[1].split()[0])  # the most that was ever resident, 
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only /proc tells a process's peak memory"
+)
 def test_65536_steps_train_in_little_memory():
     """Whole training steps, measured in a fresh process: about 1 GiB, of which 0.4 for JAX."""
     run = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=300)

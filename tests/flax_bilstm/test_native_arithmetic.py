@@ -16,7 +16,7 @@ from flax_bilstm.recurrence.native.layer import run_layer
 
 from .native_layer import case, run_directions, run_python
 
-if not fb.native_available():
+if not fb.native_available():  # where that hides a fault, test_native_library.py fails
     pytest.skip(fb.native_available().reason, allow_module_level=True)
 
 
@@ -25,6 +25,7 @@ def instruction_set(request):
     """Each that this processor has, in turn, and then the best one again."""
     loaded = library.load()
     if not loaded.flax_bilstm_choose_instruction_set(request.param.encode()):
+        assert request.param != "portable"  # the one that every processor has
         pytest.skip(f"this processor has no {request.param}")
     yield loaded
     loaded.flax_bilstm_choose_instruction_set(loaded.flax_bilstm_best_instruction_set())
@@ -184,11 +185,13 @@ PROGRAM = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="only Linux can keep a process to one processor"
+)
 def test_one_processor_and_several_give_the_same_bits():
     available = sorted(os.sched_getaffinity(0))
     if len(available) < 2:
-        pytest.skip("this machine has one processor")
+        pytest.skip("this machine has one processor, so there are no several to compare with")
     runs = [run_python(PROGRAM.format(cpus=cpus)) for cpus in (available[:1], available)]
     assert not any(run.returncode for run in runs), runs
     assert runs[0].stdout == runs[1].stdout != ""

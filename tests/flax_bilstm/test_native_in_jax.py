@@ -14,7 +14,7 @@ from flax_bilstm.recurrence.native.layer import run_layer
 
 from .native_layer import case, run_directions, run_python
 
-if not fb.native_available():
+if not fb.native_available():  # where that hides a fault, test_native_library.py fails
     pytest.skip(fb.native_available().reason, allow_module_level=True)
 
 

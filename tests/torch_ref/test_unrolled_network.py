@@ -1,7 +1,7 @@
 """The unrolled network against the modules: outputs, inner stages, gradients, ragged batches."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -27,7 +27,6 @@ def gradients_of(model, x):
     )
 
 
-@settings(derandomize=True)
 @given(
     batch=st.integers(1, 4),
     time=st.integers(1, 9),

@@ -48,8 +48,8 @@ CELL = (
              planting.loop(pieces.cell(enter=lambda s: State(s.cell, s.hidden)))),
     Fault("the cell state kept in float32", cell("forward", "cell"), "forward",
              "the cell state is rounded to float32",
-             planting.loop(pieces.cell(combine=lambda i, f, g, c: (f * c + i * g)
-                                   .astype(jnp.float32).astype(c.dtype)))),
+             planting.loop(pieces.cell(
+                 combine=lambda i, f, g, c: pieces.float32(f * c + i * g)))),
     Fault("x / (1 + |x|) for the cell gate's tanh", cell("forward", "cell_gate"), "forward",
              "the cell gate uses x / (1 + |x|) for tanh",
              planting.loop(pieces.cell(candidate=jax.nn.soft_sign))),

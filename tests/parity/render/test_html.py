@@ -193,6 +193,9 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",  # what the browser itself wants stays here
 )
 
+# No package that the tests install brings a browser; the tests above read the page without one.
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
 
 def seen(path, folder):
     """The page as shown, what it asked the network for, and what was said on its console."""
@@ -209,7 +212,7 @@ def seen(path, folder):
     return done.stdout, asked, console
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_a_browser_shows_it_and_asks_nobody(tmp_path):
     FAILED.write(tmp_path)
     shown, asked, console = seen(tmp_path / "report.html", tmp_path)
@@ -218,7 +221,7 @@ def test_a_browser_shows_it_and_asks_nobody(tmp_path):
     assert console == []
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_the_browser_would_tell(tmp_path):
     page = tmp_path / "page.html"
     page.write_text('<img src="http://a.test/x.png"><script>console.error("no")</script>')

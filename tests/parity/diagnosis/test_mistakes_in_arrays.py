@@ -1,0 +1,64 @@
+"""Mistakes that are seen in an array alone, an output or a parameter, are named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import parity
+from parity.diagnosis import match
+
+from .words import family, words_of
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
+def halves(mix):
+    return lambda y: jnp.hstack(mix(*jnp.split(y, 2, axis=-1)))
+
+
+IN_OUTPUTS = {
+    "its second axis is one place late": lambda y: jnp.roll(y, 1, axis=1),
+    "its second axis is one place early": lambda y: jnp.roll(y, -1, axis=1),
+    "the halves of its last axis are swapped": halves(lambda a, b: (b, a)),
+    "the first half of its last axis stands in both places": halves(lambda a, b: (a, a)),
+    "the second half of its last axis stands in both places": halves(lambda a, b: (b, b)),
+    "both halves of its last axis are their sum": halves(lambda a, b: (a + b, a + b)),
+    "both halves of its last axis are their mean": halves(lambda a, b: ((a + b) / 2,) * 2),
+    "it is 0.5 more everywhere": lambda y: y + 0.5,
+}
+
+
+@pytest.mark.parametrize("words", IN_OUTPUTS)
+def test_a_mistake_in_any_output_is_named(words):
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
+    with jax.disable_jit():
+        report = parity.check(
+            torch.nn.Linear(3, 4),
+            lambda w, x: IN_OUTPUTS[words](x @ w["weight"].T + w["bias"][None]),
+            x,
+            dtypes=["float64"],
+            training_steps=0,
+        )
+    assert words_of(report.first_divergence.note) == words
+
+
+RNG = np.random.default_rng(0)
+HELD = {name: RNG.standard_normal(8) for name in ("bias_ih", "bias_hh")}
+IN_PARAMETERS = {
+    "it is doubled": 2 * HELD["bias_hh"],
+    "it holds bias_ih": HELD["bias_ih"],
+    "its sign is turned": -HELD["bias_hh"],
+    "it is in reverse order": HELD["bias_hh"][::-1],
+    "it holds the sum of both biases: bias_ih is folded into it": sum(HELD.values()),
+    "output and input gates are exchanged": HELD["bias_hh"][[6, 7, 2, 3, 4, 5, 0, 1]],
+}
+
+
+@pytest.mark.parametrize("words", IN_PARAMETERS)
+def test_a_mistake_in_a_parameter_is_named(words):
+    found = match.of_parameter("bias_hh", HELD, {"bias_hh": IN_PARAMETERS[words]})
+    assert family(found) == family(words)
