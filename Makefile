@@ -25,7 +25,7 @@ help:
 	@echo "make sanitize            run the C++ under the address and undefined-behaviour sanitizers"
 	@echo "make accelerators        compile for TPU and GPU, which need not be there"
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
-	@echo "make deep                random configurations against PyTorch, and laws (CASES=2000 each)"
+	@echo "make deep                random configurations against PyTorch, and laws (CASES=10000)"
 	@echo "make fuzz                damaged checkpoints, read or refused (CASES=30000)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
@@ -55,7 +55,7 @@ pytest: $(VENV)/.ready
 
 # The same tests are in `make pytest`, with a few cases each.
 deep: $(VENV)/.ready
-	DEEP_CASES=$(or $(CASES),2000) $(VENV)/bin/python -m pytest -n 2 --dist=load tests/deep
+	DEEP_CASES=$(or $(CASES),10000) $(VENV)/bin/python -m pytest -n 2 --dist=load tests/deep
 
 docs: $(VENV)/.with-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

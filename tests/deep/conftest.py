@@ -1,6 +1,7 @@
 """Float64 for all of these tests, and the number of random cases for each.
 
-`make deep` raises that number by the environment variable DEEP_CASES.
+`make deep` raises that number by the environment variable DEEP_CASES: so many comparisons with
+PyTorch, shared out among the implementations, and a tenth as many for each law.
 """
 
 import os
@@ -8,11 +9,17 @@ import os
 import hypothesis
 import pytest
 
-CASES = int(os.environ.get("DEEP_CASES", "3"))
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
-hypothesis.settings.register_profile(
-    "deep", parent=hypothesis.settings.get_profile("project"), max_examples=CASES
-)
+CASES = int(os.environ.get("DEEP_CASES", "0"))
+
+for name, cases in {
+    "deep": max(4, CASES // len(IMPLEMENTATIONS)),
+    "deep laws": max(4, CASES // 10),
+}.items():
+    hypothesis.settings.register_profile(
+        name, parent=hypothesis.settings.get_profile("project"), max_examples=cases
+    )
 
 
 @pytest.fixture(autouse=True)

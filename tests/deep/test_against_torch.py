@@ -1,15 +1,14 @@
 """Random configurations of the LSTM against `torch.nn.LSTM`: outputs, states and gradients."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import example, given, settings
 
 import flax_bilstm as fb
+from flax_bilstm.recurrence import IMPLEMENTATIONS
 
 from .configurations import CONFIGURATIONS, Configuration
+from .running import gradients, make_room, run
 
 torch = pytest.importorskip("torch")
 
@@ -47,95 +46,67 @@ def allowed(config, truth):
     return TOLERANCE * max(np.abs(truth).max(), unsaturated, 1e-300)
 
 
-def torch_results(config):
-    """PyTorch's outputs and final states, and the gradients of their sum of squares."""
-    model = torch.nn.LSTM(
+def torch_forward(config, model, call):
+    """The LSTM of PyTorch with the weights of `model`, its x, and its outputs, h_n and c_n."""
+    lstm = torch.nn.LSTM(
         config.input_size, config.hidden_size, batch_first=True, **config.options()
     ).double()
-    state_dict = {n: torch.tensor(a) for n, a in fb.state_dict(config.model()).items()}
-    model.load_state_dict(state_dict)
-    call = config.call()
+    lstm.load_state_dict({n: torch.tensor(a) for n, a in fb.state_dict(model).items()})
     x = torch.tensor(call["x"], requires_grad=True)
     state = call["initial_state"] and tuple(map(torch.tensor, call["initial_state"]))
     if call["lengths"] is None:
-        outputs, final = model(x, state)
+        outputs, (h_n, c_n) = lstm(x, state)
     else:
         lengths = torch.tensor(call["lengths"])
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        outputs, final = model(packed, state)
+        outputs, (h_n, c_n) = lstm(packed, state)
         outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=config.time)
-    sum((a**2).sum() for a in (outputs, *final)).backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()} | {"x": x.grad}
-    values = {"outputs": outputs, "h_n": final[0], "c_n": final[1]}
-    return {n: a.detach().numpy() for n, a in (values | gradients).items()}
+    return lstm, x, {"outputs": outputs, "h_n": h_n, "c_n": c_n}
 
 
-def flax_results(config):
+def torch_results(config, model):
+    """PyTorch's outputs and final states, and the gradients of their sum of squares."""
+    lstm, x, values = torch_forward(config, model, config.call())
+    sum((a**2).sum() for a in values.values()).backward()
+    of_parameters = {name: p.grad for name, p in lstm.named_parameters()}
+    return {n: a.detach().numpy() for n, a in (values | of_parameters | {"x": x.grad}).items()}
+
+
+def flax_results(config, model):
     """The same of this library."""
-    if config.seed % 64 == 0:
-        jax.clear_caches()  # thousands of compiled programs would fill the memory
-    model, call = config.model(), config.call()
-
-    def loss_of(model, x):
-        outputs, (h_n, c_n) = model(x, call["initial_state"], call["lengths"])
-        return sum(jnp.sum(a**2) for a in (outputs, h_n, c_n)), (outputs, h_n, c_n)
-
-    gradient = nnx.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
-    (_, values), (of_model, of_x) = gradient(model, jnp.asarray(call["x"]))
-    nnx.update(model, of_model)  # gradients under torch's names: by way of a model that holds them
-    return {
-        **dict(zip(("outputs", "h_n", "c_n"), values, strict=True)),
-        **fb.state_dict(model),
-        "x": of_x,
-    }
+    values, of_model, of_x = gradients(model, **config.call())
+    names = ("outputs", "h_n", "c_n")
+    return {**dict(zip(names, values, strict=True)), **fb.state_dict(of_model), "x": of_x}
 
 
+@pytest.mark.parametrize("implementation", sorted(IMPLEMENTATIONS))
 @settings(settings.get_profile("deep"))
 @given(CONFIGURATIONS)
 @example(SATURATED)
-def test_outputs_states_and_gradients_are_those_of_torch(config):
-    expected, actual = torch_results(config), flax_results(config)
+def test_outputs_states_and_gradients_are_those_of_torch(implementation, config):
+    config = config._replace(implementation=implementation)
+    make_room(config)
+    model = config.model()
+    expected, actual = torch_results(config, model), flax_results(config, model)
     assert actual.keys() == expected.keys()
     for name, truth in expected.items():
         error = np.abs(np.asarray(actual[name]) - truth).max()
         assert error <= allowed(config, truth), (name, error)
 
 
-@settings(settings.get_profile("deep"))
+@settings(settings.get_profile("deep laws"))
 @given(CONFIGURATIONS)
 def test_a_value_that_is_not_finite_reaches_the_same_outputs(config):
-    call = config.call()
+    make_room(config)
+    model, call = config.model(), config.call()
     rng = np.random.default_rng(config.seed)
     lengths = call["lengths"] if call["lengths"] is not None else [config.time] * config.batch
     row = rng.integers(config.batch)
     place = (row, rng.integers(lengths[row]), rng.integers(config.input_size))
     for value in (np.nan, np.inf, -np.inf):
-        x = call["x"].copy()
-        x[place] = value
-        expected = _torch_forward(config, call | {"x": x})
-        model = config.model()
-        outputs, (h_n, c_n) = model(x, call["initial_state"], call["lengths"])
+        call["x"][place] = value
+        _, _, expected = torch_forward(config, model, call)
+        outputs, (h_n, c_n) = run(model, **call)
         for name, actual in {"outputs": outputs, "h_n": h_n, "c_n": c_n}.items():
-            same = np.isnan(np.asarray(actual)) == np.isnan(expected[name])
+            same = np.isnan(np.asarray(actual)) == np.isnan(expected[name].detach().numpy())
             assert same.all(), (value, name, int((~same).sum()))
-
-
-def _torch_forward(config, call):
-    model = torch.nn.LSTM(
-        config.input_size, config.hidden_size, batch_first=True, **config.options()
-    ).double()
-    model.load_state_dict({n: torch.tensor(a) for n, a in fb.state_dict(config.model()).items()})
-    state = call["initial_state"] and tuple(map(torch.tensor, call["initial_state"]))
-    with torch.no_grad():
-        if call["lengths"] is None:
-            outputs, (h_n, c_n) = model(torch.tensor(call["x"]), state)
-        else:
-            packed = pack_padded_sequence(
-                torch.tensor(call["x"]),
-                torch.tensor(call["lengths"]),
-                batch_first=True,
-                enforce_sorted=False,
-            )
-            outputs, (h_n, c_n) = model(packed, state)
-            outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=config.time)
-    return {"outputs": outputs.numpy(), "h_n": h_n.numpy(), "c_n": c_n.numpy()}
