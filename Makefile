@@ -27,6 +27,7 @@ help:
 	@echo "make bench               time it beside its peers, 15 minutes (QUICK=1: under two)"
 	@echo "make deep                random configurations against PyTorch, and laws (CASES=10000)"
 	@echo "make fuzz                damaged checkpoints, read or refused (CASES=30000)"
+	@echo "make endurance           killed and concurrent writers, and an hour's training steps (SHARE=1.0)"
 	@echo "make docs                build the documentation into site/, strictly"
 	@echo "make audit               look up known vulnerabilities of what is installed"
 	@echo "make lock                pin what CI installs, with hashes"
@@ -121,7 +122,10 @@ $(VENV)/.with-%: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-.PHONY: fuzz
+.PHONY: fuzz endurance
 # Damaged checkpoints; 500 of them are in `make test`.
 fuzz: $(VENV)/.ready
 	$(VENV)/bin/python -m tools.fuzzing $(CASES)
+
+endurance: $(VENV)/.ready
+	$(VENV)/bin/python -m tools.endurance $(SHARE)

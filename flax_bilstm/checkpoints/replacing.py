@@ -1,8 +1,8 @@
 """Atomic writing of files and folders, which is safe when the disk is full or the power fails.
 
 They are written under a temporary name in the same folder, flushed to disk, and renamed. A
-program that is killed leaves a folder whose lock is free; the next program that writes there
-removes it.
+program that is killed leaves a folder whose lock is free, or an old one without a lock; the next
+program that writes there removes it.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ TEMPORARY = ".flax-bilstm-"
 """Prefix of temporary folders: short, since names may have at most 255 bytes."""
 
 LOCK, NEW = "lock", "new"
+
+LOCKING_SECONDS = 60
+"""After this time a temporary folder that has no lock yet belongs to a killed program."""
 
 
 @contextlib.contextmanager
@@ -124,9 +128,18 @@ def _lock(file: int) -> bool:
 def _clear(parent: Path) -> None:
     """Remove the folders of killed processes in `parent`."""
     for folder in parent.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError), (folder / LOCK).open() as lock:
-            if _lock(lock.fileno()):
+        with contextlib.suppress(OSError):
+            if not _in_use(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the process that made the temporary folder may still be running."""
+    try:
+        with (folder / LOCK).open() as lock:
+            return not _lock(lock.fileno())
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime < LOCKING_SECONDS
 
 
 def _permissions(path: Path, folder: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flax_bilstm.checkpoints import renaming
-from flax_bilstm.checkpoints.replacing import replacing
+from flax_bilstm.checkpoints.replacing import TEMPORARY, replacing
 
 
 def test_of_several_writers_without_overwrite_one_wins(tmp_path: Path) -> None:
@@ -91,6 +91,16 @@ def test_what_a_killed_process_leaves_is_cleared(tmp_path: Path) -> None:
     with replacing(tmp_path / "model") as temporary:
         temporary.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_left_before_its_lock_was_taken_is_cleared_when_it_is_old(tmp_path: Path) -> None:
+    old, new = tmp_path / f"{TEMPORARY}old", tmp_path / f"{TEMPORARY}new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with replacing(tmp_path / "model") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "model"]
 
 
 def test_a_name_of_255_bytes(tmp_path: Path) -> None:

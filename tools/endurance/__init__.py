@@ -1,0 +1,1 @@
+"""Long runs that tests have no time for: killed and concurrent writers, and an hour of training."""
