@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 import flax_bilstm as fb
-from benchmarks.worker import timed
+from benchmarks.timed import timed
 
 STEPS = 32
 CALLS = 2000

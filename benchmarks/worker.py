@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,8 @@ import numpy as np
 
 from benchmarks.cells import Cell
 from benchmarks.contestants import CONTESTANTS, Prepared
+from benchmarks.timed import timed
 from benchmarks.workload import difference
-
-
-def timed(run: Callable[[], Any], count: int) -> list[float]:
-    """Seconds of each of `count` runs."""
-    samples = []
-    for _ in range(count):
-        start = time.perf_counter()
-        run()
-        samples.append(time.perf_counter() - start)
-    return samples
 
 
 class Server:

@@ -16,6 +16,7 @@ from torch.nn.utils import rnn
 import torch_ref
 from benchmarks.cells import INPUT_DIM, OUTPUT_DIM, Cell
 from benchmarks.contestants import Prepared
+from benchmarks.timed import timed
 from benchmarks.workload import LEARNING_RATE, inputs, weights
 
 EXECUTED = re.compile(r"^onednn_verbose.*,exec,cpu,(\w+),([^,]+),", re.MULTILINE)
@@ -152,8 +153,6 @@ def _kernel(run: Callable[[], Any]) -> str:
 
 def matmul_rate() -> float:
     """Operations per second of a large float32 matrix product on all cores: the best of several."""
-    from benchmarks.worker import timed
-
     n = 2048
     a, b = torch.randn(n, n), torch.randn(n, n)
     return 2 * n**3 / min(timed(lambda: torch.mm(a, b), 12))
