@@ -1,6 +1,8 @@
 """`python -m parity` is the command `parity`."""
 
-from parity_entry.command import run
+import sys
+
+from parity.cli import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())
