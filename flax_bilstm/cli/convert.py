@@ -1,5 +1,6 @@
 """`flax-bilstm convert`: read, write, read back, compare; the new checkpoint stays if all agree."""
 
+import gc
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from flax import nnx
 
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import verify as verification
@@ -139,6 +141,8 @@ def _written(
 
     if job.into is None:
         converted = converted._replace(module=None)  # its memory is needed for the comparison
+        gc.collect()  # modules refer to each other
+    forget(read.tensors)
     say("Reading it back and comparing")
     return [*lines, *_compared(job, read, converted, temporary)]
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from flax_bilstm.checkpoints.mapped import forget
+from flax_bilstm.cli.parts import parts
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.lstm import LSTM
 
@@ -19,15 +21,23 @@ def torch_forward(
 
     An `nn.LSTM`'s output (batch, time, directions·out), or the network's (batch, output_dim):
     nn.LSTM, attention softmax(y yᵀ) y, or softmax(y (y Wᵀ)ᵀ) y for the general score, and the dense
-    head on the last step.
+    head on the last step. The weights of one layer are in memory at a time.
 
     Raises:
         ImportError: PyTorch is not installed.
     """
+    for part in parts(arrays):
+        x = _run(part, x, score)
+    return x
+
+
+def _run(arrays: Mapping[str, np.ndarray], x: np.ndarray, score: str) -> np.ndarray:
+    """An nn.LSTM of one layer, or the network."""
     import torch
 
     kind, sizes = read_sizes(arrays)
     weights = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
+    forget(arrays)
     prefix = "" if kind is LSTM else "lstm."
     recurrent: dict[str, Any] = {
         name.removeprefix(prefix): tensor

@@ -18,8 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float64
 
 from flax_bilstm.checkpoints.mapped import forget
+from flax_bilstm.cli.parts import parts
 from flax_bilstm.cli.torch_forward import torch_forward
 from flax_bilstm.conversion.reading import read_sizes
+from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.lstm import LSTM
 
@@ -68,11 +70,8 @@ def verify(
     x = example(back)
     has_torch = importlib.util.find_spec("torch") is not None
     outputs = forward(back, x, score)
-    forget(back)  # each forward pass needs twice the memory of float32 weights
-    expected = torch_forward(back, x, score) if has_torch else outputs
-    forget(back)
     of_source = forward(source, x, score)
-    forget(source)
+    expected = torch_forward(back, x, score) if has_torch else outputs  # leaves buffers behind
     return Verification(
         differing=differing(written, back),
         from_source=_largest(outputs, of_source),
@@ -97,14 +96,14 @@ def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
 
 def differing(a: Mapping[Any, np.ndarray], b: Mapping[Any, np.ndarray]) -> tuple[str, ...]:
     """The names of tensors that differ between the two sides in any bit."""
-    changed = tuple(
-        str(name)
-        for name in {**a, **b}
-        if name not in a or name not in b or not _identical(a[name], b[name])
-    )
-    forget(a)
-    forget(b)
-    return changed
+    changed = []
+    for name in {**a, **b}:
+        if name not in a or name not in b or not identical(a[name], b[name]):
+            changed.append(str(name))
+        for side in (a, b):
+            if name in side:
+                forget({name: side[name]})
+    return tuple(changed)
 
 
 def example(arrays: Mapping[str, np.ndarray]) -> Float64[np.ndarray, "batch time features"]:
@@ -119,27 +118,29 @@ def forward(
     x: Float64[np.ndarray, "batch time features"],
     score: str = "dot",
 ) -> Float64[np.ndarray, "batch ..."]:
-    """What the Flax model computes from x with these weights, in float64 on the CPU."""
+    """What the Flax model computes from x with these weights, in float64 on the CPU.
+
+    The weights of one layer are in memory at a time.
+    """
     cpu = jax.devices("cpu")[0]
+    kind, _ = read_sizes(arrays)
+    options: dict[str, Any] = {} if kind is LSTM else {"score": score}
     with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
-        kind, _ = read_sizes(arrays)
-        options: dict[str, Any] = {} if kind is LSTM else {"score": score}
-        graph, state = nnx.split(from_state_dict(arrays, param_dtype=jnp.float64, **options))
-        forget(arrays)
-        outputs = np.asarray(_apply(graph, state, x))
-    del state
-    gc.collect()  # modules refer to each other: without it, their memory stays
-    return outputs
+        for part in parts(arrays):
+            model = from_state_dict(part, param_dtype=jnp.float64, **options)
+            forget(part)
+            graph, state = nnx.split(model)
+            x = np.asarray(_apply(graph, state, x))
+            for leaf in jax.tree.leaves(state):  # modules refer to each other, which keeps memory
+                leaf.delete()
+            gc.collect(0)  # JAX gives deleted memory back when Python collects
+    return x
 
 
-@partial(jax.jit, static_argnums=0)  # one compilation for both sides
+@partial(jax.jit, static_argnums=0)  # one compilation for equal layers and both sides
 def _apply(graph: nnx.GraphDef, state: nnx.State, x: ArrayLike) -> Array:
     outputs = nnx.merge(graph, state)(x)
     return outputs[0] if isinstance(outputs, tuple) else outputs
-
-
-def _identical(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _largest(a: np.ndarray, b: np.ndarray) -> float:

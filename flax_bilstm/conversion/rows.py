@@ -59,12 +59,12 @@ class Row(NamedTuple):
         return [_contiguous(tensor) for tensor in tensors]
 
     def from_torch(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The variables' arrays, in Flax's layout, contiguous.
+        """The variables' arrays, in Flax's layout: views of the tensors where that is possible.
 
         Raises:
             ValueError: the tensors of a tied variable differ.
         """
-        return [_contiguous(leaf) for leaf in self.transform.from_torch(tensors)]
+        return list(self.transform.from_torch(tensors))
 
 
 def rows(

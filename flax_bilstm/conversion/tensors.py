@@ -12,6 +12,8 @@ NOT_NUMPYS = {
 }
 """PyTorch's dtypes that NumPy has only through ml_dtypes."""
 
+ALIGNMENT = 64  # bytes, which JAX requires of memory that it takes over
+
 
 def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every value as a NumPy array of the same dtype (bfloat16: ml_dtypes), copied only if needed.
@@ -59,19 +61,36 @@ def _from_torch(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+def copied(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A contiguous copy, cast, which JAX on a CPU takes over without a further one.
+
+    A copy in any case: JAX may use NumPy's memory directly, and the array's can be PyTorch's, whose
+    next step in place would then change JAX's array too.
+    """
+    size = array.size * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + size].view(dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 class Cast(Mapping[str, np.ndarray]):
-    """Arrays of which the floating ones are cast, each when it is taken: never all at once."""
+    """Arrays of which the floating ones are cast, each when it is taken: never all at once.
+
+    `stored` has them as they are.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], dtype: DTypeLike) -> None:
-        self.arrays, self.dtype = arrays, jnp.dtype(dtype)
+        self.stored, self.dtype = arrays, jnp.dtype(dtype)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        array = self.arrays[name]
+        array = self.stored[name]
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         return array.astype(self.dtype, copy=False) if floating else array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.stored)

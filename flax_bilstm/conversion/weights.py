@@ -21,7 +21,7 @@ from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.rows import Names, Row, matches, rows, variables
-from flax_bilstm.conversion.tensors import Cast, to_numpy
+from flax_bilstm.conversion.tensors import Cast, copied, to_numpy
 from flax_bilstm.conversion.tree import Path, dotted, reach, value_of
 from flax_bilstm.initializers import same_key
 from flax_bilstm.lstm import LSTM
@@ -125,8 +125,9 @@ def _load(
             continue
         listed += filter(None, [fit.not_exact(row, tensors, leaves)])
     fit.refuse(type(module).__name__, listed)
+    stored = arrays.stored if isinstance(arrays, Cast) else arrays
     for row in chosen:  # transformed again: all arrays at once would be the module twice
-        leaves = row.from_torch([arrays[name] for name in row.torch_names])
+        leaves = row.from_torch([stored[name] for name in row.torch_names])
         for path, array in zip(row.paths, leaves, strict=True):
             _set(module, found, path, array)
     paths = {path for row in chosen for path in row.paths}
@@ -206,16 +207,15 @@ def load_variables(
 
 
 def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.ndarray) -> None:
-    # A copy: JAX may use NumPy's memory directly, and here that can be PyTorch's memory,
-    # whose next in-place step would then change this module too.
-    array = array.copy()
     if path not in found:  # a tensor that Flax's layer has no variable for
-        setattr(reach(module, path[:-1]), str(path[-1]), Unused(jnp.asarray(array)))
+        setattr(reach(module, path[:-1]), str(path[-1]), Unused(jnp.asarray(array.copy())))
         return
-    sharding: Any = getattr(found[path].get_value(), "sharding", None)
+    value = found[path].get_value()
+    sharding: Any = getattr(value, "sharding", None)
     if isinstance(getattr(sharding, "mesh", None), AbstractMesh):  # laid out, but on no device yet
         sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
-    found[path].set_value(jax.device_put(array, sharding))
+    own = copied(array, getattr(value, "dtype", array.dtype))
+    found[path].set_value(jax.device_put(own, sharding))
 
 
 def _module(module: Any) -> nnx.Module:
