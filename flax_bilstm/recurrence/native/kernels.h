@@ -10,6 +10,11 @@ namespace flax_bilstm {
 
 using Size = std::ptrdiff_t;
 
+struct Range {
+  Size begin, end;
+  Size size() const { return end - begin; }
+};
+
 // Up to this batch size the weights are not packed: copying them would take longer than it saves.
 constexpr Size kLargestUnpackedBatch = 4;
 
@@ -18,6 +23,7 @@ struct Layer {
   Size time, batch, input, hidden, directions;
   bool reverse;                 // from each sequence's last step to its first
   bool batch_major;             // arrays over time are (batch, time, ·), not (time, batch, ·)
+  bool shared;                  // several threads compute each step of a direction together
   const std::int32_t* lengths;  // (batch,), each from 0 to time
 
   // From one step or one sequence to the next, in rows of the arrays over time.
@@ -83,10 +89,19 @@ struct Kernel {
   void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
 };
 
+// A pass over time, where `step` may compute only some of `blocks` of hidden units, if all blocks
+// of a step are computed before the next step. Panels, if any, are those of the blocks. Step 0
+// sets the first states; then there is one for each step in time.
+template <typename Pass, typename T>
+struct StepKernel : Kernel<Pass, T> {
+  Size (*blocks)(const Pass&);
+  void (*step)(const Pass&, Size step, Range rows, Range blocks, const T* packed, T* scratch);
+};
+
 template <typename T>
 struct Kernels {
-  Kernel<Forward<T>, T> forward;
-  Kernel<Backward<T>, T> backward;
+  StepKernel<Forward<T>, T> forward;
+  StepKernel<Backward<T>, T> backward;
   Kernel<WeightGradients<T>, T> weight_gradients;
 };
 
