@@ -25,14 +25,13 @@ class BackwardPass {
   static Size count(const Pass& pass) { return pass.batch; }
   static Size blocks(const Pass& pass) { return whole_vectors(pass.hidden, kPanel); }
   static Size panel_size(const Pass& pass) { return kGates * pass.hidden * kPanel; }
-  static void pack(const Pass& pass, Size panel, T* packed) {
-    T* to = packed + panel * panel_size(pass);
+  static void pack(const Pass& pass, Range panels, T* packed) {
     const Size columns = kGates * pass.hidden;
-    for (Size k = 0; k < kPanel; ++k) {
-      const Size unit = panel * kPanel + k;
+    for (Size unit = panels.begin * kPanel; unit < panels.end * kPanel; ++unit) {
+      T* to = packed + unit / kPanel * panel_size(pass) + unit % kPanel;
       const T* from = pass.kernel_hh + unit * columns;
       for (Size column = 0; column < columns; ++column) {
-        to[column * kPanel + k] = unit < pass.hidden ? from[column] : T{0};
+        to[column * kPanel] = unit < pass.hidden ? from[column] : T{0};
       }
     }
   }

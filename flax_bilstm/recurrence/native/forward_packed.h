@@ -20,13 +20,17 @@ class ForwardPacked : ForwardRows<T> {
   static Size panels(const Pass& pass) { return whole_vectors(pass.hidden, kLanes<T>); }
   static Size panel_size(const Pass& pass) { return (1 + pass.input + pass.hidden) * kColumn; }
 
-  static void pack(const Pass& pass, Size panel, T* packed) {
-    const Size unit = panel * kLanes<T>, count = pass.hidden - unit;
-    T* to = packed + panel * panel_size(pass);
+  // Row by row, so that what is read lies together.
+  static void pack(const Pass& pass, Range panels, T* packed) {
+    T* to = packed;
     const auto append = [&](const T* rows, Size number) {
-      for (Size row = 0; row < number; ++row) {
-        for (Size gate = 0; gate < kGates; ++gate, to += kLanes<T>) {
-          store(to, load(rows + (row * kGates + gate) * pass.hidden + unit, count));
+      for (Size row = 0; row < number; ++row, to += kColumn) {
+        for (Size panel = panels.begin; panel < panels.end; ++panel) {
+          const Size unit = panel * kLanes<T>, count = pass.hidden - unit;
+          for (Size gate = 0; gate < kGates; ++gate) {
+            store(to + panel * panel_size(pass) + gate * kLanes<T>,
+                  load(rows + (row * kGates + gate) * pass.hidden + unit, count));
+          }
         }
       }
     };

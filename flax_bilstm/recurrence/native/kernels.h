@@ -74,7 +74,7 @@ struct WeightGradients : Layer {
   T* d_bias;                 // (4 hidden,)
 };
 
-// A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
+// A pass in parts: `pack` packs some panels of the weights; then `run` computes the items from
 // `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns.
 // There are no more parts than tiles; results do not depend on how the work is split. Sizes are
 // numbers of elements; `panels` is 0 if nothing is packed.
@@ -84,7 +84,7 @@ struct Kernel {
   Size (*count)(const Pass&);
   Size (*panels)(const Pass&);
   Size (*panel_size)(const Pass&);
-  void (*pack)(const Pass&, Size panel, T* packed);
+  void (*pack)(const Pass&, Range panels, T* packed);
   Size (*scratch_size)(const Pass&, Size count);
   void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
 };

@@ -45,17 +45,17 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   const Size size = parts ? (count + parts - 1) / parts : 0;
   const Size scratch_size = kernel.scratch_size(first, size);
   const Workspace<T> packed(directions * packed_size), scratch(directions * parts * scratch_size);
-  const auto pack = [&](Size direction, Size panel) {
-    kernel.pack(passes[direction], panel, packed.data() + direction * packed_size);
+  const auto pack = [&](Size direction, Range some) {
+    kernel.pack(passes[direction], some, packed.data() + direction * packed_size);
   };
   const bool alone = parts == 1 && directions >= threads;  // a direction's thread also packs it
   if (!alone) {
     parallel(pool, threads, directions * panels,
-             [&](Size task) { pack(task / panels, task % panels); });
+             [&](Size task) { pack(task / panels, {task % panels, task % panels + 1}); });
   }
   parallel(pool, threads, directions * parts, [&](Size task) {
     const Size direction = task % directions, part = task / directions;
-    for (Size panel = 0; alone && panel < panels; ++panel) pack(direction, panel);
+    if (alone) pack(direction, {0, panels});
     kernel.run(passes[direction], part * count / parts, (part + 1) * count / parts,
                packed.data() + direction * packed_size, scratch.data() + task * scratch_size);
   });
@@ -102,9 +102,7 @@ void run(ffi::ThreadPool& pool, std::vector<Pass> passes, const StepKernel<Pass,
   const auto run_part = [&](Size direction, Size step, Size part) {
     const Range share{part * blocks / parts, (part + 1) * blocks / parts};
     T* weights = packed.data() + direction * packed_size;
-    for (Size panel = share.begin; step == 0 && panels && panel < share.end; ++panel) {
-      kernel.pack(passes[direction], panel, weights);
-    }
+    if (step == 0 && panels) kernel.pack(passes[direction], share, weights);
     kernel.step(passes[direction], step, {0, first.batch}, share, weights,
                 scratch.data() + direction * scratch_size);
   };

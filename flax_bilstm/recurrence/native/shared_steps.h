@@ -43,7 +43,7 @@ class SharedSteps {
   // First without sleeping: another thread is usually done within microseconds. If the processor
   // runs something else in its place, sleeping leaves the time to that.
   void wait(Size step) {
-    constexpr int kTries = 1000;  // some 50 microseconds
+    constexpr int kTries = 5000;  // some 0.2 ms
     const auto over = [&] { return finished_ / parts_ > step; };
     for (int k = 0; k < kTries; ++k) {
       if (over()) return;
