@@ -28,7 +28,7 @@ class ForwardInPlace : ForwardRows<T> {
   }
 
  private:
-  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::width_;
+  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::time_, Base::width_;
 
   static Size row_size(const Forward<T>& pass) { return kGates * pass.hidden + kLanes<T>; }
 
@@ -39,7 +39,7 @@ class ForwardInPlace : ForwardRows<T> {
     const Range chunk = this->chunk();
     if (this->begins_chunk()) multiply_inputs(chunk, inputs);
     for_row_tiles(rows_, [&](auto count, Size row) {
-      const T* from = inputs + (row * kChunk + this->time() - chunk.begin) * columns;
+      const T* from = inputs + (row * kChunk + time_ - chunk.begin) * columns;
       multiply_hidden<decltype(count)::value>(row, from, z + row * size, size);
     });
     for (Size row = 0; row < rows_; ++row) {

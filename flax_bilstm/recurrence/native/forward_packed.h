@@ -54,7 +54,7 @@ class ForwardPacked : ForwardRows<T> {
   }
 
  private:
-  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::width_;
+  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::time_, Base::width_;
 
   static constexpr Size kColumn = kGates * kLanes<T>;  // one row of a panel
 
@@ -79,21 +79,21 @@ class ForwardPacked : ForwardRows<T> {
   }
 
   template <int Rows>
-  inline void multiply_both(Size first, Size number, const T* panel) {
+  __attribute__((noinline)) void multiply_both(Size first, Size number, const T* panel) {
     Vector<T> z[Rows][kGates];
     for (int row = 0; row < Rows; ++row) {
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(panel + gate * kLanes<T>);
     }
-    multiply(z, this->x(this->time(), first), pass_.sequence_stride() * pass_.input, 1,
+    multiply(z, this->x(time_, first), pass_.sequence_stride() * pass_.input, 1,
              pass_.input, panel + kColumn, kColumn);
     add_hidden(z, first, number, panel);
   }
 
   template <int Rows>
-  inline void multiply_hidden(Size first, Size number, const T* panel) {
+  __attribute__((noinline)) void multiply_hidden(Size first, Size number, const T* panel) {
     Vector<T> z[Rows][kGates];
     for (int row = 0; row < Rows; ++row) {
-      const T* from = inputs(this->time() - this->chunk().begin, first + row, number);
+      const T* from = inputs(time_ - this->chunk().begin, first + row, number);
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(from + gate * kLanes<T>);
     }
     add_hidden(z, first, number, panel);

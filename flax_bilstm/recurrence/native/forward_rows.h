@@ -26,15 +26,14 @@ class ForwardRows {
         rows_(rows.size()),
         width_(width(pass)),
         step_(step - 1),
+        time_(pass.reverse ? pass.time - step : step - 1),
         cell_(scratch),
         hidden_(scratch + (step % 2 ? 1 : 2) * rows_ * width_),
         next_(scratch + (step % 2 ? 2 : 1) * rows_ * width_),
         rest_(scratch + states_size(pass, rows_)) {}
 
  protected:
-  // The time of the step, in the order of the sequences' elements.
-  Size time() const { return pass_.reverse ? pass_.time - 1 - step_ : step_; }
-  bool valid(Size row) const { return time() < pass_.lengths[begin_ + row]; }
+  bool valid(Size row) const { return time_ < pass_.lengths[begin_ + row]; }
   const T* x(Size t, Size row) const {
     return pass_.x + pass_.row_of(t, begin_ + row) * pass_.input;
   }
@@ -81,6 +80,7 @@ class ForwardRows {
   const Size begin_, rows_;
   const Size width_;  // of a row of the states: whole vectors
   const Size step_;   // from 0 on; −1 while the initial states are set
+  const Size time_;   // of the step, in the order of the sequences' elements
   T *const cell_, *const hidden_, *const next_, *const rest_;
 
  private:
@@ -108,7 +108,7 @@ class ForwardRows {
 
   inline void save(Size row, Size unit, const Vector<T> (&gates)[kGates], Vector<T> cell) {
     if (!pass_.gates) return;
-    const Size step = pass_.row_of(time(), begin_ + row), count = pass_.hidden - unit;
+    const Size step = pass_.row_of(time_, begin_ + row), count = pass_.hidden - unit;
     for (Size gate = 0; gate < kGates; ++gate) {
       store(pass_.gates + (step * kGates + gate) * pass_.hidden + unit, gates[gate], count);
     }
@@ -116,7 +116,7 @@ class ForwardRows {
   }
 
   T* output(Size row) const {
-    return pass_.outputs + pass_.row_of(time(), begin_ + row) * pass_.output_stride();
+    return pass_.outputs + pass_.row_of(time_, begin_ + row) * pass_.output_stride();
   }
 };
 
