@@ -8,7 +8,6 @@
 #endif
 
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
 #include <vector>
 
@@ -26,10 +25,14 @@ namespace ffi = xla::ffi;
 // one has woken up.
 constexpr Size kSmall = 256 * 1024;
 
+inline Size products(const Layer& layer) {
+  const Size each = layer.batch * (layer.input + layer.hidden) * 4 * layer.hidden;
+  return layer.directions * layer.time * each;
+}
+
 template <typename Pass, typename T>
 Size threads_for(const ffi::ThreadPool& pool, const Pass& pass, const Kernel<Pass, T>& kernel) {
-  const Size products = pass.time * pass.batch * (pass.input + pass.hidden) * 4 * pass.hidden;
-  const bool small = pass.directions * products < kSmall * kernel.lanes;
+  const bool small = products(pass) < kSmall * kernel.lanes;
   return small ? 1 : std::max<Size>(1, pool.num_threads());
 }
 
@@ -61,28 +64,40 @@ void run(ffi::ThreadPool& pool, const std::vector<Pass>& passes, const Kernel<Pa
   });
 }
 
-// The size in bytes of each core's second cache.
+// The size in bytes of each core's second cache, at least 1 MiB: weights that small are read soon.
 inline Size second_cache() {
+  constexpr Size kLeast = 1024 * 1024;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-  static const Size size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (size > 0) return size;
+  static const Size size = std::max<Size>(kLeast, sysconf(_SC_LEVEL2_CACHE_SIZE));
+  return size;
+#else
+  return kLeast;
 #endif
-  return 1024 * 1024;
 }
 
-// How many threads should share each step of a direction: as many as hold its recurrent weights in
-// their second caches, if one alone cannot. 1 if there are not that many, or if there are so few
-// steps that packing would take longer.
-template <typename T>
-Size threads_per_direction(const Layer& layer, Size threads) {
-  static const long max_batch = getenv("X_BATCH") ? atol(getenv("X_BATCH")) : kLargestUnpackedBatch;
-  static const long min_time = getenv("X_TIME") ? atol(getenv("X_TIME")) : 8;
-  static const long min_bytes = getenv("X_BYTES") ? atol(getenv("X_BYTES")) : 0;
-  const Size weights = 4 * layer.hidden * layer.hidden * Size{sizeof(T)}, cache = second_cache();
-  if (layer.batch > max_batch || layer.time < min_time) return 1;
-  if (min_bytes && weights >= min_bytes && weights <= threads * cache) return std::max<Size>(2, weights / cache);
-  if (weights <= cache || weights > threads * cache) return 1;
-  return (weights + cache - 1) / cache;
+// Up to this batch size, reading the weights takes about as long as multiplying them.
+constexpr Size kLargestShared = 16;
+
+// Sharing costs some microseconds a step, and packing the weights as much as several steps. So it
+// takes a number of steps, of products of vectors, and of bytes for each thread to multiply.
+constexpr Size kFewSteps = 8, kFewProducts = 4 * kSmall, kFewBytes = 256 * 1024;
+
+// How many threads share each step of a direction; 1 if none. They do where a direction's recurrent
+// weights are too large for one core's second cache but not for those of all, and where the batch
+// is too small to be split while there are more threads than directions.
+template <typename Pass, typename T>
+Size threads_per_direction(const Pass& pass, const StepKernel<Pass, T>& kernel, Size threads) {
+  const Size weights = 4 * pass.hidden * pass.hidden * Size{sizeof(T)}, cache = second_cache();
+  if (pass.time < kFewSteps || products(pass) < kFewProducts * kernel.lanes) return 1;
+  Size sharing = 1;
+  if (weights > cache && weights <= threads * cache && pass.batch <= kLargestShared) {
+    sharing = (weights + cache - 1) / cache;
+  }
+  if (pass.batch <= kernel.tile) {
+    sharing = std::max(sharing, std::min(threads / pass.directions,
+                                         pass.batch * weights / kFewBytes));
+  }
+  return sharing;
 }
 
 // The same for passes over time, where threads may share each step of a direction.
@@ -90,7 +105,7 @@ template <typename Pass, typename T>
 void run(ffi::ThreadPool& pool, std::vector<Pass> passes, const StepKernel<Pass, T>& kernel) {
   const Pass& first = passes.front();
   const Size all_threads = threads_for(pool, first, kernel);
-  const Size parts = threads_per_direction<T>(first, all_threads);
+  const Size parts = threads_per_direction(first, kernel, all_threads);
   if (parts == 1) return run(pool, passes, static_cast<const Kernel<Pass, T>&>(kernel));
   for (Pass& pass : passes) pass.shared = true;
   const Size directions = static_cast<Size>(passes.size()), blocks = kernel.blocks(first);
