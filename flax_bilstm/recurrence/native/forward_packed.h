@@ -79,7 +79,7 @@ class ForwardPacked : ForwardRows<T> {
   }
 
   template <int Rows>
-  __attribute__((noinline)) void multiply_both(Size first, Size number, const T* panel) {
+  FLAX_BILSTM_NOINLINE void multiply_both(Size first, Size number, const T* panel) {
     Vector<T> z[Rows][kGates];
     for (int row = 0; row < Rows; ++row) {
       for (int gate = 0; gate < kGates; ++gate) z[row][gate] = load(panel + gate * kLanes<T>);
@@ -90,7 +90,7 @@ class ForwardPacked : ForwardRows<T> {
   }
 
   template <int Rows>
-  __attribute__((noinline)) void multiply_hidden(Size first, Size number, const T* panel) {
+  FLAX_BILSTM_NOINLINE void multiply_hidden(Size first, Size number, const T* panel) {
     Vector<T> z[Rows][kGates];
     for (int row = 0; row < Rows; ++row) {
       const T* from = inputs(time_ - this->chunk().begin, first + row, number);

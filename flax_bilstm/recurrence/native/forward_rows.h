@@ -84,7 +84,7 @@ class ForwardRows {
   T *const cell_, *const hidden_, *const next_, *const rest_;
 
  private:
-  inline void activate(Size row, Size unit, const Vector<T> (&z)[kGates]) {
+  FLAX_BILSTM_NOINLINE void activate(Size row, Size unit, const Vector<T> (&z)[kGates]) {
     const Size count = pass_.hidden - unit, state = row * width_ + unit;
     const Vector<T> i = sigmoid<T>(z[0]), f = sigmoid<T>(z[1]), g = tanh<T>(z[2]),
                     o = sigmoid<T>(z[3]);
