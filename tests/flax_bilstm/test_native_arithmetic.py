@@ -12,7 +12,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm.recurrence.native import library
-from flax_bilstm.recurrence.native.layer import run_layer
+from flax_bilstm.recurrence.native.layer import run_direction, run_layer
 
 from .native_layer import case, run_directions, run_python
 
@@ -173,16 +173,34 @@ PROGRAM = """
     import jax, jax.numpy as jnp, numpy as np
     from flax import nnx
     import flax_bilstm as fb
+    from flax_bilstm.recurrence.native import library
 
     digest = hashlib.sha256()
-    for batch, time in ((1, 60), (3, 4), (23, 4)):
-        lstm = fb.LSTM(5, 40, bidirectional=batch != 23, implementation="native", rngs=nnx.Rngs(0))
+    for batch, time, hidden, bidirectional in {layers}:
+        lstm = fb.LSTM(
+            5, hidden, bidirectional=bidirectional, implementation="native", rngs=nnx.Rngs(0)
+        )
         x = np.random.default_rng(0).normal(size=(batch, time, 5)).astype(np.float32)
-        gradient = nnx.jit(nnx.grad(lambda lstm, x: (lstm(x)[0] ** 2).sum(), argnums=1))
-        for array in (lstm(x)[0], gradient(lstm, x)):
-            digest.update(np.asarray(array).tobytes())
+
+        def loss(lstm, x):
+            outputs = lstm(x)[0]
+            return (outputs**2).sum(), outputs
+
+        run = nnx.jit(nnx.grad(loss, argnums=1, has_aux=True))
+        assert fb.native_available()
+        for name in library.INSTRUCTION_SETS:
+            if library.load().flax_bilstm_choose_instruction_set(name.encode()):
+                for array in run(lstm, x):
+                    digest.update(np.asarray(array).tobytes())
     print(digest.hexdigest())
 """
+
+# batch, time, hidden, bidirectional. Several threads share each step of the layers in the second
+# line: of one direction alone, or where the weights are larger than one core's second cache.
+LAYERS = [
+    (1, 60, 40, True), (3, 4, 40, True), (23, 4, 40, False),
+    (2, 70, 257, False), (5, 40, 260, False), (1, 12, 500, True),
+]  # fmt: skip
 
 
 @pytest.mark.skipif(
@@ -192,21 +210,33 @@ def test_one_processor_and_several_give_the_same_bits():
     available = sorted(os.sched_getaffinity(0))
     if len(available) < 2:
         pytest.skip("this machine has one processor, so there are no several to compare with")
-    runs = [run_python(PROGRAM.format(cpus=cpus)) for cpus in (available[:1], available)]
+    runs = [
+        run_python(PROGRAM.format(cpus=cpus, layers=LAYERS)) for cpus in (available[:1], available)
+    ]
     assert not any(run.returncode for run in runs), runs
     assert runs[0].stdout == runs[1].stdout != ""
 
 
-def test_many_calls_at_once_end():
+@pytest.mark.parametrize(
+    ("shape", "shared"), [((20, 9, 4, 33), False), ((70, 2, 4, 256), True)], ids=["parts", "shared"]
+)
+def test_many_calls_at_once_end(shape, shared):
     """More at once than there are threads, inside of one program and from many callers."""
-    weights, x, states, valid = case((20, 9, 4, 33), jnp.float32)
-    expected = results(weights, x, states, valid)["outputs"]
+    weights, x, states, valid = case(shape, jnp.float32)
+
+    def run(x):
+        if not shared:
+            return run_layer(weights, x, states, valid)[0]
+        state = jax.tree.map(lambda both: both[0], states)  # one direction: its steps are shared
+        return run_direction(weights[0], x, state, valid, False)[0]
+
+    expected = jax.jit(run)(x)
 
     @jax.jit
     def many(x):
-        return [run_layer(weights, x + 0 * k, states, valid)[0] for k in range(16)]
+        return [run(x + 0 * k) for k in range(16)]
 
     with ThreadPoolExecutor(12) as callers:
-        for outputs in callers.map(many, [x] * 48):
+        for outputs in callers.map(many, [x] * (12 if shared else 48)):
             for each in outputs:
                 np.testing.assert_array_equal(each, expected)

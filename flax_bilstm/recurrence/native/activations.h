@@ -54,7 +54,7 @@ struct Power {
 };
 
 template <typename T>
-inline Power<T> power(Vector<T> x) {
+FLAX_BILSTM_INLINE Power<T> power(Vector<T> x) {
   using E = Exponential<T>;
   const Vector<T> shifted = fma(x, broadcast(E::log2_e), broadcast(E::round));
   const Vector<T> n = shifted - E::round;
@@ -69,7 +69,7 @@ inline Power<T> power(Vector<T> x) {
 }
 
 template <typename T>
-inline Vector<T> sigmoid(Vector<T> x) {
+FLAX_BILSTM_INLINE Vector<T> sigmoid(Vector<T> x) {
   using E = Exponential<T>;
   Vector<T> minus = -x;
   minus = minus > E::overflow ? broadcast(E::infinite) : minus;  // a comparison keeps NaN
@@ -82,7 +82,7 @@ inline Vector<T> sigmoid(Vector<T> x) {
 // 0. The rounding error of the denominator is corrected where it matters, with 1 / denominator =
 // (1 − quotient) / 2.
 template <typename T>
-inline Vector<T> tanh(Vector<T> x) {
+FLAX_BILSTM_INLINE Vector<T> tanh(Vector<T> x) {
   using E = Exponential<T>;
   const Bits<T> sign = (Bits<T>)broadcast(T{-0.0}) & (Bits<T>)x;
   Vector<T> y = (Vector<T>)((Bits<T>)x ^ sign);

@@ -9,6 +9,8 @@
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
+// Step 0 sets the gradients of the final states. Step k > 0 multiplies dz of the k-th step from the
+// end, so that the gradient of the state before it is known. Each then computes dz of the next step.
 template <typename T>
 class BackwardPass {
  public:
@@ -18,54 +20,75 @@ class BackwardPass {
 
   // A panel holds W_hh transposed, (4 hidden, kPanel). Columns past the last unit are 0.
   static Size panels(const Pass& pass) {
-    return reads_weights_in_place<T>(pass.batch, pass.hidden) ? 0
-                                                              : whole_vectors(pass.hidden, kPanel);
+    return reads_weights_in_place<T>(pass.batch, pass.hidden) ? 0 : blocks(pass);
   }
   static Size count(const Pass& pass) { return pass.batch; }
+  static Size blocks(const Pass& pass) { return whole_vectors(pass.hidden, kPanel); }
   static Size panel_size(const Pass& pass) { return kGates * pass.hidden * kPanel; }
-  static void pack(const Pass& pass, Size panel, T* packed) {
-    T* to = packed + panel * panel_size(pass);
+  static void pack(const Pass& pass, Range panels, T* packed) {
     const Size columns = kGates * pass.hidden;
-    for (Size k = 0; k < kPanel; ++k) {
-      const Size unit = panel * kPanel + k;
+    for (Size unit = panels.begin * kPanel; unit < panels.end * kPanel; ++unit) {
+      T* to = packed + unit / kPanel * panel_size(pass) + unit % kPanel;
       const T* from = pass.kernel_hh + unit * columns;
       for (Size column = 0; column < columns; ++column) {
-        to[column * kPanel + k] = unit < pass.hidden ? from[column] : T{0};
+        to[column * kPanel] = unit < pass.hidden ? from[column] : T{0};
       }
     }
   }
 
   static Size scratch_size(const Pass& pass, Size rows) { return 2 * rows * width(pass); }
 
-  static void run(const Pass& pass, Size begin, Size end, const T* packed, T* scratch) {
-    BackwardPass part(pass, begin, end - begin, scratch);
-    for (Size step = 0; step < pass.time; ++step) {
-      const Size t = pass.reverse ? step : pass.time - 1 - step;
-      part.differentiate_gates(t);
-      if (panels(pass)) {
-        part.multiply_packed(t, packed);
-      } else {
-        part.multiply_in_place(t);
-      }
+  static void step(const Pass& pass, Size step, Range rows, Range blocks, const T* packed,
+                   T* scratch) {
+    BackwardPass part(pass, rows, scratch);
+    const auto time = [&](Size k) { return pass.reverse ? k : pass.time - 1 - k; };
+    const Range units{blocks.begin * kPanel, blocks.end * kPanel};
+    if (step == 0) {
+      part.set_final_state(units);
+    } else if (panels(pass)) {
+      part.multiply_packed(time(step - 1), blocks, packed);
+    } else {
+      part.multiply_in_place(time(step - 1), units);
     }
-    part.write_initial_state();
+    if (step < pass.time) {
+      part.differentiate_gates(time(step), units);
+    } else {
+      part.write_initial_state(units);
+    }
   }
 
  private:
-  static Size width(const Pass& pass) { return whole_vectors(pass.hidden, kPanel) * kPanel; }
+  static Size width(const Pass& pass) { return blocks(pass) * kPanel; }
 
-  BackwardPass(const Pass& pass, Size begin, Size rows, T* scratch)
+  BackwardPass(const Pass& pass, Range rows, T* scratch)
       : pass_(pass),
-        begin_(begin),
-        rows_(rows),
+        begin_(rows.begin),
+        rows_(rows.size()),
         width_(width(pass)),
         d_cell_(scratch),
-        d_hidden_(scratch + rows * width_) {
-    for (Size row = 0; row < rows; ++row) {
-      for (Size unit = 0; unit < width_; unit += kLanes<T>) {
-        const Size from = (begin + row) * pass.hidden + unit, count = pass.hidden - unit;
-        store(d_cell_ + row * width_ + unit, load(pass.d_c_n + from, count));
-        store(d_hidden_ + row * width_ + unit, load(pass.d_h_n + from, count));
+        d_hidden_(scratch + rows_ * width_) {}
+
+  void set_final_state(Range units) {
+    for_vectors(units, [&](Size row, Size unit) {
+      const Size from = (begin_ + row) * pass_.hidden + unit, count = pass_.hidden - unit;
+      store(d_cell_ + row * width_ + unit, load(pass_.d_c_n + from, count));
+      store(d_hidden_ + row * width_ + unit, load(pass_.d_h_n + from, count));
+    });
+  }
+
+  void write_initial_state(Range units) const {
+    for_vectors(units, [&](Size row, Size unit) {
+      const Size to = (begin_ + row) * pass_.hidden + unit, count = pass_.hidden - unit;
+      store(pass_.d_h_0 + to, load(d_hidden_ + row * width_ + unit), count);
+      store(pass_.d_c_0 + to, load(d_cell_ + row * width_ + unit), count);
+    });
+  }
+
+  template <typename F>
+  void for_vectors(Range units, const F& f) const {
+    for (Size row = 0; row < rows_; ++row) {
+      for (Size unit = units.begin; unit < units.end && unit < pass_.hidden; unit += kLanes<T>) {
+        f(row, unit);
       }
     }
   }
@@ -75,14 +98,17 @@ class BackwardPass {
     return pass_.dz + pass_.row_of(t, begin_ + row) * kGates * pass_.hidden;
   }
 
-  void differentiate_gates(Size t) {
-    for (Size row = 0; row < rows_; ++row) {
-      if (!valid(t, row)) {
-        std::memset(dz(t, row), 0, static_cast<std::size_t>(kGates * pass_.hidden) * sizeof(T));
-        continue;
+  void differentiate_gates(Size t, Range units) {
+    for_vectors(units, [&](Size row, Size unit) {
+      if (valid(t, row)) {
+        differentiate(t, row, unit);
+      } else {
+        T* to = dz(t, row) + unit;
+        for (Size gate = 0; gate < kGates; ++gate) {
+          store(to + gate * pass_.hidden, Vector<T>{}, pass_.hidden - unit);
+        }
       }
-      for (Size unit = 0; unit < pass_.hidden; unit += kLanes<T>) differentiate(t, row, unit);
-    }
+    });
   }
 
   inline void differentiate(Size t, Size row, Size unit) {
@@ -109,9 +135,9 @@ class BackwardPass {
   }
 
   // dh of the step before: dz W_hh transposed. In the padding dh is unchanged.
-  void multiply_packed(Size t, const T* packed) {
+  void multiply_packed(Size t, Range panels, const T* packed) {
     const Size depth = kGates * pass_.hidden, stride = pass_.sequence_stride() * depth;
-    for_panels(t, panels(pass_), [&](Size number) {
+    for_panels(t, panels, [&](Size number) {
       const Size unit = number * kPanel;
       const T* panel = packed + number * panel_size(pass_);
       for_row_tiles(rows_, [&](auto number, Size first) {
@@ -129,7 +155,7 @@ class BackwardPass {
   }
 
   // The same from W_hh without packing: each unit is a product of two rows.
-  void multiply_in_place(Size t) {
+  void multiply_in_place(Size t, Range units) {
     constexpr int kUnits = 8;  // computed together: 8 sums hide the latency of an addition
     const auto multiply_all = [&](auto number, Size unit) {
       for (Size row = 0; row < rows_; ++row) {
@@ -137,11 +163,12 @@ class BackwardPass {
         multiply_rows<decltype(number)::value>(t, row, unit, d_hidden_ + row * width_);
       }
     };
-    const Size groups = pass_.hidden / kUnits;
+    const Size end = units.end < pass_.hidden ? units.end : pass_.hidden;
+    const Range groups{units.begin / kUnits, end / kUnits};
     for_panels(t, groups, [&](Size group) {
       multiply_all(std::integral_constant<int, kUnits>{}, group * kUnits);
     });
-    for (Size unit = groups * kUnits; unit < pass_.hidden; ++unit) {
+    for (Size unit = groups.end * kUnits; unit < end; ++unit) {
       multiply_all(std::integral_constant<int, 1>{}, unit);
     }
   }
@@ -159,12 +186,6 @@ class BackwardPass {
       }
     }
     for (int u = 0; u < Units; ++u) to[unit + u] = sum<T>(sums[u]);
-  }
-
-  void write_initial_state() const {
-    const Size size = pass_.hidden;
-    copy_rows(pass_.d_h_0 + begin_ * size, size, d_hidden_, width_, rows_, size);
-    copy_rows(pass_.d_c_0 + begin_ * size, size, d_cell_, width_, rows_, size);
   }
 
   const Pass& pass_;

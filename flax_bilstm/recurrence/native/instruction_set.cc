@@ -8,16 +8,31 @@
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
+// All steps of some rows of the batch.
 template <typename Pass, typename T>
-constexpr Kernel<typename Pass::Pass, T> kernel() {
+void run_steps(const typename Pass::Pass& pass, Size begin, Size end, const T* packed, T* scratch) {
+  const Range blocks{0, Pass::blocks(pass)};
+  for (Size step = 0; step <= pass.time; ++step) {
+    Pass::step(pass, step, {begin, end}, blocks, packed, scratch);
+  }
+}
+
+template <typename Pass, typename T>
+constexpr Kernel<typename Pass::Pass, T> kernel(void (*run)(const typename Pass::Pass&, Size, Size,
+                                                            const T*, T*)) {
   return {kLanes<T>,        Pass::kTile, Pass::count,        Pass::panels,
-          Pass::panel_size, Pass::pack,  Pass::scratch_size, Pass::run};
+          Pass::panel_size, Pass::pack,  Pass::scratch_size, run};
+}
+
+template <typename Pass, typename T>
+constexpr StepKernel<typename Pass::Pass, T> step_kernel() {
+  return {kernel<Pass, T>(run_steps<Pass, T>), Pass::blocks, Pass::step};
 }
 
 template <typename T>
 constexpr Kernels<T> kernels() {
-  return {kernel<ForwardPass<T>, T>(), kernel<BackwardPass<T>, T>(),
-          kernel<WeightGradientsPass<T>, T>()};
+  return {step_kernel<ForwardPass<T>, T>(), step_kernel<BackwardPass<T>, T>(),
+          kernel<WeightGradientsPass<T>, T>(WeightGradientsPass<T>::run)};
 }
 
 template <typename T, Vector<T> (*function)(Vector<T>)>

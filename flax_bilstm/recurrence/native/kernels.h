@@ -10,6 +10,11 @@ namespace flax_bilstm {
 
 using Size = std::ptrdiff_t;
 
+struct Range {
+  Size begin, end;
+  Size size() const { return end - begin; }
+};
+
 // Up to this batch size the weights are not packed: copying them would take longer than it saves.
 constexpr Size kLargestUnpackedBatch = 4;
 
@@ -18,6 +23,7 @@ struct Layer {
   Size time, batch, input, hidden, directions;
   bool reverse;                 // from each sequence's last step to its first
   bool batch_major;             // arrays over time are (batch, time, ·), not (time, batch, ·)
+  bool shared;                  // several threads compute each step of a direction together
   const std::int32_t* lengths;  // (batch,), each from 0 to time
 
   // From one step or one sequence to the next, in rows of the arrays over time.
@@ -68,7 +74,7 @@ struct WeightGradients : Layer {
   T* d_bias;                 // (4 hidden,)
 };
 
-// A pass in parts: `pack` packs one panel of the weights; then `run` computes the items from
+// A pass in parts: `pack` packs some panels of the weights; then `run` computes the items from
 // `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns.
 // There are no more parts than tiles; results do not depend on how the work is split. Sizes are
 // numbers of elements; `panels` is 0 if nothing is packed.
@@ -78,15 +84,24 @@ struct Kernel {
   Size (*count)(const Pass&);
   Size (*panels)(const Pass&);
   Size (*panel_size)(const Pass&);
-  void (*pack)(const Pass&, Size panel, T* packed);
+  void (*pack)(const Pass&, Range panels, T* packed);
   Size (*scratch_size)(const Pass&, Size count);
   void (*run)(const Pass&, Size begin, Size end, const T* packed, T* scratch);
 };
 
+// A pass over time, where `step` may compute only some of `blocks` of hidden units, if all blocks
+// of a step are computed before the next step. Panels, if any, are those of the blocks. Step 0
+// sets the first states; then there is one for each step in time.
+template <typename Pass, typename T>
+struct StepKernel : Kernel<Pass, T> {
+  Size (*blocks)(const Pass&);
+  void (*step)(const Pass&, Size step, Range rows, Range blocks, const T* packed, T* scratch);
+};
+
 template <typename T>
 struct Kernels {
-  Kernel<Forward<T>, T> forward;
-  Kernel<Backward<T>, T> backward;
+  StepKernel<Forward<T>, T> forward;
+  StepKernel<Backward<T>, T> backward;
   Kernel<WeightGradients<T>, T> weight_gradients;
 };
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "call.h"
+#include "run.h"
 
 namespace flax_bilstm {
 namespace {

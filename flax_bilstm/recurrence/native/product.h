@@ -55,8 +55,10 @@ inline void for_row_tiles(Size rows, const F& f) {
 // Calls f(panel) for all panels, to and fro: each step begins with the weights that the one before
 // left in the cache.
 template <typename F>
-inline void for_panels(Size step, Size panels, const F& f) {
-  for (Size k = 0; k < panels; ++k) f(step % 2 ? panels - 1 - k : k);
+inline void for_panels(Size step, Range panels, const F& f) {
+  for (Size k = 0; k < panels.size(); ++k) {
+    f(step % 2 ? panels.end - 1 - k : panels.begin + k);
+  }
 }
 
 // Calls f(first column) for blocks of `width` columns; the last one overlaps the one before it.

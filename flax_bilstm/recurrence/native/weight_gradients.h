@@ -19,7 +19,7 @@ class WeightGradientsPass {
   static Size count(const Pass& pass) { return whole_vectors(kGates * pass.hidden, kPanel); }
   static Size panels(const Pass&) { return 0; }
   static Size panel_size(const Pass&) { return 0; }
-  static void pack(const Pass&, Size, T*) {}
+  static void pack(const Pass&, Range, T*) {}
   static Size scratch_size(const Pass& pass, Size) { return kDepth * (width(pass) + kPanel); }
 
   // The columns of dz from panel `begin` to panel `end`.
