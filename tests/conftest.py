@@ -66,24 +66,24 @@ def no_network() -> Iterator[None]:
         yield
 
 
-SIMPLE_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
-"""XLA's older way from fusions to LLVM: it takes a third of the time to compile."""
-
-
-@pytest.fixture(scope="session")
-def simple_emitters() -> dict[str, bool]:
-    """SIMPLE_EMITTERS where this version of XLA has the option, else nothing."""
+def where_known(options: dict[str, bool]) -> dict[str, bool]:
+    """The options if this version of XLA has them, else nothing."""
     try:
-        jax.jit(lambda: 0, compiler_options=SIMPLE_EMITTERS)()
+        jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:
         return {}
-    return SIMPLE_EMITTERS
+    return options
+
+
+SIMPLE_EMITTERS = where_known({"xla_cpu_use_fusion_emitters": False})
+"""XLA's older way from fusions to LLVM: it takes a third of the time to compile."""
+
+UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""What `jax_disable_most_optimizations` sets."""
 
 
 @pytest.fixture
-def quickly_compiled(
-    simple_emitters: dict[str, bool], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For tests of what is computed, not of its rounding: compiling is most of a test's time.
 
     XLA optimizes the program as ever; the machine code of it is made simply and hardly optimized.
@@ -91,7 +91,7 @@ def quickly_compiled(
     as_ever = compiler.get_compile_options
 
     def options(*args: Any, env_options_overrides: Any = None, **others: Any) -> Any:
-        overrides = simple_emitters | (env_options_overrides or {})
+        overrides = SIMPLE_EMITTERS | (env_options_overrides or {})
         return as_ever(*args, env_options_overrides=overrides, **others)
 
     monkeypatch.setattr(compiler, "get_compile_options", options)
@@ -100,10 +100,34 @@ def quickly_compiled(
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+DRAWS = ("jit__uniform", "jit__normal", "jit__truncated_normal", "jit__orthogonal")
+"""The programs that draw initial weights: JAX compiles one for each shape, in a fifth of a second.
+
+They were nearly half of the time spent compiling in tests/flax_bilstm. Nothing judges how they are
+compiled, so they are compiled quickly in all tests.
+"""
+
+
+def compile_draws_quickly() -> None:
+    """Must come before the test modules are imported: several hold models of their own."""
+    as_ever = compiler.compile_or_get_cached
+
+    def compiled(backend: Any, program: Any, devices: Any, options: Any, *others: Any) -> Any:
+        if program.operation.attributes["sym_name"].value in DRAWS:
+            overrides = SIMPLE_EMITTERS | UNOPTIMIZED
+            options.env_option_overrides = [*options.env_option_overrides, *overrides.items()]
+        return as_ever(backend, program, devices, options, *others)
+
+    compiler.compile_or_get_cached = compiled
+
+
+compile_draws_quickly()
+
+
 @pytest.fixture(scope="session")
-def quick_environment(simple_emitters: dict[str, bool]) -> dict[str, str]:
+def quick_environment() -> dict[str, str]:
     """`quickly_compiled` for other processes; and one thread, since the workers share the cores."""
-    flags = [f"--{name}={str(value).lower()}" for name, value in simple_emitters.items()]
+    flags = [f"--{name}={str(value).lower()}" for name, value in SIMPLE_EMITTERS.items()]
     return {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "OMP_NUM_THREADS": "1",
@@ -128,3 +152,11 @@ def standard_promotion() -> Iterator[None]:
     """For tests that step optax's Adam, whose bias correction raises a float to an int32."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations as outside the tests: not enforced, so that our own errors are what one sees."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -13,6 +13,9 @@ from parity.selftest.fault import more_steps_than
 from parity.selftest.faults import FAULTS, SHOWS, Fault
 from parity.selftest.networks import NETWORKS, OURS
 
+# Operations run one by one, as no user's program does: how they are compiled is not judged here.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def numbers(*names):
     known = [fault.name for fault in FAULTS]
