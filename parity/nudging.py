@@ -169,11 +169,13 @@ def flushed(seed: int) -> Iterator[None]:
 def moved_functions(dtype: str, seed: int) -> Iterator[None]:
     """Move the values of torch's elementary functions by one ULP; flush as `flushed` does.
 
-    On CPUs an LSTM is one operator of oneDNN. In float32 it is replaced by its single operations,
-    which round as it does. In bfloat16 it is kept, since single operations would round every gate
-    to 8 bits and the operator does not.
+    On CPUs an LSTM is one operator of oneDNN, whose functions cannot be moved. So it is replaced by
+    its single operations. In bfloat16 these round every gate and every sum to 8 bits, as a loop in
+    bfloat16 does, and the operator rounds only its results. A right program may do either: even
+    seeds keep the operator, odd ones replace it.
     """
-    (enabled, *_) = torch.backends.mkldnn.set_flags(None if dtype == "bfloat16" else False)
+    kept = dtype == "bfloat16" and seed % 2 == 0
+    (enabled, *_) = torch.backends.mkldnn.set_flags(None if kept else False)
     try:
         with flushed(seed), _ElementaryFunctions(seed):
             yield
@@ -212,7 +214,22 @@ class _Moving:
             factors = factors.repeat(-(-size // len(factors)) + 1)
         start = self.taken % _POOL
         self.taken += size
-        value.mul_(factors[start : start + size].view(value.shape).to(value.device))
+        factors = factors[start : start + size].view(value.shape).to(value.device)
+        if value.dtype == torch.bfloat16:
+            value.copy_(_neighbours(value, factors > 1))
+        else:
+            value.mul_(factors)
+
+
+def _neighbours(value: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """The next number up or down; 0, 1 and −1, where functions are saturated, stay.
+
+    Times 1 − ε would be two numbers down from a value just below 1, and 1 would become 1 + ε, which
+    no σ returns: in bfloat16 that would be far too much for derivatives such as σ (1 − σ).
+    """
+    limits = torch.where(up, torch.inf, -torch.inf).to(value.dtype)
+    saturated = (value == 0) | (value.abs() == 1)
+    return torch.where(saturated, value, value.nextafter(limits))
 
 
 class _ElementaryFunctions(_Moving, TorchDispatchMode):

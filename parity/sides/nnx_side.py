@@ -17,6 +17,7 @@ from parity.sides import trees
 from parity.sides.calls import POSITIONAL
 from parity.sides.intercept import (
     AnyModule,
+    Handler,
     Ports,
     intercepted_nnx,
     nnx_submodules,
@@ -39,6 +40,7 @@ from parity.sides.side import (
 )  # fmt: skip
 from parity.sides.substitutes import substituting
 from parity.sides.variables import Named, Variables, flat
+from parity.tolerances import TRUTH
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -98,6 +100,30 @@ class NnxSide(Side):
         """The shape and dtype of every stage, without running anything."""
         with _precision(dtype):
             return self._shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
+
+    def called(self, paths: Iterable[str], inputs: Arrays) -> list[str]:
+        """These submodules' paths in the order of their calls, once for every call.
+
+        Calls of copies that a transformation such as `nnx.scan` makes are not counted.
+        """
+        calls: list[str] = []
+
+        def noting(path: str) -> Handler:
+            def handle(call: Any, args: tuple, kwargs: dict) -> Any:
+                calls.append(path)
+                return call(*args, **kwargs)
+
+            return handle
+
+        def run(leaves: Named, inputs: Named) -> None:
+            model = self._variables.model(leaves)
+            with intercepted_nnx({path: noting(path) for path in paths}, nnx_submodules(model)):
+                self.call(model, inputs)
+
+        with suppress(Exception), _precision(TRUTH):  # the check raises it again
+            leaves = self._variables.leaves(self.parameters, TRUTH)
+            jax.eval_shape(run, leaves, cast(without_target(inputs), TRUTH))
+        return calls
 
     def prepare(self, inputs: Arrays, dtype: str) -> None:
         """See `Side`."""

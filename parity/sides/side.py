@@ -7,7 +7,7 @@ are the sides of models; a side of another kind is another subclass.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from parity.sides.optimizers import Optimizer
+from parity.sides.settings import Setting
 
 Arrays = Mapping[str, np.ndarray]
 """Arrays by name; where order matters, in order of computation."""
@@ -136,41 +137,6 @@ class Side(ABC):
     ) -> Iterator[Step]:
         """Train on these gradients, one step for each, without a loss; empty if the side cannot."""
         return iter(())
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting of layers that only training mode uses.
-
-    Attributes:
-        name: its name in reports.
-        reference: its different values in the reference.
-        candidate: those in the candidate, in the same meaning and order.
-        hint: what explains a difference, if that is known.
-    """
-
-    name: str
-    reference: tuple[float, ...]
-    candidate: tuple[float, ...]
-    hint: str = ""
-
-    @property
-    def equal(self) -> bool:
-        """Whether both sides have the same values."""
-        return self.reference == self.candidate
-
-    @property
-    def words(self) -> str:
-        """The values of both sides."""
-        if self.equal:
-            return f"{self.name} {list(self.reference)} in both"
-        theirs, ours = list(self.reference) or "none", list(self.candidate) or "none"
-        return f"{self.name} {theirs} in the reference, {ours} in the candidate{self.hint}"
-
-
-def distinct(values: Iterable[float]) -> tuple[float, ...]:
-    """Each value once, in ascending order."""
-    return tuple(sorted({round(float(value), 9) for value in values}))
 
 
 @dataclass(frozen=True)

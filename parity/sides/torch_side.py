@@ -139,6 +139,18 @@ class TorchSide(Side):
             output = self._output(model, self._tensors(inputs, TRUTH))
         return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
 
+    def called(self, paths: Iterable[str], inputs: Arrays) -> list[str]:
+        """These submodules' paths in the order of their calls, once for every call."""
+        calls: list[str] = []
+
+        def prepare(model: torch.nn.Module) -> None:
+            for path in paths:
+                note = partial(lambda path, *call: calls.append(path), path)
+                model.get_submodule(path).register_forward_pre_hook(note)
+
+        self.output_of(inputs, prepare)
+        return calls
+
     def _pull(
         self,
         parameters: Arrays,

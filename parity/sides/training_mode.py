@@ -9,6 +9,7 @@ without.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,8 @@ from flax import nnx
 from parity.sides import dropout
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_side import NnxSide
-from parity.sides.side import Arrays, Setting, distinct
+from parity.sides.settings import Called, Setting, distinct, setting
+from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
@@ -49,7 +51,12 @@ def arrange(
     Returns:
         The settings that can be judged, and notes.
     """
-    found, ours = settings(reference.module, flax_model, stages), nnx_submodules(flax_model)
+
+    def called(theirs: Iterable[str], ours: Iterable[str]) -> tuple[list[str], list[str]]:
+        return reference.called(theirs, inputs), candidate.called(ours, inputs)
+
+    found = settings(reference.module, flax_model, stages, called)
+    ours = nnx_submodules(flax_model)
     modules = (*reference.module.modules(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
     if not found and not stateful:
@@ -103,19 +110,25 @@ def _draws(module: Any) -> bool:
 
 
 def settings(
-    torch_model: torch.nn.Module, flax_model: nnx.Module, stages: Mapping[str, str]
+    torch_model: torch.nn.Module,
+    flax_model: nnx.Module,
+    stages: Mapping[str, str],
+    called: Called = lambda theirs, ours: ((), ()),
 ) -> list[Setting]:
     """The rates of Dropout and the momentum of running averages, if either side has any."""
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
-    rates = dropout.setting(theirs, ours, stages)
+    rates = setting("dropout rate", dropout.rates(theirs), dropout.rates(ours), stages, called)
     found = [rates] if rates.reference or rates.candidate else []
     # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
-    reference = distinct(m.momentum or 0.0 for m in theirs.values() if isinstance(m, _BATCH_NORM))
-    candidate = distinct(1 - m.momentum for m in ours.values() if isinstance(m, nnx.BatchNorm))
-    swapped = reference and reference == distinct(1 - value for value in candidate)
-    hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
+    reference = {p: m.momentum or 0.0 for p, m in theirs.items() if isinstance(m, _BATCH_NORM)}
+    candidate = {
+        p: round(1 - m.momentum, 9) for p, m in ours.items() if isinstance(m, nnx.BatchNorm)
+    }
     if reference and candidate:  # a BatchNorm of the user's own shows in the statistics alone
-        found.append(Setting(MOMENTUM, reference, candidate, hint))
+        momenta = setting(MOMENTUM, reference, candidate, stages)
+        swapped = momenta.reference == tuple(round(1 - value, 9) for value in momenta.candidate)
+        hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
+        found.append(replace(momenta, hint=momenta.hint + hint))
     return found
 
 

@@ -112,14 +112,26 @@ def test_a_derivative_sees_the_moved_value():
         assert 0 < slope() <= 2.1 * epsilon("float32")
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCES))
-def test_the_gates_inside_an_lstm_are_moved_and_onednn_is_put_back(dtype):
+def test_in_bfloat16_a_value_moves_to_its_neighbour_unless_its_function_is_saturated():
+    def run():
+        return torch.sigmoid(torch.tensor([4.46875, 9.0] * 50, dtype=torch.bfloat16)).double()
+
+    plain = run()[:2]
+    with moved_functions("bfloat16", 0):
+        moved = run()
+    ulp = 2**-8  # between 0.5 and 1
+    assert set(moved[::2].tolist()) == {plain[0].item() - ulp, plain[0].item() + ulp}
+    assert set(moved[1::2].tolist()) == {1.0}
+
+
+@pytest.mark.parametrize(("dtype", "seed"), [*((d, 0) for d in TOLERANCES), ("bfloat16", 1)])
+def test_the_gates_inside_an_lstm_are_moved_and_onednn_is_put_back(dtype, seed):
     lstm = torch.nn.LSTM(3, 4, dtype=getattr(torch, dtype))
     x = torch.ones(5, 2, 3, dtype=lstm.weight_ih_l0.dtype)
     before, *_ = torch.backends.mkldnn.set_flags(True)
-    with moved_functions(dtype, 0), torch.no_grad():
+    with moved_functions(dtype, seed), torch.no_grad():
         first, second = lstm(x)[0], lstm(x)[0]
-    whole = dtype == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    whole = (dtype, seed) == ("bfloat16", 0) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert torch.equal(first, second) == whole  # see there
     assert torch.backends.mkldnn.enabled
     with pytest.raises(ZeroDivisionError), moved_functions(dtype, 0):

@@ -17,9 +17,14 @@ def test_pytorch_against_its_own_reordering_raises_no_alarm(case):
     assert all(row.note for row in report.undetermined)
 
 
-def test_a_right_port_with_saturated_gates_that_cancel_raises_no_alarm():
-    """In this port 6 nudged runs agree by chance, and the bound is 4e5 times too tight."""
-    _, report = ports.check(1278)
+@pytest.mark.parametrize("seed", [1278, 2464, 2725])
+def test_a_right_port_with_saturated_gates_raises_no_alarm(seed):
+    """1278: gates cancel, and 6 nudged runs agree by chance; the bound is 4e5 times too tight.
+
+    2464 and 2725 are in bfloat16: JAX's σ differs from PyTorch's by one ULP, inside an operator of
+    oneDNN for PyTorch; of 1 − σ that is a third.
+    """
+    _, report = ports.check(seed)
     assert report.first_divergence is None, str(report.first_divergence)
 
 

@@ -11,7 +11,8 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
-from parity.sides.training_mode import NOTE, settings
+from parity.sides import pair
+from parity.sides.training_mode import MOMENTUM, NOTE, settings
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
@@ -73,9 +74,7 @@ def test_a_momentum_in_the_other_convention_is_named_and_its_statistics_fail(qui
     report = check(torch_norm(), flax_norm(momentum=0.1))
     first = report.first_divergence
     assert (first.check, first.name) == ("training mode", "momentum of running averages")
-    assert "[0.1] in the reference, [0.9] in the candidate; PyTorch's 0.1 is Flax's 0.9" in (
-        first.note
-    )
+    assert "[0.1] in the reference, [0.9] in the candidate, at 1; PyTorch's 0.1 is " in (first.note)
     assert {name for check, name in failing(report) if check == "training"} == {
         "1.running_mean", "1.running_var",
     }  # fmt: skip
@@ -177,6 +176,38 @@ def test_dropout_rates_are_compared_layer_by_layer_where_names_pair_them(
     (found,) = settings(theirs, ours, stages)
     assert found.words == f"dropout rate {words}"
     assert found.equal == words.endswith("both")
+
+
+class Named(nnx.Module):
+    """A Dropout under another name, called first, and one, called second."""
+
+    def __init__(self, first, second):
+        self.z, self.a = nnx.Dropout(first, rngs=RNGS), nnx.Dropout(second, rngs=RNGS)
+
+    def __call__(self, x):
+        return self.a(self.z(x))
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ((0.5, 0.1), "[0.1, 0.5] in both"),
+        ((0.1, 0.5), "[0.1, 0.5] in the reference, [0.5, 0.1] in the candidate, at 0, 1"),
+    ],
+)
+def test_dropouts_of_other_names_are_paired_in_the_order_of_their_calls(rates, words):
+    sides = pair.of_modules(torch_drops(0.5, 0.1), Named(*rates), {"x": X})
+    assert [setting.words for setting in sides.settings] == [f"dropout rate {words}"]
+
+
+def test_two_momenta_that_are_exchanged_are_found():
+    norms = [torch.nn.BatchNorm1d(3, momentum=momentum) for momentum in (0.1, 0.2)]
+    ours = [nnx.BatchNorm(3, momentum=momentum, rngs=RNGS) for momentum in (0.8, 0.9)]
+    stages = {"0": "parts.0", "1": "parts.1"}
+    (found,) = settings(torch.nn.Sequential(*norms), Ours(*ours), stages)
+    assert "[0.1, 0.2] in the reference, [0.2, 0.1] in the candidate, at 0, 1" in found.words
+    (found,) = settings(torch.nn.Sequential(*norms), Ours(*ours[::-1]), stages)
+    assert found.words == f"{MOMENTUM} [0.1, 0.2] in both"
 
 
 class Functional(torch.nn.Sequential):
