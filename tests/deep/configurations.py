@@ -30,6 +30,13 @@ class Configuration(NamedTuple):
     scale: float
     seed: int
 
+    def with_other_numbers(self) -> list["Configuration"]:
+        """This configuration and three of the same shapes, whose numbers and scales differ."""
+        scales = [self.scale, *sorted({1e-3, 1.0, 30.0} - {self.scale}), 1e-8][:4]
+        return [
+            self._replace(seed=self.seed + 2**16 * i, scale=scale) for i, scale in enumerate(scales)
+        ]
+
     @property
     def proj_size(self) -> int:
         """Half of the hidden size where the output is projected, else 0."""

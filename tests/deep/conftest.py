@@ -1,7 +1,8 @@
 """Float64 for all of these tests, and the number of random cases for each.
 
 `make deep` raises that number by the environment variable DEEP_CASES: so many comparisons with
-PyTorch, shared out among the implementations, and a tenth as many for each law.
+PyTorch, shared out among the implementations, four for each program; and a twentieth as many for
+each law.
 """
 
 import os
@@ -14,8 +15,8 @@ from flax_bilstm.recurrence import IMPLEMENTATIONS
 CASES = int(os.environ.get("DEEP_CASES", "0"))
 
 for name, cases in {
-    "deep": max(4, CASES // len(IMPLEMENTATIONS)),
-    "deep laws": max(4, CASES // 10),
+    "deep": max(4, CASES // len(IMPLEMENTATIONS) // 4),
+    "deep laws": max(4, CASES // 20),
 }.items():
     hypothesis.settings.register_profile(
         name, parent=hypothesis.settings.get_profile("project"), max_examples=cases
