@@ -1,10 +1,9 @@
 """How numbers are compared in these tests, and gradients under torch's names."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -62,11 +61,3 @@ def under_torch_names() -> Callable[..., dict[str, np.ndarray]]:
         }
 
     return under_torch_names
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Annotations as outside the tests: not enforced, so that our own errors are what one sees."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -99,6 +100,16 @@ def network():
         x=x,
         inputs={"x": x, "target": target},
     )
+
+
+@pytest.fixture
+def operation_by_operation(quickly_compiled, unchecked):
+    """Operations are compiled once for all that is planted; whole programs would be, one by one.
+
+    They are thousands of calls: the annotations of flax_bilstm are checked in its own tests.
+    """
+    with jax.disable_jit():
+        yield
 
 
 @pytest.fixture

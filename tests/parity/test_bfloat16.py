@@ -20,13 +20,6 @@ ALL = ("float64", "float32", "bfloat16")
 KERNELS = "kernel_ih", "kernel_hh"
 
 
-@pytest.fixture
-def operation_by_operation(quickly_compiled):
-    """Operations are compiled once for all that is planted here."""
-    with jax.disable_jit():
-        yield
-
-
 def test_the_network_passes_and_trains_in_the_other_dtypes_only(network):
     report = parity.check(
         network.reference, network.candidate, network.x, dtypes=ALL, training_steps=1,

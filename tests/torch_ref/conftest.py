@@ -1,5 +1,5 @@
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +13,6 @@ jaxtyping.install_import_hook("torch_ref", "beartype.beartype")
 def notebook() -> SimpleNamespace:
     """The notebook's own classes, and what it prints."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("notebook.py"))))
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Annotations as outside the tests: not enforced, so that our own errors are what one sees."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,7 @@ from parity.selftest import planting
 from parity.sides import pair as pairs
 from parity.sides.optimizers import ADAMW, SGD
 
-
-@pytest.fixture(autouse=True)
-def operation_by_operation(quickly_compiled):
-    """Operations are compiled once for all stages; whole stages would be compiled one by one."""
-    with jax.disable_jit():
-        yield
+pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
 
 def every(stages):

@@ -15,7 +15,7 @@ from parity.selftest import pieces
 
 from .words import words_of
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
 
 class Attends(torch.nn.Module):
@@ -119,7 +119,7 @@ IN_FUNCTIONS = {
 def test_a_mistake_in_a_network_is_named(words):
     torch.manual_seed(0)
     x = np.array([[0, 3, 6], [2, 2, 5]])
-    with jax.disable_jit(), jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"):
         report = parity.check(
             Attends(),
             lambda w, x: attends(w, x, **IN_FUNCTIONS[words]),

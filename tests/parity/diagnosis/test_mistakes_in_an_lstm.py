@@ -23,7 +23,7 @@ from parity.selftest import pieces
 
 from .words import words_of
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
 
 class Changed(fb.LSTM):
@@ -177,7 +177,7 @@ def lstm_words(mistake, layers=1):
     kind = type("Mistaken", (Changed,), {
         name: staticmethod(f) for name, f in mistake.items() if name != "implementation"
     })  # fmt: skip
-    with jax.disable_jit(), jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"):
         port = kind(2, 3, num_layers=layers, bidirectional=True, rngs=nnx.Rngs(0))
         port.implementation = mistake.get("implementation")
         fb.load_state_dict(port, reference.state_dict())

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import parity
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
 
 def dampened(rate):
@@ -84,7 +84,7 @@ def test_a_mistake_in_an_optimizer_is_named(words):
     torch.manual_seed(0)
     optimizer, mistaken = IN_UPDATES[words]
     x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
-    with jax.disable_jit(), jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"):
         report = parity.check(
             torch.nn.Linear(3, 2),
             lambda w, x: x @ w["weight"].T + w["bias"][None],

@@ -1,6 +1,5 @@
 """Mistakes that are seen in an array alone, an output or a parameter, are named."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from parity.diagnosis import match
 
 from .words import family, words_of
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
 
 def halves(mix):
@@ -35,14 +34,13 @@ IN_OUTPUTS = {
 def test_a_mistake_in_any_output_is_named(words):
     torch.manual_seed(0)
     x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
-    with jax.disable_jit():
-        report = parity.check(
-            torch.nn.Linear(3, 4),
-            lambda w, x: IN_OUTPUTS[words](x @ w["weight"].T + w["bias"][None]),
-            x,
-            dtypes=["float64"],
-            training_steps=0,
-        )
+    report = parity.check(
+        torch.nn.Linear(3, 4),
+        lambda w, x: IN_OUTPUTS[words](x @ w["weight"].T + w["bias"][None]),
+        x,
+        dtypes=["float64"],
+        training_steps=0,
+    )
     assert words_of(report.first_divergence.note) == words
 
 
