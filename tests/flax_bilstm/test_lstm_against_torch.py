@@ -1,8 +1,9 @@
 """LSTM against torch.nn.LSTM, in float64, over the whole product of torch's options.
 
 Compiling a thousand programs would take long, so the product runs as a model does outside of jit:
-op by op but for the recurrence, which many of the cases share. A sample of it with every value of
-every option runs compiled.
+op by op but for the recurrence, which many of the cases share, with one implementation: what the
+options change is around the recurrence. A sample with every value of every option runs compiled,
+with all implementations, and test_implementations.py compares those with one another.
 """
 
 import itertools
@@ -137,12 +138,6 @@ def run_flax(module, under_torch_names, x, state, lengths, cotangents, jit=lambd
     return results | {f"d {name}": grad for name, grad in grads.items()}
 
 
-def run_flax_forward(module, _, x, state, lengths, __):
-    """Results alone, by name."""
-    output, (h_n, c_n) = module(*jax.tree.map(jnp.asarray, (x, state, lengths)))
-    return {"output": output, "h_n": h_n, "c_n": c_n}
-
-
 def make_flax(lstm, options, time_major, implementation):
     module = fb.LSTM(
         lstm.input_size,
@@ -157,23 +152,17 @@ def make_flax(lstm, options, time_major, implementation):
     return module
 
 
-# The derivative of "scan" is JAX's own, and slow op by op: the compiled sample judges it, as it
-# judges every implementation.
-WHOLE_PRODUCT = {"fused": run_flax, "scan": run_flax_forward}
-
-
 @pytest.mark.usefixtures("x64", "unchecked")  # the compiled sample has its annotations checked
-@pytest.mark.parametrize(("implementation", "run"), WHOLE_PRODUCT.items())
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o)))
-def test_the_whole_product(assert_close, under_torch_names, options, implementation, run):
+def test_the_whole_product(assert_close, under_torch_names, options):
     lstm = make_torch(options, inputs=HIDDEN)
-    modules = {major: make_flax(lstm, options, major, implementation) for major in (False, True)}
+    modules = {major: make_flax(lstm, options, major, "fused") for major in (False, True)}
     for call in CALLS:
         arrays = make_arrays(lstm, call, time=2)
         expected = run_torch(lstm, call.time_major, *arrays)
-        actual = run(modules[call.time_major], under_torch_names, *arrays)
+        actual = run_flax(modules[call.time_major], under_torch_names, *arrays)
         try:
-            assert_close(actual, {name: expected[name] for name in actual}, TOLERANCE)
+            assert_close(actual, expected, TOLERANCE)
         except AssertionError as error:
             error.add_note(f"with {call}")
             raise
