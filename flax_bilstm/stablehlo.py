@@ -155,7 +155,7 @@ class Example(NamedTuple):
 def examples(model: LSTM | BiLSTMWithAttention, padded: str | None = None) -> list[Example]:
     """What this library's model computes, for several batch sizes and lengths.
 
-    x is standard normal; `padded` is what the artifact takes after it: "lengths", "mask" or nothing.
+    x is standard normal; `padded` is what the artifact takes after it: "lengths", "mask" or None.
     """
     reference = plain(model)
     lstm = reference if isinstance(reference, LSTM) else reference.lstm

@@ -23,7 +23,14 @@ from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.weights import from_state_dict
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import SCORES
-from flax_bilstm.stablehlo import PLATFORMS, examples, export, give_back, largest_difference, serialize
+from flax_bilstm.stablehlo import (
+    PLATFORMS,
+    examples,
+    export,
+    give_back,
+    largest_difference,
+    serialize,
+)
 
 GOOD, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DTYPES = ("float16", "bfloat16", "float32", "float64")
