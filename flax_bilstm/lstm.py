@@ -139,7 +139,8 @@ class LSTM(nnx.Module):
             ValueError: a shape, dtype, length or mask does not fit. Under `jax.jit` the values of
                 lengths and mask are unknown and cannot raise: a length above time counts as time,
                 one below 1 and a row of zeros as an empty sequence (outputs 0, final state =
-                initial state); a row whose ones are not side by side gives NaN.
+                initial state); a row whose ones are side by side in the middle is taken as it is,
+                and one whose ones are not side by side gives NaN.
         """
         layout = "(time, batch, features)" if self.time_major else "(batch, time, features)"
         time_axis = 0 if self.time_major else 1

@@ -207,7 +207,8 @@ class BiLSTMWithAttention(nnx.Module):
         Raises:
             ValueError: a shape, dtype, length or mask does not fit. Under `jax.jit` a length above
                 time counts as time; one below 1 is an empty sequence and gives the head's bias; a
-                row of mask whose ones are not side by side gives NaN.
+                row of mask whose ones are side by side in the middle is taken as it is, and one
+                whose ones are not side by side gives NaN.
         """
         arguments.flag("return_attention", return_attention)
         x = arguments.sequence("x", x, ("(batch, time, features)",), self.lstm.input_size, 1)

@@ -55,8 +55,9 @@ def make_mesh(
     """
     if devices is not None:
         arguments.of_kind("devices", devices, (list, tuple, np.ndarray), "a list of jax.Device")
-    chosen = np.empty(len(jax.devices() if devices is None else devices), object)
-    chosen[:] = jax.devices() if devices is None else list(devices)
+    listed = jax.devices() if devices is None else list(devices)
+    chosen = np.empty(len(listed), object)
+    chosen[:] = listed
     for device in chosen:
         arguments.of_kind("devices", device, jax.Device, "a list of jax.Device")
     arguments.of_kind("axis_type", axis_type, AxisType, "a jax.sharding.AxisType")

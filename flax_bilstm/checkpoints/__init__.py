@@ -93,8 +93,7 @@ def load(
         checkpoint = read(path, prefix, key)
         with naming(path):
             return from_state_dict(folded(checkpoint).tensors, **options)
-    if not isinstance(into, nnx.Module):
-        raise TypeError(f"into: expected an nnx.Module, got {arguments.quoted(into)}.")
+    arguments.module("into", into)
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on an existing module.")
     form = detect(Path(arguments.path("path", path)))

@@ -7,6 +7,10 @@ from typing import Any
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, Global, StandIn, Unfinished
 
 MOST_OBJECTS = 2_000_000
+"""Most objects, and most places of the memo: each is one byte in the file, and many in memory."""
+
+MOST_MARKS = 100_000
+"""Most marks at a time: as deep as containers are nested."""
 
 Call = Callable[[str, tuple[Any, ...]], Any]
 """The name of a function and its arguments → the value that it would make, or a StandIn."""
@@ -70,6 +74,8 @@ class Machine:
 
     def mark(self) -> None:
         """Begin a new stack on top of this one."""
+        if len(self.marks) >= MOST_MARKS:
+            raise DamagedError(f"its pickle has more than {MOST_MARKS:,} marks")
         self.marks.append(self.stack)
         self.stack = []
 
@@ -80,6 +86,8 @@ class Machine:
 
     def remember(self, place: int) -> None:
         """Store the topmost value in the memo."""
+        if len(self.memo) >= MOST_OBJECTS:
+            raise DamagedError(f"its pickle remembers more than {MOST_OBJECTS:,} objects")
         value = self.memo[place] = self.stack[-1]
         if isinstance(value, Unfinished):
             value.places.append(place)

@@ -151,13 +151,12 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
     """The user's module, or the one that the tensors describe, if any, and its tensors."""
     dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
     size = f"{len(read.tensors)} tensors, {dtypes}"
+    tensors = _cast_tensors(read.tensors, job.dtype)
     if module is not None:
-        tensors = _cast_tensors(read.tensors, job.dtype)
         skipped = load_state_dict(module, tensors, names=job.names, ignore=job.ignore)
         written = state_dict(module, names=job.names, ignore=job.ignore)
         left = (*skipped.tensors, *skipped.variables)
         return _Converted(module, written, f"{type(module).__name__}, {size}", left)
-    tensors = _cast_tensors(read.tensors, job.dtype)
     if not is_ours(read.tensors):
         return _Converted(None, tensors, size)
     kind, sizes = read_sizes(read.tensors)

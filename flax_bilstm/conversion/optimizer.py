@@ -15,7 +15,7 @@ from flax import nnx
 
 from flax_bilstm import arguments
 from flax_bilstm.conversion.optimizer_fit import problems
-from flax_bilstm.conversion.optimizer_parts import Part, keys_of, parts_of, settings_key
+from flax_bilstm.conversion.optimizer_parts import Part, held, keys_of, parts_of, settings_key
 from flax_bilstm.conversion.rows import Names, Row, rows, variables
 from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, read, refuse
 from flax_bilstm.conversion.tree import Path
@@ -211,7 +211,7 @@ def _fill(
     fields = {*state.algorithm.moments.values(), "count"}
     by_field = {_from_field(path, fields): variable for path, variable in inside.items()}
     for row in part.rows:
-        one = next((r for r in row.tied if keys_of(r, named)), row)
+        one = held(row, named) or row
         tensors = [state.states.get(key, {}) for key in keys_of(row, named) or ()]
         for moment, field in state.algorithm.kept(part.settings).items():
             if all(moment in each for each in tensors):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.optimizer_parts import Part, keys_of, settings_key, steps_of
+from flax_bilstm.conversion.optimizer_parts import Part, held, settings_key, steps_of
 from flax_bilstm.conversion.rows import Row, rows, variables
 from flax_bilstm.conversion.torch_optimizers import OptimizerState
 from flax_bilstm.conversion.tree import dotted
@@ -26,7 +26,7 @@ def problems(
     yield from _divided(state, named, trained)
     for part in parts:
         for row in part.rows:
-            one = next((r for r in row.tied if keys_of(r, named)), row)
+            one = held(row, named) or row
             stateful = any(state.states.get(named[name]) for name in one.torch_names)
             moments = tuple(state.algorithm.kept(part.settings)) if stateful else ()
             if moments and not _moves(one, [found[path].shape for path in row.paths]):

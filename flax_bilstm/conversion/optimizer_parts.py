@@ -40,10 +40,14 @@ def parts_of(
 
 def keys_of(row: Row, named: Mapping[str, Any]) -> list[Any] | None:
     """The keys of a row's tensors (of one of them if tied); None if the optimizer lacks it."""
-    for one in row.tied or (row,):
-        if all(name in named for name in one.torch_names):
-            return [named[name] for name in one.torch_names]
-    return None
+    one = held(row, named)
+    return None if one is None else [named[name] for name in one.torch_names]
+
+
+def held(row: Row, named: Mapping[str, Any]) -> Row | None:
+    """The row, or the first of its tied rows, whose tensors the optimizer has; None if none."""
+    rows = row.tied or (row,)
+    return next((one for one in rows if all(name in named for name in one.torch_names)), None)
 
 
 def settings_key(settings: Settings) -> str:

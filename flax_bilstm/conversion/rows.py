@@ -82,7 +82,6 @@ def rows(
     Raises:
         TypeError: names is not such a mapping, or ignore not a list of strings.
         ValueError: a path in names is not in the module, or two variables have one torch name.
-        TypeError: a value in names is not a torch path, or ignore is one string.
     """
     walk = _Walk(_checked(names))
     arguments.strings("ignore", ignore)
@@ -109,14 +108,19 @@ def rows(
 
 def _checked(names: Any) -> dict[str, Any]:
     """`names` if it maps Flax paths to torch paths; TypeError otherwise."""
-    names = {} if names is None else names
-    for flax, torch in names.items() if isinstance(names, Mapping) else [(None, names)]:
-        several = isinstance(torch, tuple) and all(isinstance(each, str) for each in torch)
-        known = several or isinstance(torch, (str, SummedBiases))
-        if not isinstance(flax, str) or not known:
+    if names is None:
+        return {}
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            "names: expected a mapping from Flax paths to torch paths, got "
+            f"{arguments.quoted(names)}."
+        )
+    for flax, torch in names.items():
+        several = isinstance(torch, tuple) and torch and all(isinstance(t, str) for t in torch)
+        if not isinstance(flax, str) or not (several or isinstance(torch, (str, SummedBiases))):
             raise TypeError(
-                "names: expected a mapping from Flax paths to torch paths, each a string, a tuple "
-                f"of strings or SummedBiases, got {arguments.quoted(torch)}."
+                f"names: expected for {arguments.quoted(flax)} a torch path, a tuple of torch "
+                f"paths or fb.SummedBiases, got {arguments.quoted(torch)}."
             )
     return dict(names)
 
@@ -127,15 +131,7 @@ def variables(module: nnx.Module) -> dict[Path, nnx.Variable[Any]]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name matches one of the patterns.
-
-    Raises:
-        TypeError: `patterns` is one string, whose letters would be taken as patterns.
-    """
-    if isinstance(patterns, str):
-        raise TypeError(
-            f"ignore: expected several patterns, got a str; pass ignore=({patterns!r},)."
-        )
+    """Whether a name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -150,7 +146,6 @@ class _Walk:
     """One walk over a module. `seen`: the Flax paths so far, `used`: those that `names` renamed."""
 
     def __init__(self, names: dict[str, Any]):
-        _check_names(names)
         self.names, self.seen, self.used = names, set[str](), set[str]()
 
     def node(
@@ -220,16 +215,6 @@ class _Walk:
         self.used.add(name)
         to = self.names[name]
         return (to,) if isinstance(to, str) else to
-
-
-def _check_names(names: Mapping[str, Any]) -> None:
-    for path, to in names.items():
-        several = isinstance(to, (tuple, list)) and all(isinstance(each, str) for each in to)
-        if not (isinstance(to, (str, SummedBiases)) or (several and to)):
-            raise TypeError(
-                f"names: expected for {path!r} a torch path, a tuple of torch paths or "
-                f"fb.SummedBiases, got {to!r}."
-            )
 
 
 def _of_variable(variable: nnx.Variable[Any]) -> Transform:

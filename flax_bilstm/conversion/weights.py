@@ -51,7 +51,7 @@ def state_dict(
     Raises:
         ValueError: names or the module's variables do not fit.
     """
-    found = variables(_module(module))
+    found = variables(arguments.module("module", module))
     return {
         name: tensor
         for row in rows(module, names, ignore)
@@ -109,7 +109,7 @@ def _load(
 ) -> Skipped:
     """`load_state_dict`; besides the module's own it needs no memory but for one row's arrays."""
     arrays = {n: a for n, a in given.items() if not matches(n, ignore)} if ignore else given
-    found = variables(_module(module))
+    found = variables(arguments.module("module", module))
     chosen = rows(module, names, ignore)
     idle = [pattern for pattern in ignore if not _hits(pattern, given, found)]
     _require_fit(module, chosen, arrays, map(_IDLE.format, idle))
@@ -179,7 +179,7 @@ def load_variables(
         ValueError: anything is missing, unexpected, or of another shape or dtype.
     """
     arguments.strings("ignore", ignore)
-    found = variables(_module(module))
+    found = variables(arguments.module("module", module))
     taken = {name: a for name, a in arrays.items() if not matches(name, ignore)}
     first: dict[int, str] = {}
     for path, leaf in found.items():
@@ -216,12 +216,6 @@ def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.nd
         sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
     own = copied(array, getattr(value, "dtype", array.dtype))
     found[path].set_value(jax.device_put(own, sharding))
-
-
-def _module(module: Any) -> nnx.Module:
-    if not isinstance(module, nnx.Module):
-        raise TypeError(f"module: expected an nnx.Module, got {type(module).__name__}.")
-    return module
 
 
 def from_state_dict(

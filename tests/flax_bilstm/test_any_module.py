@@ -181,7 +181,7 @@ def test_a_pattern_that_matches_nothing_is_named_where_something_is_wrong():
 def test_what_is_no_torch_path_in_names(to):
     """Of the private function: the tests' type checker is before the public one."""
     with pytest.raises(TypeError, match="names: expected for 'head' a torch path"):
-        conversion_rows._check_names({"head": to})
+        conversion_rows._checked({"head": to})
 
 
 def test_a_long_error_is_cut():

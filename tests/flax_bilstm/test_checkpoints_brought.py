@@ -31,7 +31,7 @@ DTYPES = [
 ]
 
 
-class Ordered(collections.OrderedDict):  # type: ignore[type-arg]
+class Ordered(collections.OrderedDict[str, Any]):
     """A subclass as Lightning, fairseq and others have them."""
 
 

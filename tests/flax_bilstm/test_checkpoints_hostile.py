@@ -135,3 +135,17 @@ def test_what_blocks_a_reader_is_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run" / "manifest.ocdbt")
     with pytest.raises(ValueError, match="is no regular file"):
         checkpoints.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"), [(b"(" * 101, "more than 100 marks"), (b"N" + b"\x94" * 101, "remembers")]
+)
+def test_opcodes_of_one_byte_that_would_take_a_hundred_in_memory(
+    body: bytes, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle_machine, "MOST_MARKS", 100)
+    monkeypatch.setattr(pickle_machine, "MOST_OBJECTS", 100)
+    path = tmp_path / "bomb.pt"
+    path.write_bytes(b"\x80\x04" + body + b"N.")
+    with pytest.raises(ValueError, match=what):
+        checkpoints.read(path)

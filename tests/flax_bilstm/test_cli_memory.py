@@ -62,6 +62,15 @@ def test_memory_of_convert(ending: str, tmp_path: Path) -> None:
     assert most - base < 3 * MEGABYTES
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="resource and malloc differ")
+def test_memory_of_export(tmp_path: Path) -> None:
+    """5 times the tensors, where it once was 11.6: XLA copies weights in the program."""
+    pytest.importorskip("flatbuffers")
+    small, large = (checkpoint(tmp_path / f"{h}.pt", h) for h in (2, 724))
+    base, most = (peak("export", each, each.with_suffix(".jax")) for each in (small, large))
+    assert most - base < 6 * MEGABYTES
+
+
 def test_layer_by_layer_is_the_whole_forward_pass() -> None:
     lstm = fb.LSTM(2, 4, num_layers=3, bidirectional=True, proj_size=3, rngs=nnx.Rngs(0))
     tensors = fb.state_dict(lstm)
