@@ -74,7 +74,7 @@ def compare_sides(
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
         for dtype in dtypes:
-            pair.candidate.prepare(inputs, dtype)
+            pair.candidate.prepare(inputs, dtype, optimizers if dtype in trains else ())
         if trains:
             import_module("torch._dynamo")  # torch's optimizers import it, which takes a second
         reference = pair.reference
