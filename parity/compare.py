@@ -59,8 +59,10 @@ def compare_sides(
     narrowest = max(dtypes, key=epsilon)
     trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
     sizes = {name: list(array.shape) for name, array in inputs.items()}
-    facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     parameters = sum(array.size for array in pair.reference.parameters.values())
+    facts = {
+        "inputs": sizes, "training_steps": len(batches), **(facts or {}), "parameters": parameters,
+    }  # fmt: skip
     with pinned_precision(parameters):
         handed: Sequence[Row] = [
             *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
