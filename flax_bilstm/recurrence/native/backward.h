@@ -10,7 +10,7 @@
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
 // Step 0 sets the gradients of the final states. Step k > 0 multiplies dz of the k-th step from the
-// end, so that the gradient of the state before it is known. Each then computes dz of the next step.
+// end: the gradient of the state before it. Each then computes dz of the step before it.
 template <typename T>
 class BackwardPass {
  public:
