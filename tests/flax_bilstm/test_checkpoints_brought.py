@@ -141,7 +141,8 @@ def test_one_state_dict_is_found_and_named(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [("state_dict", "state_dict_ema"), ("model", "ema"), ("encoder", "decoder"),
-     ("state_dict", "current_model_state")],
+     ("state_dict", "current_model_state"), ("generator", "discriminator"),
+     ("state_dict", "best_state_dict")],
 )  # fmt: skip
 def test_of_several_state_dicts_one_is_chosen_by_key(
     first: str, second: str, tmp_path: Path
