@@ -126,12 +126,7 @@ def check_pair(
 
     first = with_target(inputs)
     batches = [with_target(data.another_batch(inputs, rng)) for _ in range(training_steps)]
-    facts: dict[str, Any] = {"seed": seed, "parameters": _count(pair)}
     return compare_sides(
         pair, first, dtypes=dtypes, optimizers=optimizers, batches=batches, case=case,
-        facts=facts, progress=progress,
+        facts={"seed": seed}, progress=progress,
     )  # fmt: skip
-
-
-def _count(pair: Pair) -> int:
-    return sum(array.size for array in pair.reference.parameters.values())

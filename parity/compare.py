@@ -59,8 +59,10 @@ def compare_sides(
     narrowest = max(dtypes, key=epsilon)
     trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
     sizes = {name: list(array.shape) for name, array in inputs.items()}
-    facts = {"inputs": sizes, "training_steps": len(batches), **(facts or {})}
     parameters = sum(array.size for array in pair.reference.parameters.values())
+    facts = {
+        "inputs": sizes, "training_steps": len(batches), **(facts or {}), "parameters": parameters,
+    }  # fmt: skip
     with pinned_precision(parameters):
         handed: Sequence[Row] = [
             *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
@@ -74,7 +76,7 @@ def compare_sides(
         inputs = cast(inputs, narrowest)
         batches = [cast(batch, narrowest) for batch in batches]
         for dtype in dtypes:
-            pair.candidate.prepare(inputs, dtype)
+            pair.candidate.prepare(inputs, dtype, optimizers if dtype in trains else ())
         if trains:
             import_module("torch._dynamo")  # torch's optimizers import it, which takes a second
         reference = pair.reference

@@ -1,6 +1,7 @@
 """Ways to plant a fault in the code of the Flax model.
 
-A plant is a function that returns a context manager, within which the fault is in force.
+A plant is a function that returns a context manager, within which the fault is in force. It changes
+classes and functions, not instances: the sides of a pair, and `nnx.scan`, run copies of a module.
 """
 
 from collections.abc import Callable, Iterator

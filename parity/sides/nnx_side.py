@@ -125,7 +125,7 @@ class NnxSide(Side):
             jax.eval_shape(run, leaves, cast(without_target(inputs), TRUTH))
         return calls
 
-    def prepare(self, inputs: Arrays, dtype: str) -> None:
+    def prepare(self, inputs: Arrays, dtype: str, optimizers: Sequence[Optimizer] = ()) -> None:
         """See `Side`."""
         config: Any = jax.config
         if config.jax_disable_jit:
@@ -134,7 +134,10 @@ class NnxSide(Side):
             leaves, read = self._variables.leaves(self.parameters, dtype), without_target(inputs)
             given = self._given(leaves, inputs, {}, dtype)
             self._values.start(leaves, cast(read, dtype), given, np.asarray(False))
-            self._differentiate(leaves, inputs, {}, {}, dtype, self._slopes.start)
+            started = self._differentiate(leaves, inputs, {}, {}, dtype, self._slopes.start)
+            _, (slopes, _), _ = started.outputs
+            for optimizer in optimizers:
+                self._training(optimizer, dtype).prepare(leaves, slopes)
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""

@@ -25,12 +25,16 @@ class Training:
 
     def __init__(self, model: Callable[[Named], nnx.Module], optimizer: Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
-        self.start = Program(self._start)
-        """Leaves → the state before the first step."""
+        self.start = Program(self._start, simply=True)
+        """Leaves → the state before the first step, which nothing has rounded."""
         self.step = Program(self._step)
         """The state and the gradients of the trained leaves → the state after a step."""
         self._leaves: dict[Path, int] = {}
         self._moments: dict[str, dict[Path, int]] = {}
+
+    def prepare(self, leaves: Named, slopes: Named) -> None:
+        """Start to compile both programs; of these arrays only shapes and dtypes matter."""
+        self.step.start(self.start.start(leaves).outputs, slopes)
 
     def leaves(self, state: Trained) -> dict[Path, jax.Array]:
         """Every variable of the module by its path."""

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,26 @@ SIMPLY = {
 parameters are trained a tenth slower with it."""
 
 
+class Started(NamedTuple):
+    """A program that is being compiled, and the shapes and dtypes of its results."""
+
+    compiled: Future[Any]
+    outputs: Any
+
+
 class Program:
     """A function of trees of arrays, compiled once for each combination of shapes and dtypes.
 
     Float32 and bfloat16 programs are compiled as for users, since their rounding is judged.
     A float64 program is judged by its meaning, and compiled simply.
+
+    Args:
+        function: the function.
+        simply: whether it is compiled simply in all dtypes.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], *, simply: bool = False) -> None:
+        self.function, self.simply = function, simply
         self._known: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -39,11 +50,15 @@ class Program:
         config: Any = jax.config
         if config.jax_disable_jit:
             return self.function(*jax.tree.map(jnp.asarray, args))
-        compiled, out_tree = self.start(*args)
-        return jax.tree.unflatten(out_tree, jax.tree.leaves(compiled.result()(*args)))
+        compiled, outputs = self.start(*args)
+        found = compiled.result()(*args)
+        return jax.tree.unflatten(jax.tree.structure(outputs), jax.tree.leaves(found))
 
-    def start(self, *args: Any) -> Any:
-        """Start to compile for such arguments, in another thread, unless it is compiled."""
+    def start(self, *args: Any) -> Started:
+        """Start to compile for such arguments, in another thread, unless it is compiled.
+
+        Only the arguments' shapes and dtypes matter.
+        """
         config: Any = jax.config
         leaves, structure = jax.tree.flatten(args)
         precision = config.jax_default_matmul_precision
@@ -52,10 +67,10 @@ class Program:
         )
         key = (structure, signature, precision)
         if key not in self._known:
-            self._known[key] = self._lowered(args, config.jax_enable_x64)
+            self._known[key] = self._lowered(args, self.simply or config.jax_enable_x64)
         return self._known[key]
 
-    def _lowered(self, args: Any, simply: bool) -> Any:
+    def _lowered(self, args: Any, simply: bool) -> Started:
         config: Any = jax.config
         lowered = jax.jit(self.function).lower(*args)
         options = config.read("jax_disable_most_optimizations"), simply
@@ -63,7 +78,7 @@ class Program:
         known = hashlib.sha256(text.encode()).hexdigest()
         if known not in _COMPILED:
             _COMPILED[known] = _compilers().submit(_compile, lowered, simply)
-        return _COMPILED[known], lowered.out_tree
+        return Started(_COMPILED[known], lowered.out_info)
 
 
 @cache

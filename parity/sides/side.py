@@ -94,7 +94,7 @@ class Side(ABC):
         other.parameters = parameters
         return other
 
-    def prepare(self, inputs: Arrays, dtype: str) -> None:
+    def prepare(self, inputs: Arrays, dtype: str, optimizers: Sequence[Optimizer] = ()) -> None:
         """Start what takes time before the side can run, such as compiling, in other threads."""
         return
 

@@ -42,7 +42,7 @@ SHAPES = {
     "packed, small": (4, 2, 3, 5),
     "packed, five rows": (3, 5, 4, 16),
     "packed, whole tiles": (3, 12, 5, 48),
-    "packed, many rows": (2, 23, 9, 70),
+    "packed, many rows": (2, 23, 37, 70),
 }
 
 

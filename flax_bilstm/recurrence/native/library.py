@@ -15,8 +15,13 @@ VARIABLE = "FLAX_BILSTM_NATIVE"
 """Environment variable: the name of an instruction set, or "off"; if unset, the best one."""
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-CALLS = ("flax_bilstm_forward", "flax_bilstm_backward", "flax_bilstm_weight_gradients")
-INTERFACE = 2
+CALLS = (
+    "flax_bilstm_forward",
+    "flax_bilstm_backward",
+    "flax_bilstm_weight_gradients",
+    "flax_bilstm_input_gradients",
+)
+INTERFACE = 3
 """The version of the library's functions that is called, the same as in lstm.cc."""
 
 # `make sanitize` sets this variable to another build of the library.

@@ -5,7 +5,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from flax import nnx
+
+from flax_bilstm.conversion.rows import rows as rows_of
 from parity.sides import programs
+from parity.sides.nnx_side import NnxSide
+from parity.sides.optimizers import ADAM
 from parity.sides.programs import Program
 
 
@@ -43,3 +48,21 @@ def test_the_same_program_is_compiled_once_and_changed_code_again(compiled):
     for factor, expected in ((2, 2), (2, 2), (3, 3)):
         np.testing.assert_array_equal(Program(lambda x, by=factor: by * x)(x), np.full(3, expected))
     assert len(compiled) == 2
+
+
+def test_a_program_is_started_with_shapes_alone_and_used_with_arrays(compiled):
+    program = Program(lambda x: {"twice": 2 * x, "sum": x.sum()})
+    started = program.start(jax.ShapeDtypeStruct((3,), np.float32))
+    assert {n: s.shape for n, s in started.outputs.items()} == {"twice": (3,), "sum": ()}
+    found = program(np.ones(3, np.float32))
+    np.testing.assert_array_equal(found["twice"], np.full(3, 2))
+    assert len(compiled) == 1
+
+
+def test_what_is_prepared_is_what_a_training_runs(compiled):
+    module = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    side = NnxSide(module, rows_of(module))
+    batch = {"x": np.ones((4, 3), np.float32), "target": np.ones((4, 2), np.float32)}
+    side.prepare(batch, "float32", [ADAM])
+    list(side.train(side.parameters, [batch, batch], ADAM, "float32"))
+    assert len(compiled) == 4  # values, slopes, start and step
