@@ -1,4 +1,4 @@
-"""What JAX makes of the C++ layer: programs, derivatives, devices; and where there is none."""
+"""What JAX makes of the C++ layer: programs, derivatives, devices."""
 
 from functools import partial
 
@@ -9,10 +9,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import flax_bilstm as fb
-from flax_bilstm.recurrence.native import library
 from flax_bilstm.recurrence.native.layer import run_layer
 
-from .native_layer import case, run_directions, run_python
+from .native_layer import case, run_directions
 
 if not fb.native_available():  # where that hides a fault, test_native_library.py fails
     pytest.skip(fb.native_available().reason, allow_module_level=True)
@@ -146,38 +145,3 @@ def test_remat_and_shard_map(assert_close):
         out_specs=(batch, batch),
     )
     assert_close({"d x": jax.jit(jax.grad(partial(loss, split)))(x)}, {"d x": expected}, 1e-6)
-
-
-ASK = "import flax_bilstm as fb; print(*fb.native_available(), sep='|')"
-
-
-def test_the_environment_variable():
-    assert run_python(ASK, FLAX_BILSTM_NATIVE="off").stdout == "False|FLAX_BILSTM_NATIVE=off\n"
-    run = run_python(ASK, FLAX_BILSTM_NATIVE="portable")
-    assert run.stdout == "True|runs on CPUs, with the instruction set portable\n"
-    run = run_python(ASK, FLAX_BILSTM_NATIVE="sse")
-    assert "expected 'off' or an instruction set of this processor" in run.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "other", "says"),
-    [
-        pytest.param("_ffi_version", lambda: 1, "jaxlib .* has 1", id="jaxlib is too old"),
-        pytest.param("INTERFACE", 99, "version 99 is called: .* other sources", id="built before"),
-    ],
-)
-def test_a_library_that_does_not_fit_is_warned_of_once(name, other, says, monkeypatch):
-    def ask_twice():
-        return [bool(fb.native_available()) for _ in range(2)]
-
-    library.native_available.cache_clear()
-    monkeypatch.setattr(library, name, other)
-    try:
-        with pytest.warns(RuntimeWarning, match=says) as warned:
-            answers = ask_twice()
-        assert answers == [False, False]
-        assert len(warned) == 1
-    finally:
-        monkeypatch.undo()
-        library.native_available.cache_clear()
-    assert ask_twice() == [True, True]
