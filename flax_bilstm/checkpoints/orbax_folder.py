@@ -7,7 +7,9 @@
 Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
 """
 
+import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -21,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm.checkpoints.mapped import Content
+from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
@@ -182,11 +185,25 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _one_report(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except Exception as error:  # a full disk raises one of several
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OSError(f"{path.name}: could not be written: {first}.") from error
+        raise not_written(path, error) from error
+
+
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Without the errors that Orbax's threads log, with tracebacks: the same error is raised."""
+
+    def is_others(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_others)
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -179,7 +179,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     """
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise ValueError(f"DST: expected another name than SRC, got {target} for both.")
-    if target.resolve() in source.resolve().parents:
+    if Path(os.path.realpath(target)) in Path(os.path.realpath(source)).parents:
         raise ValueError(f"DST: expected a place outside of SRC's own folder, got {target}.")
     if target.exists() and not overwrite:
         raise ValueError(f"DST: {target} exists already; pass --overwrite to replace it.")
