@@ -6,7 +6,7 @@ where they are known, outside a trace.
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,11 @@ from jaxtyping import Array
 
 LARGEST_AXIS = 2**31 - 1
 """XLA stores an axis' size in 32 bits, and aborts the process if it is larger."""
+
+MOST_NUMBERS = 2**53
+"""XLA counts bytes in 63 bits and aborts the process beyond them; drawing numbers takes several
+copies. No computer addresses 2⁵⁶ bytes, and numbers have up to 8.
+"""
 
 
 def quoted(value: Any) -> str:
@@ -114,6 +119,28 @@ def positive(name: str, value: int, most: int = LARGEST_AXIS) -> int:
 def hidden_size(name: str, value: int) -> int:
     """`value` if it is a positive int whose four gates fit an axis; ValueError otherwise."""
     return positive(name, value, LARGEST_AXIS // 4)
+
+
+def projection_size(value: int, hidden_size: int) -> int:
+    """`value` if it is an int from 0 to less than hidden_size; ValueError otherwise."""
+    known = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not known or not 0 <= value < hidden_size:
+        raise ValueError(
+            f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "
+            f"got {quoted(value)}."
+        )
+    return int(value)
+
+
+def addressable(sizes: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
+    """Raise ValueError if arrays of these shapes, which follow from `sizes`, cannot exist."""
+    largest = max(shapes, key=math.prod)
+    if math.prod(largest) > MOST_NUMBERS:
+        given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{', '.join(sizes)}: expected sizes whose arrays have at most {MOST_NUMBERS} numbers "
+            f"each, got {given}, which make one of shape {largest}; choose smaller ones."
+        )
 
 
 def flag(name: str, value: Any) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
+import flax_bilstm.linen
 from flax_bilstm import arguments
 
 LAYOUTS = ("(batch, time, features)", "(time, features)")
@@ -78,6 +79,33 @@ def test_a_constructor_notices_its_dtype(name, value):
 def test_a_size_whose_gates_overflow_is_refused_before_anything_is_allocated():
     with pytest.raises(ValueError, match="hidden_size: expected at most 536870911, got 536870912"):
         fb.LSTM(2, 2**29, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="hidden_dim: expected at most 536870911, got 536870912"):
+        fb.BiLSTMWithAttention(2, 2**29, 1, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="input_shape: expected sizes"):
+        fb.LSTMCell(2, 3, rngs=nnx.Rngs(0)).initialize_carry((2**40, 2**40, 2))
+
+
+TOO_LARGE = {
+    "LSTM": lambda r: fb.LSTM(6, 2**28, rngs=r),
+    "LSTM, input": lambda r: fb.LSTM(2**31 - 1, 2**21, proj_size=1, rngs=r),
+    "LSTM, second layer": lambda r: fb.LSTM(
+        6, 2**25 + 1, num_layers=2, bidirectional=True, rngs=r
+    ),
+    "LSTMCell": lambda r: fb.LSTMCell(6, 2**28, rngs=r),
+    "LSTMCell, input": lambda r: fb.LSTMCell(2**31 - 1, 2**21, rngs=r),
+    "Attention": lambda r: fb.Attention(2**30, rngs=r),
+    "network": lambda r: fb.BiLSTMWithAttention(6, 2**28, 1, rngs=r),
+    "network, input": lambda r: fb.BiLSTMWithAttention(2**31 - 1, 2**21, 1, rngs=r),
+    "network, head": lambda r: fb.BiLSTMWithAttention(6, 2**22, 2**31 - 1, rngs=r),
+    "Linen": lambda r: fb.linen.LSTM(6, 2**28).init(r(), np.ones((1, 2, 6), "f4")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_parameters_that_xla_cannot_count_are_refused_before_any_is_drawn(name, monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: pytest.fail("numbers were drawn"))
+    with pytest.raises(ValueError, match=r"(input|hidden)_\w+.*: expected sizes .* got .* = \d+"):
+        TOO_LARGE[name](nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("value", ["text", None, object(), {"a": 1}])
