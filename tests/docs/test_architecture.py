@@ -21,8 +21,8 @@ for _indent, _names in re.findall(r"^( *)([\w.]+/?(?:, [\w.]+)*) {2,}", MAP, re.
 
 @pytest.mark.parametrize("folder", MAPPED)
 def test_the_map_has_every_file_and_folder(folder: str) -> None:
-    sources = {".py", ".h", ".cc", ".txt"}
-    there = {path.name for path in (ROOT / folder).iterdir() if path.suffix in sources}
+    there = {path.name for path in (ROOT / folder).iterdir() if path.suffix in {".py", ".h", ".cc"}}
+    there |= {path.name for path in (ROOT / folder).glob("CMakeLists.txt")}
     there |= {f"{path.parent.name}/" for path in (ROOT / folder).glob("*/__init__.py")}
     assert MAPPED[folder] == there
 
