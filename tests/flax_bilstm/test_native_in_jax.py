@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import flax_bilstm as fb
 from flax_bilstm.recurrence.native.layer import run_layer
 
-from .native_layer import case, run_directions
+from .native_layer import case, run_directions, run_python
 
 if not fb.native_available():  # where that hides a fault, test_native_library.py fails
     pytest.skip(fb.native_available().reason, allow_module_level=True)
@@ -145,3 +145,39 @@ def test_remat_and_shard_map(assert_close):
         out_specs=(batch, batch),
     )
     assert_close({"d x": jax.jit(jax.grad(partial(loss, split)))(x)}, {"d x": expected}, 1e-6)
+
+
+CACHED = """
+    import hashlib
+    import jax, numpy as np
+    from flax import nnx
+    import flax_bilstm as fb
+
+    hits = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None
+    )
+    lstm = fb.LSTM(3, 20, rngs=nnx.Rngs(0))
+    x = np.linspace(-1, 1, 5 * 7 * 3, dtype=np.float32).reshape(5, 7, 3)
+    del hits[:]
+    outputs = np.asarray(nnx.jit(lambda lstm, x: lstm(x)[0])(lstm, x))
+    found = len(hits)
+    expected = fb.LSTM(3, 20, implementation="scan", rngs=nnx.Rngs(0))(x)[0]
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    print(fb.native_available().available, found, hashlib.sha256(outputs).hexdigest())
+"""
+
+
+def test_the_persistent_compilation_cache(tmp_path):
+    """Another process runs what one has compiled; without the library, what has no call of it."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    runs = [run_python(CACHED, **environment) for _ in range(2)]
+    runs.append(run_python(CACHED, FLAX_BILSTM_NATIVE="off", **environment))
+    assert not any(run.returncode for run in runs), runs
+    first, second, without = (run.stdout.split() for run in runs)
+    assert (first[:2], second[:2], without[0]) == (["True", "0"], ["True", "1"], "False")
+    assert first[2] == second[2]
