@@ -46,6 +46,8 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     arrays = read.tensors
     model, unused = _model(arrays)
     problems = _problems(arrays) if is_ours(arrays) else []
+    distinct = {id(array): array for array in arrays.values()}  # tied weights have one array
+    norms = {key: _norm(array) for key, array in distinct.items()}
     return {
         "file": str(path),
         "format": checkpoints.detect(path).title,
@@ -63,7 +65,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
                 "name": name,
                 "shape": list(array.shape),
                 "dtype": array.dtype.name,
-                **_norm(array),
+                **norms[id(array)],
                 "unused": name in unused,
             }
             for name, array in arrays.items()
