@@ -6,7 +6,6 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-import flax_bilstm.linen
 from flax_bilstm import arguments
 
 LAYOUTS = ("(batch, time, features)", "(time, features)")
