@@ -39,7 +39,11 @@ ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
 
 LARGEST_RATIO = 2000
-"""Largest ratio of arrays' bytes to bytes on disk: Orbax compresses, zeros take almost nothing."""
+"""Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
+
+ALWAYS_READ = 4 * 2**30
+"""So many bytes of arrays are read from any folder: Orbax compresses, and equal numbers, such as
+weights that are all zeros, take almost nothing on the disk."""
 
 
 def read(path: Path) -> Content:
@@ -109,8 +113,12 @@ def _restore(folder: Path) -> dict[str, Any]:
         item = checkpointer.metadata(folder.absolute()).item_metadata
         arrays = [leaf for leaf in jax.tree.leaves(item.tree) if getattr(leaf, "shape", None)]
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
-        if size > LARGEST_RATIO * on_disk:
-            raise ValueError(f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes")
+        most = max(LARGEST_RATIO * on_disk, ALWAYS_READ)
+        if size > most:
+            raise ValueError(
+                f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes, expected at most "
+                f"{most:,}"
+            )
         # As NumPy arrays they keep 64 bits and do not need the devices that they were saved from.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
         return checkpointer.restore(
