@@ -24,6 +24,7 @@ from flax import nnx
 
 from flax_bilstm.checkpoints.mapped import Content
 from flax_bilstm.checkpoints.not_written import not_written
+from flax_bilstm.checkpoints.replacing import kind_of
 from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
@@ -56,8 +57,8 @@ def read(path: Path) -> Content:
         ValueError: the folder is not an Orbax checkpoint of one tree, or is damaged.
     """
     folder = _tree_folder(path)
+    _check_files(folder)
     try:
-        _check_files(folder)
         tree = _restore(folder)
     except Exception as error:  # damaged files can raise any exception
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -100,8 +101,12 @@ def _check_files(folder: Path) -> None:
     """Refuse files that would block a reader, such as a FIFO."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            if not (Path(parent) / name).is_file():
-                raise ValueError(f"{name} in it is no regular file")
+            path = Path(parent) / name
+            if not path.is_file():
+                raise ValueError(
+                    "expected files and folders alone in an Orbax checkpoint, found "
+                    f"{kind_of(path)}, {shown(name)}; remove it, or copy the checkpoint again."
+                )
 
 
 def _restore(folder: Path) -> dict[str, Any]:
