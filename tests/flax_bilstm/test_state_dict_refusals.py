@@ -119,6 +119,24 @@ def test_what_is_no_state_dict_is_refused(arrays, message):
         fb.from_state_dict(arrays)
 
 
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_other_recurrent_classes_are_named(kind, prefix):
+    tensors = getattr(torch.nn, kind)(6, 4).state_dict()
+    arrays = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    into = "fb.LSTMCell" if kind == "LSTMCell" else "a module of your own"
+    message = rf"got those of an nn\.{kind}\(input_size=6, hidden_size=4\); load them into {into}"
+    with pytest.raises(ValueError, match=message):
+        fb.from_state_dict(arrays)
+
+
+def test_the_tensors_of_a_cell_load_into_a_cell():
+    tensors = torch.nn.LSTMCell(6, 4).state_dict()
+    cell = fb.LSTMCell(6, 4, rngs=nnx.Rngs(0))
+    fb.load_state_dict(cell, tensors)
+    assert fb.state_dict(cell)["weight_hh"].tolist() == tensors["weight_hh"].tolist()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_mapping_is_refused():
     with pytest.raises(ValueError, match="expected a mapping from names to tensors, got list"):
