@@ -1,7 +1,7 @@
 """Checks of the caller's arguments: every error says what was expected and what was passed.
 
-Shapes and dtypes are always known, so they are checked under `jax.jit` too. Values (of `lengths`)
-are checked whenever they are known, that is, outside a trace.
+Shapes and dtypes are always known, so they are checked under `jax.jit` too. Values are checked only
+where they are known, outside a trace.
 """
 
 import math
@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from flax_bilstm.recurrence.equations import Size
 from flax_bilstm.torch_tensors import kind_and_way
 
 LARGEST_AXIS = 2**31 - 1
@@ -95,80 +94,6 @@ def sequence(
             f"{name}: expected at least 1 time step on axis {axis}, got shape {x.shape}."
         )
     return x
-
-
-def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
-    """`value` as an int array (batch,), each from 1 to time where the values are known.
-
-    Under a trace the values are unknown and cannot raise: a length above `time` counts as `time`,
-    one below 1 as an empty sequence (outputs 0, final state = initial state, attention weights 0).
-    """
-    given, unknown = _values("lengths", value, f"{batch} integers")
-    if given.ndim == 2 and given.shape[0] == batch:
-        raise ValueError(
-            f"lengths: expected shape ({batch},), got shape {given.shape}, that of a mask; pass it "
-            "as mask=."
-        )
-    if given.shape != (batch,) or not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(
-            f"lengths: expected {batch} integers, one for each sequence of the batch, shape "
-            f"({batch},), got shape {given.shape} and dtype {given.dtype}."
-        )
-    if not unknown:
-        wrong = np.flatnonzero((given < 1) | (given > time))
-        if wrong.size:
-            raise ValueError(
-                f"lengths: expected values from 1 to {time} (the time axis), got "
-                f"lengths[{wrong[0]}] = {given[wrong[0]]} ({wrong.size} of {batch} are out of "
-                "range); drop empty sequences and check the padding."
-            )
-    steps = jnp.asarray(value)
-    if jnp.iinfo(steps.dtype).bits < 32:
-        steps = steps.astype(jnp.int32)  # time may not fit into a narrower dtype
-    return jnp.clip(steps, 0, jnp.asarray(time, steps.dtype)).astype(jnp.int32)
-
-
-def mask(value: Any, batch: Size, time: Size) -> Any:
-    """`value` as a bool array (batch, time): a NumPy one where the values are known, else JAX's.
-
-    Known values are checked: each row is ones followed by zeros, or zeros followed by ones.
-    """
-    expected = f"booleans (batch, time) = ({batch}, {time}), True for the steps of the sequence"
-    given, unknown = _values("mask", value, expected)
-    kinds = (jnp.bool_, jnp.integer)
-    if given.shape != (batch, time) or not any(jnp.issubdtype(given.dtype, k) for k in kinds):
-        raise ValueError(
-            f"mask: expected {expected}, got shape {given.shape} and dtype {given.dtype}."
-        )
-    if unknown:
-        return jnp.asarray(given).astype(bool)
-    if ((given != 0) & (given != 1)).any():
-        raise ValueError(f"mask: expected {expected}, got integers other than 0 and 1.")
-    steps = given != 0
-    changes = (steps[:, 1:] != steps[:, :-1]).sum(axis=1)
-    wrong = np.flatnonzero((changes > 1) | ~steps.any(axis=1))
-    if wrong.size:
-        raise ValueError(
-            "mask: expected in each row ones and then zeros (padding at the end), or zeros and "
-            f"then ones (padding at the beginning), got {_row(steps[wrong[0]])} in row {wrong[0]} "
-            f"({wrong.size} of {batch} rows are wrong); move each sequence's steps together."
-        )
-    return steps
-
-
-def _row(steps: np.ndarray) -> str:
-    """A row of a mask for a message: 0110, at most 20 digits."""
-    return "".join("01"[int(step)] for step in steps[:20]) + "…" * (len(steps) > 20)
-
-
-def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
-    """`value` as an array, and whether its numbers are unknown; TypeError if it cannot be one."""
-    unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
-    try:
-        return (value if unknown else np.asarray(value)), unknown
-    except Exception as error:  # from NumPy, JAX or PyTorch
-        got = kind_and_way(value) or f"{quoted(value)}, which is not such an array"
-        raise TypeError(f"{name}: expected {expected}, got {got}.") from error
 
 
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:

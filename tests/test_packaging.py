@@ -4,6 +4,7 @@ import email
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,33 @@ def test_wheel_asks_for_torch_only_on_request(wheel: zipfile.ZipFile) -> None:
 def test_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:
     (licence,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
     assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_wheel_without_the_library_runs_an_lstm(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    script = f"""if True:
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        # An editable install of the checkout comes before sys.path.
+        sys.meta_path[:] = [f for f in sys.meta_path if "ScikitBuild" not in type(f).__name__]
+        import flax_bilstm as fb
+        from flax import nnx
+
+        assert fb.__file__.startswith({str(tmp_path)!r}), fb.__file__
+        available, reason = fb.native_available()
+        assert not available
+        assert reason.startswith("libflax_bilstm.so was not built: install a C++ compiler"), reason
+        assert fb.LSTM(3, 4, rngs=nnx.Rngs(0))([[[1.0, 2.0, 3.0]]])[0].shape == (1, 1, 4)
+    """
+    run_python(script, tmp_path)
+
+
+def test_one_version_of_jax_is_the_oldest_everywhere() -> None:
+    """The library is built against the headers of the oldest jaxlib that it runs with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines = project["build-system"]["requires"] + project["project"]["dependencies"]
+    asked = {line for line in lines if line.startswith(("jax>", "jaxlib"))}
+    oldest = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    (version,) = (line.removeprefix("jaxlib==") for line in oldest if line.startswith("jaxlib"))
+    assert asked == {f"jaxlib=={version}", f"jax>={version}"}
+    assert f"jax=={version}" in oldest

@@ -12,6 +12,7 @@ import numpy as np
 
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
+from flax_bilstm.checkpoints.sharing import check_sharing
 from flax_bilstm.checkpoints.showing import LONGEST, shown
 from flax_bilstm.checkpoints.stand_ins import StandIn
 from flax_bilstm.conversion.tensors import to_numpy
@@ -80,6 +81,7 @@ def unwrap(
             "mapping that holds the tensors by itself."
         )
     tensors = to_numpy({names[name]: held[name] for name in names})
+    check_sharing(tensors)
     renamed = {name: names.get(name) for name in held}
     return Checkpoint(tensors, optimizer, renamed, tuple(notes))
 

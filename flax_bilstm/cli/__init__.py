@@ -16,8 +16,8 @@ from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
 from flax_bilstm.cli import printing
 from flax_bilstm.cli.code import code_of
-from flax_bilstm.cli.convert import Conversion, DifferenceError
-from flax_bilstm.cli.verify import forward_pass
+from flax_bilstm.cli.job import Conversion
+from flax_bilstm.cli.verify import DifferenceError, forward_pass
 from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.weights import from_state_dict

@@ -47,6 +47,8 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     ours = is_ours(arrays)
     model, unused = _model(arrays) if ours else (None, set())
     problems = _problems(arrays) if ours else []
+    distinct = {id(array): array for array in arrays.values()}  # tied weights have one array
+    norms = {key: _norm(array) for key, array in distinct.items()}
     return {
         "file": str(path),
         "format": checkpoints.detect(path).title,
@@ -64,7 +66,7 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
                 "name": name,
                 "shape": list(array.shape),
                 "dtype": array.dtype.name,
-                **_norm(array),
+                **norms[id(array)],
                 "unused": name in unused,
             }
             for name, array in arrays.items()

@@ -23,11 +23,11 @@ OTHERS = [name for name in IMPLEMENTATIONS if name != "scan"]
 others = pytest.mark.parametrize("implementation", OTHERS)
 every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 reversed_or_not = pytest.mark.parametrize("reverse", [False, True])
-
-
-def changed_by(batch):
-    """All implementations; from the bound on, the one that computes otherwise than below it."""
-    return list(IMPLEMENTATIONS) if batch < FROM else ["fused"]
+PROJECTED_OR_NOT = [  # batch, size of the projection, implementations: native has no projection
+    (2, 2, [name for name in IMPLEMENTATIONS if name != "native"]),
+    (FROM, 2, ["fused"]),
+    (2, 0, ["native"]),
+]
 
 
 @contextlib.contextmanager
@@ -108,15 +108,15 @@ PRECISIONS = {jnp.float32: 2**-23, jnp.bfloat16: 2**-8, jnp.float16: 2**-11}
 
 
 @pytest.mark.usefixtures("x64_beside_others")
-@pytest.mark.parametrize("batch", [2, FROM])
+@pytest.mark.parametrize(("batch", "proj", "implementations"), PROJECTED_OR_NOT)
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_lower_precision_comes_close_to_float64(assert_close, dtype, batch):
-    arrays = case(dtype, batch, proj=2)
+def test_lower_precision_comes_close_to_float64(assert_close, dtype, batch, proj, implementations):
+    arrays = case(dtype, batch, proj=proj)
     widened = jax.tree.map(
         lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, arrays
     )
     truth = results_and_gradients("scan", widened, reverse=True)
-    for implementation in changed_by(batch):
+    for implementation in implementations:
         actual = results_and_gradients(implementation, arrays, reverse=True)
         with naming(implementation):
             for name, value in actual.items():
@@ -129,18 +129,19 @@ def test_lower_precision_comes_close_to_float64(assert_close, dtype, batch):
 @pytest.mark.usefixtures("x64")
 @reversed_or_not
 @pytest.mark.parametrize(
-    ("batch", "implementation"), [(batch, one) for batch in (2, FROM) for one in changed_by(batch)]
+    ("batch", "proj", "implementation"),
+    [(batch, proj, one) for batch, proj, some in PROJECTED_OR_NOT for one in some],
 )
-def test_gradients_against_finite_differences(batch, reverse, implementation):
-    *arrays, valid = case(jnp.float64, batch, proj=2, time=3)
+def test_gradients_against_finite_differences(batch, proj, reverse, implementation):
+    *arrays, valid = case(jnp.float64, batch, proj=proj, time=3)
     run = jax.jit(lambda *arrays: IMPLEMENTATIONS[implementation](*arrays, valid, reverse))
     check_grads(run, arrays, order=1, modes=["rev"])
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch", [2, FROM])
-def test_second_order_reverse_over_reverse(assert_close, batch):
-    weights, x, state, valid = case(jnp.float64, batch, proj=2, time=3)
+@pytest.mark.parametrize(("batch", "proj", "implementations"), PROJECTED_OR_NOT)
+def test_second_order_reverse_over_reverse(assert_close, batch, proj, implementations):
+    weights, x, state, valid = case(jnp.float64, batch, proj=proj, time=3)
 
     def of_the_gradient(implementation):
         def loss(weights, x, state):
@@ -152,11 +153,12 @@ def test_second_order_reverse_over_reverse(assert_close, batch):
             return sum(jnp.sum(grad**2) for grad in jax.tree.leaves(grads))
 
         d_weights, d_x, d_state = jax.jit(jax.grad(penalty, argnums=(0, 1, 2)))(weights, x, state)
-        return {**d_weights._asdict(), "x": d_x, **d_state._asdict()}
+        named = {**d_weights._asdict(), "x": d_x, **d_state._asdict()}
+        return {name: value for name, value in named.items() if value is not None}
 
     expected = of_the_gradient("scan")
     assert all(np.asarray(value).any() for value in expected.values())
-    for implementation in set(changed_by(batch)) - {"scan"}:
+    for implementation in set(implementations) - {"scan"}:
         actual = of_the_gradient(implementation)
         with naming(implementation):
             assert_close(actual, expected, 1e-12)

@@ -10,7 +10,7 @@
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
 
 // Step 0 sets the gradients of the final states. Step k > 0 multiplies dz of the k-th step from the
-// end, so that the gradient of the state before it is known. Each then computes dz of the next step.
+// end: the gradient of the state before it. Each then computes dz of the step before it.
 template <typename T>
 class BackwardPass {
  public:
@@ -26,13 +26,9 @@ class BackwardPass {
   static Size blocks(const Pass& pass) { return whole_vectors(pass.hidden, kPanel); }
   static Size panel_size(const Pass& pass) { return kGates * pass.hidden * kPanel; }
   static void pack(const Pass& pass, Range panels, T* packed) {
-    const Size columns = kGates * pass.hidden;
-    for (Size unit = panels.begin * kPanel; unit < panels.end * kPanel; ++unit) {
-      T* to = packed + unit / kPanel * panel_size(pass) + unit % kPanel;
-      const T* from = pass.kernel_hh + unit * columns;
-      for (Size column = 0; column < columns; ++column) {
-        to[column * kPanel] = unit < pass.hidden ? from[column] : T{0};
-      }
+    for (Size panel = panels.begin; panel < panels.end; ++panel) {
+      pack_transposed(pass.kernel_hh, panel * kPanel, pass.hidden, kGates * pass.hidden, kPanel,
+                      packed + panel * panel_size(pass));
     }
   }
 

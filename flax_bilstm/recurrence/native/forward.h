@@ -22,7 +22,9 @@ struct ForwardPass {
   static Size blocks(const Pass& pass) { return Packed::panels(pass); }
   static Size panels(const Pass& pass) { return in_place(pass) ? 0 : Packed::panels(pass); }
   static Size panel_size(const Pass& pass) { return Packed::panel_size(pass); }
-  static void pack(const Pass& pass, Range panels, T* packed) { Packed::pack(pass, panels, packed); }
+  static void pack(const Pass& pass, Range panels, T* packed) {
+    Packed::pack(pass, panels, packed);
+  }
   static Size scratch_size(const Pass& pass, Size rows) {
     return ForwardRows<T>::states_size(pass, rows) +
            (in_place(pass) ? InPlace::scratch_size(pass, rows) : Packed::scratch_size(pass, rows));

@@ -28,7 +28,8 @@ class ForwardInPlace : ForwardRows<T> {
   }
 
  private:
-  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::time_, Base::width_;
+  using Base::hidden_, Base::width_, Base::pass_, Base::rest_, Base::rows_;
+  using Base::step_, Base::time_;
 
   static Size row_size(const Forward<T>& pass) { return kGates * pass.hidden + kLanes<T>; }
 
@@ -107,7 +108,8 @@ class ForwardInPlace : ForwardRows<T> {
     const T* weights = pass_.kernel_hh + k * columns;
     Vector<T> h[Rows][Depth];
     for (int row = 0; row < Rows; ++row) {
-      for (int d = 0; d < Depth; ++d) h[row][d] = broadcast(hidden_[(first + row) * width_ + k + d]);
+      const T* from = hidden_ + (first + row) * width_ + k;
+      for (int d = 0; d < Depth; ++d) h[row][d] = broadcast(from[d]);
     }
     const auto add = [&](Size column, Size count) {
       Vector<T> sums[Rows];

@@ -54,7 +54,8 @@ class ForwardPacked : ForwardRows<T> {
   }
 
  private:
-  using Base::hidden_, Base::pass_, Base::rest_, Base::rows_, Base::step_, Base::time_, Base::width_;
+  using Base::hidden_, Base::width_, Base::pass_, Base::rest_, Base::rows_;
+  using Base::step_, Base::time_;
 
   static constexpr Size kColumn = kGates * kLanes<T>;  // one row of a panel
 

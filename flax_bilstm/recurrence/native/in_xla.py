@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_bilstm.recurrence import fused
-from flax_bilstm.recurrence.equations import State, Weights, validity
+from flax_bilstm.recurrence.equations import State, Weights, matmul, validity
 
 SAVED = 2
 """Arrays that training saves per direction: the gates, and the cell that each step starts from."""
@@ -104,3 +104,9 @@ def weight_gradients(
         assert d_weights.bias_ih is not None
         found += [d_weights.kernel_ih, d_weights.kernel_hh, d_weights.bias_ih]
     return found
+
+
+def input_gradients(*operands: Array, reverse: bool) -> list[Array]:
+    """`primitives.input_gradients`, given its operands."""
+    found = [matmul(dz, kernel_ih.T) for dz, kernel_ih in in_groups(operands, 2)]
+    return [sum(found[1:], found[0])]

@@ -4,6 +4,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "input_gradients.h"
 #include "weight_gradients.h"
 
 namespace flax_bilstm::FLAX_BILSTM_TARGET {
@@ -32,7 +33,8 @@ constexpr StepKernel<typename Pass::Pass, T> step_kernel() {
 template <typename T>
 constexpr Kernels<T> kernels() {
   return {step_kernel<ForwardPass<T>, T>(), step_kernel<BackwardPass<T>, T>(),
-          kernel<WeightGradientsPass<T>, T>(WeightGradientsPass<T>::run)};
+          kernel<WeightGradientsPass<T>, T>(WeightGradientsPass<T>::run),
+          kernel<InputGradientsPass<T>, T>(InputGradientsPass<T>::run)};
 }
 
 template <typename T, Vector<T> (*function)(Vector<T>)>

@@ -18,6 +18,8 @@ struct Range {
 // Up to this batch size the weights are not packed: copying them would take longer than it saves.
 constexpr Size kLargestUnpackedBatch = 4;
 
+constexpr Size kMostDirections = 2;
+
 // The sizes of a layer, and which direction of it a pass computes.
 struct Layer {
   Size time, batch, input, hidden, directions;
@@ -74,6 +76,14 @@ struct WeightGradients : Layer {
   T* d_bias;                 // (4 hidden,)
 };
 
+// Of all directions at once: their sum.
+template <typename T>
+struct InputGradients : Layer {
+  const T* kernel_ih[kMostDirections];  // (input, 4 hidden)
+  const T* dz[kMostDirections];         // (time, batch, 4 hidden)
+  T* d_x;                               // (time, batch, input)
+};
+
 // A pass in parts: `pack` packs some panels of the weights; then `run` computes the items from
 // `begin` to `end` out of `count`: rows of the batch over all steps, or panels of dz's columns.
 // There are no more parts than tiles; results do not depend on how the work is split. Sizes are
@@ -103,6 +113,7 @@ struct Kernels {
   StepKernel<Forward<T>, T> forward;
   StepKernel<Backward<T>, T> backward;
   Kernel<WeightGradients<T>, T> weight_gradients;
+  Kernel<InputGradients<T>, T> input_gradients;
 };
 
 // The two vector functions by themselves, for the tests of their accuracy.

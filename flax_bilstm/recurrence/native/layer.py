@@ -1,4 +1,4 @@
-"""`native`: both passes and the weights' gradients in C++, the inputs' gradients in XLA."""
+"""`native`: both passes and all gradients of a layer in C++."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_bilstm.recurrence import fused
-from flax_bilstm.recurrence.equations import State, Weights, matmul, validity
+from flax_bilstm.recurrence.equations import State, Weights, validity
 from flax_bilstm.recurrence.native import primitives
 from flax_bilstm.recurrence.native.library import native_available
 from flax_bilstm.recurrence.native.primitives import Call
@@ -114,12 +114,8 @@ def _pull_back(
     assert saved is not None
     d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, call)
     d_weights = primitives.weight_gradients(weights, x, states.hidden, lengths, outputs, dz, call)
-
-    def in_memory(array: Array) -> Array:  # and back
-        return jnp.swapaxes(array, 0, 1) if call.batch_major else array
-
-    d_x = [matmul(in_memory(d), each.kernel_ih.T) for d, each in zip(dz, weights, strict=True)]
-    return d_weights, in_memory(sum(d_x[1:], d_x[0])), d_initial
+    d_x = primitives.input_gradients(weights, dz, call)
+    return d_weights, d_x, d_initial
 
 
 def _pull_back_and_save(call: Call, residuals: _Residuals, cotangents: tuple[Array, State]) -> Any:

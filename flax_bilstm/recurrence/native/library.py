@@ -15,8 +15,13 @@ VARIABLE = "FLAX_BILSTM_NATIVE"
 """Environment variable: the name of an instruction set, or "off"; if unset, the best one."""
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-CALLS = ("flax_bilstm_forward", "flax_bilstm_backward", "flax_bilstm_weight_gradients")
-INTERFACE = 2
+CALLS = (
+    "flax_bilstm_forward",
+    "flax_bilstm_backward",
+    "flax_bilstm_weight_gradients",
+    "flax_bilstm_input_gradients",
+)
+INTERFACE = 3
 """The version of the library's functions that is called, the same as in lstm.cc."""
 
 # `make sanitize` sets this variable to another build of the library.
@@ -37,7 +42,9 @@ class Availability(NamedTuple):
 def native_available() -> Availability:
     """Whether the C++ LSTM is available: usable as a condition, with its reason.
 
-    The first call loads the library and registers it with JAX. The environment variable
+    The first call loads the library and registers it with JAX, which starts JAX's backends: set
+    `jax_num_cpu_devices` and call `jax.distributed.initialize` before. If jaxlib refuses the
+    library, there is one warning, and layers run as `fused` does. The environment variable
     `FLAX_BILSTM_NATIVE` chooses an instruction set, "portable", "avx2" or "avx512", or "off".
 
     Raises:
@@ -74,8 +81,18 @@ def native_available() -> Availability:
             f"{VARIABLE}: expected 'off' or an instruction set of this processor, one of "
             f"{', '.join(INSTRUCTION_SETS)}, got {wanted!r}."
         )
-    for name in CALLS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    try:
+        jax.devices("cpu")  # until the backend has started, JAX only notes what is registered
+    except RuntimeError as error:
+        return Availability(False, f"JAX has no CPU here: {error}")
+    try:
+        for name in CALLS:
+            target = jax.ffi.pycapsule(getattr(library, name))
+            jax.ffi.register_ffi_target(name, target, platform="cpu")
+    except Exception as error:  # whatever the jaxlib of the day raises
+        return _refused(
+            f"jaxlib {version('jaxlib')} refused {PATH.name}: {error}; install flax-bilstm again"
+        )
     return Availability(True, f"runs on CPUs, with the instruction set {chosen}")
 
 

@@ -13,17 +13,23 @@ const T* data(const ffi::AnyBuffer& buffer) {
   return static_cast<const T*>(buffer.untyped_data());
 }
 
-// A pass with its layer's sizes. `steps` is (time, batch, features) or, if batch_major,
-// (batch, time, features); `states` is (directions, batch, hidden).
+// A pass over `steps`: (time, batch, features) or, if batch_major, (batch, time, features).
 template <typename Pass>
-Pass pass_over(const ffi::AnyBuffer& steps, const ffi::AnyBuffer& states, bool batch_major) {
+Pass pass_over(const ffi::AnyBuffer& steps, bool batch_major) {
   Pass pass{};
   pass.time = steps.dimensions()[batch_major ? 1 : 0];
   pass.batch = steps.dimensions()[batch_major ? 0 : 1];
+  pass.batch_major = batch_major;
+  return pass;
+}
+
+// The same with its layer's sizes; `states` is (directions, batch, hidden).
+template <typename Pass>
+Pass pass_over(const ffi::AnyBuffer& steps, const ffi::AnyBuffer& states, bool batch_major) {
+  auto pass = pass_over<Pass>(steps, batch_major);
   pass.input = steps.dimensions()[2];
   pass.directions = states.dimensions()[0];
   pass.hidden = states.dimensions()[2];
-  pass.batch_major = batch_major;
   return pass;
 }
 
@@ -124,6 +130,24 @@ void weight_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer h_
   run(pool, passes, kernels.weight_gradients);
 }
 
+// dz and W_ih of each direction -> the gradient of x.
+template <typename T>
+void input_gradients(ffi::ThreadPool& pool, ffi::AnyBuffer dz, ffi::AnyBuffer kernel_ih,
+                     ffi::RemainingArgs others, ffi::RemainingRets results,
+                     const Kernels<T>& kernels, bool batch_major) {
+  Arguments<T> arguments(others);
+  auto pass = pass_over<InputGradients<T>>(dz, batch_major);
+  pass.input = kernel_ih.dimensions()[0];
+  pass.hidden = kernel_ih.dimensions()[1] / 4;
+  pass.directions = 1 + static_cast<Size>(others.size()) / 2;
+  for (Size direction = 0; direction < pass.directions; ++direction) {
+    pass.dz[direction] = direction ? arguments.next() : data<T>(dz);
+    pass.kernel_ih[direction] = direction ? arguments.next() : data<T>(kernel_ih);
+  }
+  pass.d_x = Results<T>(results).next();
+  run(pool, std::vector<InputGradients<T>>{pass}, kernels.input_gradients);
+}
+
 ffi::Error forward_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer h_0,
                         ffi::RemainingArgs others, ffi::RemainingRets results, bool reverse,
                         bool batch_major) {
@@ -148,6 +172,14 @@ ffi::Error weight_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::An
   });
 }
 
+ffi::Error input_gradients_call(ffi::ThreadPool pool, ffi::AnyBuffer dz, ffi::AnyBuffer kernel_ih,
+                                ffi::RemainingArgs others, ffi::RemainingRets results, bool,
+                                bool batch_major) {
+  return with_kernels(dz, [&](const auto& kernels) {
+    input_gradients(pool, dz, kernel_ih, others, results, kernels, batch_major);
+  });
+}
+
 }  // namespace
 }  // namespace flax_bilstm
 
@@ -169,6 +201,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_forward, flax_bilstm::forward_call, FL
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_backward, flax_bilstm::backward_call, FLAX_BILSTM_CALL);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_weight_gradients, flax_bilstm::weight_gradients_call,
                               FLAX_BILSTM_CALL);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flax_bilstm_input_gradients, flax_bilstm::input_gradients_call,
+                              FLAX_BILSTM_CALL);
 
 const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instruction_set(); }
 
@@ -176,7 +210,7 @@ const char* flax_bilstm_best_instruction_set() { return flax_bilstm::best_instru
 int flax_bilstm_ffi_version() { return 1000 * XLA_FFI_API_MAJOR + XLA_FFI_API_MINOR; }
 
 // The version of these functions; to be increased, also in library.py, with each change of them.
-int flax_bilstm_interface() { return 2; }
+int flax_bilstm_interface() { return 3; }
 
 bool flax_bilstm_choose_instruction_set(const char* name) {
   return flax_bilstm::choose_instruction_set(name);

@@ -91,6 +91,16 @@ def weight_gradients(
     )
 
 
+def input_gradients(
+    weights: Sequence[Weights], dz: Sequence[Float[Array, "time batch gates"]], call: Call
+) -> Float[Array, "time batch in"]:
+    """The gradient of x."""
+    pairs = zip(dz, weights, strict=True)
+    operands = [operand for d, each in pairs for operand in (d, each.kernel_ih)]
+    d_x: Array = input_gradients_p.bind(*operands, **call._asdict())[0]
+    return d_x
+
+
 def _known(lengths: Array | None, x: Array) -> Int[Array, " batch"]:
     return jnp.full(x.shape[1], x.shape[0], jnp.int32) if lengths is None else lengths
 
@@ -129,6 +139,12 @@ def _weight_gradients_avals(
     directions, _batch, hidden = h_0.shape
     shapes = [(x.shape[2], 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
     return [ShapedArray(shape, x.dtype) for shape in shapes * directions]
+
+
+def _input_gradients_avals(
+    dz: ShapedArray, kernel_ih: ShapedArray, *others: ShapedArray, **_: Any
+) -> list[ShapedArray]:
+    return [ShapedArray((*dz.shape[:2], kernel_ih.shape[0]), dz.dtype)]
 
 
 def _plain(aval: ShapedArray) -> ShapedArray:
@@ -289,12 +305,15 @@ def _primitive(
 _forward = _any_layout(in_xla.forward)
 _backward = _any_layout(in_xla.backward)
 _weight_gradients = _any_layout(in_xla.weight_gradients)
+_input_gradients = _any_layout(in_xla.input_gradients)
 
 forward_p = _primitive("forward", _forward_avals, _forward, (1, 3), (1, 2))
 backward_p = _primitive("backward", _backward_avals, _backward, (1, 3), (0, 1), _gates_become_dz)
 weight_gradients_p = _primitive(
     "weight_gradients", _weight_gradients_avals, _weight_gradients, (1,), ()
 )
+input_gradients_p = _primitive("input_gradients", _input_gradients_avals, _input_gradients, (), ())
 batching.primitive_batchers[forward_p] = _merge(forward_p, 3, 3)
 batching.primitive_batchers[backward_p] = _merge(backward_p, 1 + in_xla.SAVED, 1)
 batching.primitive_batchers[weight_gradients_p] = _one_each(_weight_gradients)
+batching.primitive_batchers[input_gradients_p] = _one_each(_input_gradients)

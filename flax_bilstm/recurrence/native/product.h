@@ -32,6 +32,22 @@ inline void multiply(Vector<T> (&tile)[Rows][Columns], const T* a, Size a_stride
   }
 }
 
+// A panel of the transpose: the `width` rows of `from` (rows, columns) from `first` on become
+// columns of `to` (columns, width), those past the last row 0.
+template <typename T>
+inline void pack_transposed(const T* from, Size first, Size rows, Size columns, Size width, T* to) {
+  constexpr Size kBlock = 16;  // columns: what is written stays in the first cache
+  for (Size begin = 0; begin < columns; begin += kBlock) {
+    const Size end = begin + kBlock < columns ? begin + kBlock : columns;
+    for (Size k = 0; k < width; ++k) {
+      const T* row = from + (first + k) * columns;
+      for (Size column = begin; column < end; ++column) {
+        to[column * width + k] = first + k < rows ? row[column] : T{0};
+      }
+    }
+  }
+}
+
 // Calls f(`rows` as a type).
 template <int Rows = static_cast<int>(kRows), typename F>
 inline void with_rows(Size rows, const F& f) {

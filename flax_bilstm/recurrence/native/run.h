@@ -121,7 +121,8 @@ void run(ffi::ThreadPool& pool, std::vector<Pass> passes, const StepKernel<Pass,
     kernel.step(passes[direction], step, {0, first.batch}, share, weights,
                 scratch.data() + direction * scratch_size);
   };
-  // One direction after the other, or as many at once as there are threads for.
+  // One direction after the other, or as many at once as there are threads for. A thread that had
+  // to wait for long goes on with the next direction.
   const Size threads = std::min(all_threads, parts * directions);
   parallel(pool, threads, threads, [&](Size thread) {
     for (Size k = 0; k < directions; ++k) {
