@@ -16,6 +16,8 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
+from flax_bilstm.torch_tensors import kind_and_way
+
 LARGEST_AXIS = 2**31 - 1
 """XLA stores an axis' size in 32 bits, and aborts the process if it is larger."""
 
@@ -45,10 +47,8 @@ def array(name: str, value: Any) -> Array:
     try:
         converted = jnp.asarray(value)
     except Exception as error:  # from JAX, NumPy or the tensor's library
-        raise TypeError(
-            f"{name}: expected an array of numbers, got {quoted(value)}; convert it with "
-            "numpy.asarray first."
-        ) from error
+        got = kind_and_way(value) or f"{quoted(value)}; pass a NumPy or JAX array"
+        raise TypeError(f"{name}: expected an array of numbers, got {got}.") from error
     if not isinstance(converted, jax.core.Tracer) and converted.is_deleted():
         raise ValueError(
             f"{name}: expected an array, got one that was deleted; it was donated to an earlier "
@@ -223,8 +223,14 @@ def path(name: str, value: Any) -> str | os.PathLike[str]:
     """`value` if it is the path of a file or folder; TypeError or ValueError otherwise."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}: expected the path of a file or folder, got {quoted(value)}.")
-    if not os.fspath(value):
+    text = os.fspath(value)
+    if not text:
         raise ValueError(f"{name}: expected the path of a file or folder, got an empty one.")
+    if not isinstance(text, str) or "\0" in text:
+        raise ValueError(
+            f"{name}: expected the path of a file or folder, a string without the character NUL, "
+            f"got {quoted(text)}."
+        )
     return value
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from flax_bilstm import arguments
 from flax_bilstm.recurrence.equations import Size
+from flax_bilstm.torch_tensors import kind_and_way
 
 
 class Spans(NamedTuple):
@@ -115,10 +116,8 @@ def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
     try:
         return (value if unknown else np.asarray(value)), unknown
     except Exception as error:  # from NumPy, JAX or PyTorch
-        raise TypeError(
-            f"{name}: expected {expected}, got {arguments.quoted(value)}, which is not such an "
-            "array."
-        ) from error
+        got = kind_and_way(value) or f"{arguments.quoted(value)}, which is not such an array"
+        raise TypeError(f"{name}: expected {expected}, got {got}.") from error
 
 
 def from_start(x: Array, found: Spans, axis: int) -> Array:

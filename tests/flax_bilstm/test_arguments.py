@@ -7,6 +7,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import arguments
+from flax_bilstm.cli import main
 
 LAYOUTS = ("(batch, time, features)", "(time, features)")
 
@@ -130,6 +131,61 @@ def test_a_packed_sequence_is_refused_with_the_way_to_pass_it():
     packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(3, 5, 2), [3, 2, 1, 1, 1])
     with pytest.raises(TypeError, match="x: expected a padded array, got PackedSequence; unpack"):
         fb.LSTM(2, 3, rngs=nnx.Rngs(0))(packed)
+
+
+def unreadable(kind):
+    """A tensor of ones (5, 2), in a form that NumPy cannot read."""
+    torch = pytest.importorskip("torch")
+    ones = torch.ones(5, 2)
+    return {
+        "gradient": lambda: ones.requires_grad_(),
+        "coo": ones.to_sparse,
+        "csr": ones.to_sparse_csr,
+        "mkldnn": ones.to_mkldnn,
+        "quantized": lambda: torch.quantize_per_tensor(ones, 1.0, 0, torch.qint8),
+        "bfloat16": ones.bfloat16,
+        "negative": lambda: torch.conj(torch.complex(ones, -ones)).imag,
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["gradient", "coo", "csr", "mkldnn", "quantized", "bfloat16", "negative"]
+)
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its tensors
+def test_what_is_advised_for_a_tensor_works(kind):
+    x = unreadable(kind)
+    with pytest.raises(TypeError, match=r"x: expected an array of numbers, got a .*; pass \.") as e:
+        arguments.array("x", x)
+    way = str(e.value).partition("pass .")[2].removesuffix(".")  # detach().numpy()
+    for method in way.split("."):
+        x = getattr(x, method.removesuffix("()"))()
+    np.testing.assert_array_equal(arguments.array("x", x), np.ones((5, 2)))
+
+
+def test_a_tensor_without_numbers_and_a_nested_one():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"without numbers \(device meta\); pass one with numbers"):
+        arguments.array("x", torch.ones(5, 2, device="meta"))
+    nested = torch.nested.nested_tensor([torch.ones(3, 2)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"a nested tensor; pass torch\.nested\.to_padded_tensor"):
+        arguments.array("x", nested)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_path_has_no_nul_and_is_no_bytes(tmp_path, capsys):
+    class Bytes:
+        def __fspath__(self):
+            return b"a.pt"
+
+    module = fb.LSTM(2, 3, rngs=nnx.Rngs(0))
+    for wrong in ("a\0b.pt", tmp_path / "a\0b.pt", Bytes()):
+        for call in (lambda path: fb.save(module, path), fb.load):
+            with pytest.raises(ValueError, match="path: expected the path of a file or folder, a"):
+                call(wrong)
+    for command in (["inspect", "a\0b"], ["convert", "a\0b", "c.pt"], ["convert", "c.pt", "a\0b"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        assert "expected the path of a file or folder" in capsys.readouterr().err
 
 
 def test_ignore_is_a_list_and_no_string_whose_letters_would_be_patterns():
