@@ -8,11 +8,13 @@ Trees without "model" at the top, and pure dicts, are read too. Orbax is importe
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,9 @@ METADATA = "_METADATA"
 STEP = re.compile(r"\D*(\d{1,18})")
 ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
+
+BESIDE_ARRAYS = 2**18  # bytes
+"""Room for what Orbax writes beside the arrays, which it compresses."""
 
 LARGEST_RATIO = 2000
 """Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
@@ -189,11 +194,21 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     tree = {"model": model}
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
+    _check_room(tree, path)
     try:
         with _one_report(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except Exception as error:  # a full disk raises one of several
         raise not_written(path, error) from error
+
+
+def _check_room(tree: Any, path: Path) -> None:
+    """Refuse to begin on a full disk: Orbax's threads would print errors after the first one."""
+    needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + BESIDE_ARRAYS
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        words = f"{os.strerror(errno.ENOSPC)}, {needed:,} bytes are needed and {free:,} are free"
+        raise OSError(errno.ENOSPC, words, str(path))
 
 
 @contextlib.contextmanager
