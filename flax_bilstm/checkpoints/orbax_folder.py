@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,12 +204,23 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
 
 
 def _check_room(tree: Any, path: Path) -> None:
-    """Refuse to begin on a full disk: Orbax's threads would print errors after the first one."""
+    """Refuse to begin without room: Orbax's threads would print errors after the first one."""
     needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + BESIDE_ARRAYS
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        words = f"{os.strerror(errno.ENOSPC)}, {needed:,} bytes are needed and {free:,} are free"
-        raise OSError(errno.ENOSPC, words, str(path))
+    rooms = {errno.ENOSPC: shutil.disk_usage(path.parent).free, errno.EFBIG: _largest_file()}
+    for number, room in rooms.items():
+        if room < needed:
+            words = f"{needed:,} bytes are needed, and there is room for {room:,}"
+            raise OSError(number, f"{os.strerror(number)}, {words}", str(path))
+
+
+def _largest_file() -> int:
+    """The largest size that the system lets this process give a file."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return sys.maxsize
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
 
 
 @contextlib.contextmanager
