@@ -121,6 +121,15 @@ def test_the_readme_has_at_most_ten_rows():
     assert len(tables.HEADLINES) <= 10
 
 
+def test_the_readme_says_how_many_goals_are_missed():
+    root = Path(__file__).resolve().parents[2]
+    table = (root / "docs/performance.md").read_text()
+    missed, reached = table.count("| missed by"), table.count("| reached |")
+    numbers = "no one two three four five six seven eight nine ten eleven".split()
+    said = f"{numbers[missed]} of {numbers[missed + reached]} goals are missed"
+    assert said in (root / "README.md").read_text().lower()
+
+
 def test_alternatives_stand_beside_the_default(results):
     head, _, *rows = tables.alternatives(results).splitlines()
     assert head.endswith(f"| the default | {' | '.join(ALTERNATIVES)} |")
