@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 import digits
 import flax_bilstm as fb
-import flax_bilstm.linen
 import recipe
 from config import Config, parse_arguments
 from flax_bilstm import sharding

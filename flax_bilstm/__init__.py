@@ -1,5 +1,6 @@
 """PyTorch's LSTM as a Flax NNX module, with the same numbers; and BiLSTM with attention."""
 
+from flax_bilstm import linen, sharding
 from flax_bilstm.cell import LSTMCell
 from flax_bilstm.checkpoints import load, save
 from flax_bilstm.conversion.flax_cells import SummedBiases
@@ -20,11 +21,13 @@ __all__ = [
     "Unused",
     "export",
     "from_state_dict",
+    "linen",
     "load",
     "load_state_dict",
     "native_available",
     "optimizer_from_torch",
     "register_layer",
     "save",
+    "sharding",
     "state_dict",
 ]

@@ -1,12 +1,12 @@
 """Checks of the caller's arguments: every error says what was expected and what was passed.
 
-Shapes and dtypes are always known, so they are checked under `jax.jit` too. Values (of `lengths`)
-are checked whenever they are known, that is, outside a trace.
+Shapes and dtypes are always known, so they are checked under `jax.jit` too. Values are checked only
+where they are known, outside a trace.
 """
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from flax_bilstm.recurrence.equations import Size
+from flax_bilstm.torch_tensors import kind_and_way
 
 LARGEST_AXIS = 2**31 - 1
 """XLA stores an axis' size in 32 bits, and aborts the process if it is larger."""
+
+MOST_NUMBERS = 2**53
+"""XLA counts bytes in 63 bits and aborts the process beyond them; drawing numbers takes several
+copies. No computer addresses 2⁵⁶ bytes, and numbers have up to 8.
+"""
 
 
 def quoted(value: Any) -> str:
@@ -42,10 +47,8 @@ def array(name: str, value: Any) -> Array:
     try:
         converted = jnp.asarray(value)
     except Exception as error:  # from JAX, NumPy or the tensor's library
-        raise TypeError(
-            f"{name}: expected an array of numbers, got {quoted(value)}; convert it with "
-            "numpy.asarray first."
-        ) from error
+        got = kind_and_way(value) or f"{quoted(value)}; pass a NumPy or JAX array"
+        raise TypeError(f"{name}: expected an array of numbers, got {got}.") from error
     if not isinstance(converted, jax.core.Tracer) and converted.is_deleted():
         raise ValueError(
             f"{name}: expected an array, got one that was deleted; it was donated to an earlier "
@@ -93,81 +96,6 @@ def sequence(
     return x
 
 
-def lengths(value: ArrayLike, batch: Size, time: Size) -> Int[Array, " batch"]:
-    """`value` as an int array (batch,), each from 1 to time where the values are known.
-
-    Under a trace the values are unknown and cannot raise: a length above `time` counts as `time`,
-    one below 1 as an empty sequence (outputs 0, final state = initial state, attention weights 0).
-    """
-    given, unknown = _values("lengths", value, f"{batch} integers")
-    if given.ndim == 2 and given.shape[0] == batch:
-        raise ValueError(
-            f"lengths: expected shape ({batch},), got shape {given.shape}, that of a mask; pass it "
-            "as mask=."
-        )
-    if given.shape != (batch,) or not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(
-            f"lengths: expected {batch} integers, one for each sequence of the batch, shape "
-            f"({batch},), got shape {given.shape} and dtype {given.dtype}."
-        )
-    if not unknown:
-        wrong = np.flatnonzero((given < 1) | (given > time))
-        if wrong.size:
-            raise ValueError(
-                f"lengths: expected values from 1 to {time} (the time axis), got "
-                f"lengths[{wrong[0]}] = {given[wrong[0]]} ({wrong.size} of {batch} are out of "
-                "range); drop empty sequences and check the padding."
-            )
-    steps = jnp.asarray(value)
-    if jnp.iinfo(steps.dtype).bits < 32:
-        steps = steps.astype(jnp.int32)  # time may not fit into a narrower dtype
-    return jnp.clip(steps, 0, jnp.asarray(time, steps.dtype)).astype(jnp.int32)
-
-
-def mask(value: Any, batch: Size, time: Size) -> Any:
-    """`value` as a bool array (batch, time): a NumPy one where the values are known, else JAX's.
-
-    Known values are checked: each row is ones followed by zeros, or zeros followed by ones.
-    """
-    expected = f"booleans (batch, time) = ({batch}, {time}), True for the steps of the sequence"
-    given, unknown = _values("mask", value, expected)
-    kinds = (jnp.bool_, jnp.integer)
-    if given.shape != (batch, time) or not any(jnp.issubdtype(given.dtype, k) for k in kinds):
-        raise ValueError(
-            f"mask: expected {expected}, got shape {given.shape} and dtype {given.dtype}."
-        )
-    if unknown:
-        return jnp.asarray(given).astype(bool)
-    if ((given != 0) & (given != 1)).any():
-        raise ValueError(f"mask: expected {expected}, got integers other than 0 and 1.")
-    steps = given != 0
-    changes = (steps[:, 1:] != steps[:, :-1]).sum(axis=1)
-    wrong = np.flatnonzero((changes > 1) | ~steps.any(axis=1))
-    if wrong.size:
-        raise ValueError(
-            "mask: expected in each row ones and then zeros (padding at the end), or zeros and "
-            f"then ones (padding at the beginning), got {_row(steps[wrong[0]])} in row {wrong[0]} "
-            f"({wrong.size} of {batch} rows are wrong); move each sequence's steps together."
-        )
-    return steps
-
-
-def _row(steps: np.ndarray) -> str:
-    """A row of a mask for a message: 0110, at most 20 digits."""
-    return "".join("01"[int(step)] for step in steps[:20]) + "…" * (len(steps) > 20)
-
-
-def _values(name: str, value: Any, expected: str) -> tuple[Any, bool]:
-    """`value` as an array, and whether its numbers are unknown; TypeError if it cannot be one."""
-    unknown = isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
-    try:
-        return (value if unknown else np.asarray(value)), unknown
-    except Exception as error:  # from NumPy, JAX or PyTorch
-        raise TypeError(
-            f"{name}: expected {expected}, got {quoted(value)}, which is not such an array."
-        ) from error
-
-
 def state(name: str, value: ArrayLike, shape: tuple[int, ...], layout: str) -> Array:
     """`value` as an array of exactly `shape`, floating."""
     found = array(name, value)
@@ -191,6 +119,28 @@ def positive(name: str, value: int, most: int = LARGEST_AXIS) -> int:
 def hidden_size(name: str, value: int) -> int:
     """`value` if it is a positive int whose four gates fit an axis; ValueError otherwise."""
     return positive(name, value, LARGEST_AXIS // 4)
+
+
+def projection_size(value: int, hidden_size: int) -> int:
+    """`value` if it is an int from 0 to less than hidden_size; ValueError otherwise."""
+    known = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not known or not 0 <= value < hidden_size:
+        raise ValueError(
+            f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "
+            f"got {quoted(value)}."
+        )
+    return int(value)
+
+
+def addressable(sizes: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
+    """Raise ValueError if arrays of these shapes, which follow from `sizes`, cannot exist."""
+    largest = max(shapes, key=math.prod)
+    if math.prod(largest) > MOST_NUMBERS:
+        given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{', '.join(sizes)}: expected sizes whose arrays have at most {MOST_NUMBERS} numbers "
+            f"each, got {given}, which make one of shape {largest}; choose smaller ones."
+        )
 
 
 def flag(name: str, value: Any) -> bool:
@@ -273,8 +223,14 @@ def path(name: str, value: Any) -> str | os.PathLike[str]:
     """`value` if it is the path of a file or folder; TypeError or ValueError otherwise."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}: expected the path of a file or folder, got {quoted(value)}.")
-    if not os.fspath(value):
+    text = os.fspath(value)
+    if not text:
         raise ValueError(f"{name}: expected the path of a file or folder, got an empty one.")
+    if not isinstance(text, str) or "\0" in text:
+        raise ValueError(
+            f"{name}: expected the path of a file or folder, a string without the character NUL, "
+            f"got {quoted(text)}."
+        )
     return value
 
 

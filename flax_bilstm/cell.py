@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
@@ -34,7 +33,7 @@ class LSTMCell(nnx.RNNCellBase):
         rngs: draws the parameters, from PyTorch's distribution.
 
     Raises:
-        ValueError: a size is out of range.
+        ValueError: a size is out of range, or a parameter would have over 2⁵³ numbers.
     """
 
     def __init__(
@@ -54,13 +53,7 @@ class LSTMCell(nnx.RNNCellBase):
         arguments.floating_dtype("param_dtype", param_dtype)
         arguments.flag("bias", bias)
         arguments.rngs("rngs", rngs)
-        known = isinstance(proj_size, (int, np.integer)) and not isinstance(proj_size, bool)
-        if not known or not 0 <= proj_size < hidden_size:
-            raise ValueError(
-                f"proj_size: expected 0 (none) or less than hidden_size = {hidden_size}, "
-                f"got {arguments.quoted(proj_size)}."
-            )
-        self.proj_size = int(proj_size)
+        self.proj_size = arguments.projection_size(proj_size, hidden_size)
         self.dtype, self.param_dtype = dtype, param_dtype
         initialize = symmetric_uniform(hidden_size)
 
@@ -68,6 +61,8 @@ class LSTMCell(nnx.RNNCellBase):
             return nnx.Param(initialize(rngs.params(), shape, param_dtype))
 
         gates = 4 * hidden_size
+        sizes = {"input_size": input_size, "hidden_size": hidden_size}
+        arguments.addressable(sizes, (input_size, gates), (self.output_size, gates))
         self.kernel_ih = parameter(input_size, gates)
         self.kernel_hh = parameter(self.output_size, gates)
         self.bias_ih = parameter(gates) if bias else nnx.data(None)
@@ -135,6 +130,9 @@ class LSTMCell(nnx.RNNCellBase):
                 f"input_shape: expected (..., input_size={self.input_size}), got "
                 f"{arguments.quoted(input_shape)}."
             )
+        if all(isinstance(size, int) for size in input_shape):  # not left open by jax.export
+            carry = (*input_shape[:-1], self.hidden_size)
+            arguments.addressable({"input_shape": tuple(input_shape)}, carry)
         initialize: Any = nnx.initializers.zeros_init() if carry_init is None else carry_init
         dtype = jnp.dtype(self.kernel_hh[...].dtype if self.dtype is None else self.dtype)
         if carry_init is not None and not callable(carry_init):

@@ -2,7 +2,6 @@
 
     from flax.training.train_state import TrainState
     import flax_bilstm as fb
-    import flax_bilstm.linen
 
     model = fb.linen.BiLSTMWithAttention(input_dim=128, hidden_dim=64, output_dim=1)  # no rngs
     variables = model.init(jax.random.key(0), x)    # {"params": ..., "Unused": ...}

@@ -50,7 +50,7 @@ class LSTM(nnx.Module):
 
     Raises:
         TypeError: rngs is not an `nnx.Rngs`.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or a parameter would have over 2⁵³ numbers.
     """
 
     def __init__(
@@ -69,6 +69,9 @@ class LSTM(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        arguments.positive("input_size", input_size)
+        arguments.hidden_size("hidden_size", hidden_size)
+        arguments.projection_size(proj_size, hidden_size)
         arguments.positive("num_layers", num_layers)
         arguments.probability("dropout", dropout)
         arguments.flag("bidirectional", bidirectional)
@@ -77,6 +80,9 @@ class LSTM(nnx.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.bidirectional, self.proj_size = bias, bidirectional, proj_size
         self.time_major, self.implementation, self.dtype = time_major, implementation, dtype
+        widest = max(input_size, self.output_size if num_layers > 1 else proj_size or hidden_size)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "proj_size": proj_size}
+        arguments.addressable(sizes, (widest, 4 * hidden_size))
 
         def cell(features: int) -> LSTMCell:
             return LSTMCell(

@@ -60,7 +60,7 @@ class Attention(nnx.Module):
         rngs: draws `attn`, from PyTorch's distribution.
 
     Raises:
-        ValueError: hidden_dim or score is not valid.
+        ValueError: hidden_dim or score is not valid, or `attn` would have over 2⁵³ numbers.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Attention(nnx.Module):
         arguments.floating_dtype("param_dtype", param_dtype)
         arguments.one_of("score", score, SCORES)
         arguments.rngs("rngs", rngs)
+        arguments.addressable({"hidden_dim": hidden_dim}, (hidden_dim, hidden_dim))
         self.score, self.dtype = score, dtype
         attn: Any = _linear(hidden_dim, hidden_dim, param_dtype=param_dtype, rngs=rngs)
         attn.bias = Unused(attn.bias[...])
@@ -141,6 +142,10 @@ class BiLSTMWithAttention(nnx.Module):
         dtype: the compute dtype; None promotes input and parameters.
         param_dtype: the parameters' dtype.
         rngs: draws the parameters, from PyTorch's distributions.
+
+    Raises:
+        TypeError: rngs is not an `nnx.Rngs`.
+        ValueError: an argument is out of range, or a parameter would have over 2⁵³ numbers.
     """
 
     def __init__(
@@ -156,8 +161,11 @@ class BiLSTMWithAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         arguments.positive("input_dim", input_dim)
-        arguments.positive("hidden_dim", hidden_dim)
+        arguments.hidden_size("hidden_dim", hidden_dim)
         arguments.positive("output_dim", output_dim)
+        sizes = {"input_dim": input_dim, "hidden_dim": hidden_dim, "output_dim": output_dim}
+        widest = max(input_dim, hidden_dim)
+        arguments.addressable(sizes, (widest, 4 * hidden_dim), (2 * hidden_dim, output_dim))
         shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.lstm = LSTM(
             input_dim, hidden_dim, bidirectional=True, implementation=implementation, **shared

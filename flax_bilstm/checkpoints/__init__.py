@@ -28,12 +28,12 @@ from flax_bilstm.checkpoints.formats import (
 )
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
+from flax_bilstm.conversion.flax_paths import load_variables
 from flax_bilstm.conversion.reading import is_ours
 from flax_bilstm.conversion.rows import Names, matches, rows
 from flax_bilstm.conversion.weights import (
     from_state_dict,
     load_state_dict,
-    load_variables,
     state_dict,
 )
 

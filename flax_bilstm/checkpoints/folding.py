@@ -29,11 +29,15 @@ def _same(parts: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 class Fold(NamedTuple):
-    """The names of one kind of parts ({} is the weight's name), and how to put them together."""
+    """The names of one kind of parts ({} is the weight's name), and how to put them together.
+
+    `inside`: the weight belongs to this submodule of the parts' owner, which must be there.
+    """
 
     title: str
     parts: tuple[str, ...]
     together: Callable[[Sequence[np.ndarray]], np.ndarray | None]
+    inside: str = ""
 
 
 FOLDS = (
@@ -41,7 +45,8 @@ FOLDS = (
          _normalized),
     Fold("weight_norm", ("{}_g", "{}_v"), _normalized),
     Fold("pruning", ("{}_orig", "{}_mask"), _masked),
-    Fold("weight dropping", ("{}_raw",), _same),
+    Fold("weight dropping", ("{}_raw",), _same, inside="module"),  # fastai's
+    Fold("weight dropping", ("{}_raw",), _same),  # Salesforce's
 )  # fmt: skip
 
 
@@ -57,20 +62,24 @@ def fold(
     """
     found = dict(tensors)
     notes = []
-    for title, patterns, together in FOLDS:
+    owners = {name.rpartition(".")[0] for name in found}
+    for title, patterns, together, inside in FOLDS:
         first = re.compile(r"(?P<owner>(.*\.)?)" + patterns[0].format(r"(?P<name>[^.]+)"))
         folded = []
         for match in [m for name in found if (m := first.fullmatch(name))]:
             names = [match["owner"] + pattern.format(match["name"]) for pattern in patterns]
             if any(name not in found or name in kept for name in names):
                 continue
+            if inside and match["owner"] + inside not in owners:
+                continue
+            target = match["owner"] + (f"{inside}." if inside else "") + match["name"]
             whole = together([found[name] for name in names])
-            if whole is None:
+            if whole is None or (target in found and found[target].shape != whole.shape):
                 continue
             for name in names:
                 del found[name]
-            found[match["owner"] + match["name"]] = whole
-            folded.append(match["owner"] + match["name"])
+            found[target] = whole
+            folded.append(target)
         if folded:
             more = ", ..." if len(folded) > 3 else ""
             notes.append(f"folded: {title} of {', '.join(folded[:3])}{more} ({len(folded)})")

@@ -7,7 +7,9 @@
 Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
 """
 
+import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -21,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm.checkpoints.mapped import Content
+from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
@@ -36,7 +39,11 @@ ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
 
 LARGEST_RATIO = 2000
-"""Largest ratio of arrays' bytes to bytes on disk: Orbax compresses, zeros take almost nothing."""
+"""Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
+
+ALWAYS_READ = 4 * 2**30
+"""So many bytes of arrays are read from any folder: Orbax compresses, and equal numbers, such as
+weights that are all zeros, take almost nothing on the disk."""
 
 
 def read(path: Path) -> Content:
@@ -106,8 +113,12 @@ def _restore(folder: Path) -> dict[str, Any]:
         item = checkpointer.metadata(folder.absolute()).item_metadata
         arrays = [leaf for leaf in jax.tree.leaves(item.tree) if getattr(leaf, "shape", None)]
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
-        if size > LARGEST_RATIO * on_disk:
-            raise ValueError(f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes")
+        most = max(LARGEST_RATIO * on_disk, ALWAYS_READ)
+        if size > most:
+            raise ValueError(
+                f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes, expected at most "
+                f"{most:,}"
+            )
         # As NumPy arrays they keep 64 bits and do not need the devices that they were saved from.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
         return checkpointer.restore(
@@ -174,11 +185,25 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _one_report(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except Exception as error:  # a full disk raises one of several
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OSError(f"{path.name}: could not be written: {first}.") from error
+        raise not_written(path, error) from error
+
+
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Without the errors that Orbax's threads log, with tracebacks: the same error is raised."""
+
+    def is_others(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_others)
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

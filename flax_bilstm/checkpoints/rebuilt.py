@@ -6,11 +6,12 @@ becomes a `StandIn`.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.checkpoints.sharing import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
 
 DTYPES = {
@@ -39,6 +40,10 @@ NEW_DTYPES = {
 """The dtypes without a storage class."""
 
 
+LARGEST_RATIO = 8
+"""Most bytes of memory for each byte in the file, for what is not a view of a storage."""
+
+
 class Storage(NamedTuple):
     """Bytes that tensors are views of, and their elements' dtype (None: given by the tensor)."""
 
@@ -47,19 +52,29 @@ class Storage(NamedTuple):
 
 
 class Budget:
-    """Limits the bytes of all tensors of a file, since many views can share one storage."""
+    """Limits the memory that a file's values take, and the bytes of all views of its storages."""
 
     def __init__(self, file_size: int):
         self.file_size = file_size
-        self.left = 8 * file_size + 2**20
+        self.left = LARGEST_RATIO * file_size + ALWAYS_ALLOWED
+        self.views_left = LARGEST_SHARING * file_size + ALWAYS_ALLOWED
 
     def take(self, count: int) -> None:
-        """Subtract `count` bytes; DamagedError if fewer are left."""
+        """Subtract `count` bytes of memory; DamagedError if fewer are left."""
         self.left -= count
         if self.left < 0:
-            raise DamagedError(
-                f"its tensors take more than eight times the file's own {self.file_size:,} bytes"
-            )
+            self._exceeded(LARGEST_RATIO)
+
+    def view(self, count: int) -> None:
+        """Subtract the `count` bytes of a tensor that shares a storage's memory."""
+        self.views_left -= count
+        if self.views_left < 0:
+            self._exceeded(LARGEST_SHARING)
+
+    def _exceeded(self, ratio: int) -> NoReturn:
+        raise DamagedError(
+            f"its tensors take more than {ratio} times the file's own {self.file_size:,} bytes"
+        )
 
 
 def call(name: str, arguments: tuple[Any, ...], budget: Budget) -> Any:
@@ -94,7 +109,8 @@ def tensor(
         raise DamagedError(
             f"a tensor of shape {tuple(size)} reaches element {last} of a storage of {available}"
         )
-    budget.take(count * dtype.itemsize + 256)
+    budget.view(count * dtype.itemsize)
+    budget.take(256)
     steps = [step * dtype.itemsize if length > 1 else 0
              for length, step in zip(size, stride, strict=True)]  # fmt: skip
     return np.ndarray(size, dtype, storage.data, offset * dtype.itemsize, steps)

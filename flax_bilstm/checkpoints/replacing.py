@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flax_bilstm.checkpoints import renaming
+from flax_bilstm.checkpoints.not_written import naming_target
 
 ORBAX_MARKER = "_CHECKPOINT_METADATA"
 """The file that Orbax puts into every complete checkpoint folder."""
@@ -43,12 +44,13 @@ def replacing(
         ValueError: `path` exists (perhaps created meanwhile) and must not be overwritten; is a
             folder but not a checkpoint, a device or the like; or a file would replace a folder, or
             a folder a file.
-        OSError: the disk is full, or the folder cannot be written to. Nothing has changed.
+        OSError: the disk is full, or the folder cannot be written to; the message begins with
+            `path`. Nothing has changed.
     """
     shown = Path(path)
     path = _checked(shown, overwrite)
     _clear(path.parent)
-    with _locked_folder(path.parent) as folder:
+    with naming_target(shown, TEMPORARY), _locked_folder(path.parent) as folder:
         temporary = folder / NEW
         yield temporary
         if path.exists() and path.is_dir() != temporary.is_dir():

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
+from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.showing import shown
 
 DTYPES = {
@@ -98,4 +99,4 @@ def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     try:
         safetensors.numpy.save_file(contiguous, path, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:  # a full disk, for example
-        raise OSError(f"{path.name}: could not be written: {error}.") from error
+        raise not_written(path, error) from error

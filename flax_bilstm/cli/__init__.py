@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_bilstm import checkpoints
+from flax_bilstm import arguments, checkpoints
 from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
 from flax_bilstm.cli import inspect as inspection
 from flax_bilstm.cli import printing
 from flax_bilstm.cli.code import code_of
-from flax_bilstm.cli.convert import Conversion, DifferenceError
-from flax_bilstm.cli.verify import forward_pass
+from flax_bilstm.cli.job import Conversion
+from flax_bilstm.cli.verify import DifferenceError, forward_pass
 from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.reading import read_sizes
 from flax_bilstm.conversion.weights import from_state_dict
@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "compared before it takes its name. Of an nn.LSTM and of the BiLSTM with attention the "
         f"forward pass is compared too. {endings}",
     )
-    convert.add_argument("source", metavar="SRC", type=Path, help="the checkpoint to read")
-    convert.add_argument("target", metavar="DST", type=Path, help="the checkpoint to write")
+    convert.add_argument("source", metavar="SRC", type=_path, help="the checkpoint to read")
+    convert.add_argument("target", metavar="DST", type=_path, help="the checkpoint to write")
     _reading(convert)
     _model(convert)
     convert.add_argument(
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--parameters",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="the torch names of the optimizer's parameters in its order, one per line; needed "
         "if its state has no names and several groups, or the model has buffers",
     )
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "names of an nn.LSTM or of the BiLSTM with attention, but would not load. "
         f"{endings}",
     )
-    inspect.add_argument("path", metavar="FILE", type=Path, help="the checkpoint")
+    inspect.add_argument("path", metavar="FILE", type=_path, help="the checkpoint")
     _reading(inspect)
     form = inspect.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -157,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Export the model with jax.export, for any batch size and length, for "
         f"{', '.join(PLATFORMS)}, with the weights inside and products in full precision.",
     )
-    export.add_argument("source", metavar="CHECKPOINT", type=Path, help="the checkpoint to read")
-    export.add_argument("target", metavar="DST", type=Path, help="the file to write")
+    export.add_argument("source", metavar="CHECKPOINT", type=_path, help="the checkpoint to read")
+    export.add_argument("target", metavar="DST", type=_path, help="the file to write")
     _reading(export)
     _model(export)
     padded = export.add_mutually_exclusive_group()
@@ -167,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
     _writing(export)
     export.set_defaults(command=_export)
     return parser
+
+
+def _path(written: str) -> Path:
+    try:
+        return Path(arguments.path("path", written))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from error
 
 
 def _reading(parser: argparse.ArgumentParser) -> None:

@@ -44,8 +44,11 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
     """
     read = checkpoints.read(path, prefix, key)
     arrays = read.tensors
-    model, unused = _model(arrays)
-    problems = _problems(arrays) if is_ours(arrays) else []
+    ours = is_ours(arrays)
+    model, unused = _model(arrays) if ours else (None, set())
+    problems = _problems(arrays) if ours else []
+    distinct = {id(array): array for array in arrays.values()}  # tied weights have one array
+    norms = {key: _norm(array) for key, array in distinct.items()}
     return {
         "file": str(path),
         "format": checkpoints.detect(path).title,
@@ -63,14 +66,14 @@ def inspect(path: Path, prefix: str | None = None, key: str | None = None) -> di
                 "name": name,
                 "shape": list(array.shape),
                 "dtype": array.dtype.name,
-                **_norm(array),
+                **norms[id(array)],
                 "unused": name in unused,
             }
             for name, array in arrays.items()
         ],
-        "optimizer": _optimizer(read, is_ours(arrays) and not problems),
+        "optimizer": _optimizer(read, ours and not problems),
         "problems": problems,
-        "loads": not problems if is_ours(arrays) else None,
+        "loads": not problems if ours else None,
     }
 
 

@@ -33,6 +33,10 @@ Measured differences at the published size are below 1e-16.
 """
 
 
+class DifferenceError(Exception):
+    """The written checkpoint does not give what was read."""
+
+
 class Verification(NamedTuple):
     """The result of the comparison. Differences are the largest absolute ones of any output.
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flax_bilstm import arguments
+from flax_bilstm.conversion.algorithms import Call
 from flax_bilstm.conversion.optimizer_fit import problems
 from flax_bilstm.conversion.optimizer_parts import Part, held, keys_of, parts_of, settings_key
 from flax_bilstm.conversion.rows import Names, Row, rows, variables
-from flax_bilstm.conversion.torch_optimizers import Call, OptimizerState, read, refuse
+from flax_bilstm.conversion.torch_optimizers import OptimizerState, read, refuse
 from flax_bilstm.conversion.tree import Path
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bilstm.conversion.algorithms import Settings
 from flax_bilstm.conversion.rows import Row
-from flax_bilstm.conversion.torch_optimizers import OptimizerState, Settings
+from flax_bilstm.conversion.torch_optimizers import OptimizerState
 
 
 class Part(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.layers import DIRECTIONS, RECURRENT
+from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
@@ -83,9 +84,11 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
     """The kind of module that a state dict belongs to, and its sizes, by names and shapes.
 
     Raises:
-        ValueError: the names are neither an LSTM's nor the network's, or a tensor that determines a
-            size is missing or not such a matrix; the error also lists everything else.
+        ValueError: the names are neither an LSTM's nor the network's, or the tensors are those of
+            another recurrent class of torch.nn, or a tensor that determines a size is missing or
+            not such a matrix; the error also lists everything else.
     """
+    _refuse_other_classes(arrays)
     layout = _layout(arrays)
     ih, hh = f"{layout.prefix}weight_ih_l0", f"{layout.prefix}weight_hh_l0"
     rows = {ih: 4, hh: 4}  # the tensors that determine sizes, and what divides their rows
@@ -108,6 +111,26 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
         "bidirectional": layout.bidirectional,
         "proj_size": arrays[hh].shape[1] if layout.projected else 0,
     }
+
+
+_LOADED_INTO = {
+    "LSTMCell": "fb.LSTMCell",
+    **dict.fromkeys(("GRU", "GRUCell", "RNN", "RNNCell"), "a module of your own"),
+}
+"""Other recurrent classes of torch.nn, some with an LSTM's names → what their tensors load into."""
+
+
+def _refuse_other_classes(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if the tensors are all of one layer, of one of these classes."""
+    layers = recognize(arrays)
+    kind = layers[0].kinds[0] if len(layers) == 1 and layers[0].kinds else ""
+    if kind in _LOADED_INTO:
+        sizes = ", ".join(f"{name}={size}" for name, size in layers[0].sizes.items())
+        raise ValueError(
+            f"state_dict: expected the tensors of an nn.LSTM or of the network, got those of an "
+            f"nn.{kind}({sizes}); load them into {_LOADED_INTO[kind]}, by load_state_dict or "
+            "load(into=)."
+        )
 
 
 def _layout(arrays: Mapping[str, Any]) -> _Layout:

@@ -11,8 +11,8 @@ import numpy as np
 Shapes = Mapping[str, tuple[int, ...]]
 """The tensors directly in a module: name inside the module → shape."""
 
-GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
-"""Rows of a recurrent weight, as multiples of the hidden size."""
+CLASSES = {4: "LSTM", 3: "GRU", 1: "RNN"}
+"""Rows of a recurrent weight, as multiples of the hidden size → the class in torch.nn."""
 
 
 class Recognized(NamedTuple):
@@ -96,13 +96,13 @@ def _recurrent(path: str, shapes: Shapes) -> Kind:
                 want[f"bias_ih_l{k}{suffix}"] = want[f"bias_hh_l{k}{suffix}"] = (ih[0],)
             if projection:
                 want[f"weight_hr_l{k}{suffix}"] = tuple(projection)
-    if gates not in GATES or dict(shapes) != want:
+    if gates not in CLASSES or dict(shapes) != want:
         return None
     sizes: dict[str, Any] = {"input_size": ih[1], "hidden_size": hidden}
     options = {"num_layers": (layers, 1), "bias": (bias, True), "bidirectional": (both, False)}
     options["proj_size"] = (projection[0] if projection else 0, 0)
     sizes |= {name: value for name, (value, usual) in options.items() if value != usual}
-    return (GATES[gates],), sizes
+    return (CLASSES[gates],), sizes
 
 
 def _cell(path: str, shapes: Shapes) -> Kind:
@@ -113,10 +113,10 @@ def _cell(path: str, shapes: Shapes) -> Kind:
         return None
     if shapes.keys() - {"weight_ih", "weight_hh"} != biases or ih[0] % hh[1]:
         return None
-    if ih[0] // hh[1] not in GATES or any(shapes[bias] != (ih[0],) for bias in biases):
+    if ih[0] // hh[1] not in CLASSES or any(shapes[bias] != (ih[0],) for bias in biases):
         return None
     sizes: dict[str, Any] = {"input_size": ih[1], "hidden_size": hh[1]}
-    return (f"{GATES[ih[0] // hh[1]]}Cell",), sizes if biases else sizes | {"bias": False}
+    return (f"{CLASSES[ih[0] // hh[1]]}Cell",), sizes if biases else sizes | {"bias": False}
 
 
 def _attention(path: str, shapes: Shapes) -> Kind:

@@ -19,6 +19,7 @@ from flax_bilstm import arguments
 from flax_bilstm.conversion import flax_cells, transforms
 from flax_bilstm.conversion.flax_cells import SummedBiases
 from flax_bilstm.conversion.layers import Entry, entry, kind_of
+from flax_bilstm.conversion.stacks import stack_size
 from flax_bilstm.conversion.transforms import Transform
 from flax_bilstm.conversion.tree import (
     NO_TENSORS,
@@ -27,7 +28,6 @@ from flax_bilstm.conversion.tree import (
     dotted,
     join,
     leaves,
-    modules,
     reach,
     split,
 )
@@ -163,7 +163,7 @@ class _Walk:
             return
         if any(node is other for other in above):  # a module that refers to one of its parents
             return
-        if path and not self._stack_named(path, torch) and _stack_size(node):
+        if path and not self._stack_named(path, torch) and stack_size(node):
             torch = tuple(join(name, "*") for name in torch)
         claimed: set[int] = set()
         kind = kind_of(node) if isinstance(node, nnx.Module) else None
@@ -264,26 +264,6 @@ def _ignored(row: Row, patterns: Sequence[str]) -> bool:
     return all(matches(name, patterns) for name in row.torch_names) or all(
         matches(dotted(path), patterns) for path in row.paths
     )
-
-
-def _stack_size(node: Any) -> int | None:
-    """How many modules `nnx.vmap` stacked in this one, None if it is a single one.
-
-    It is a stack if a layer of a known kind inside it has one axis too many, and all its variables
-    have the same leading axis.
-    """
-    if not isinstance(node, nnx.Module) or not any(_is_stacked(module) for module in modules(node)):
-        return None
-    sizes = {np.shape(leaf.get_value())[:1] for _, leaf in leaves(node)}
-    size = sizes.pop() if len(sizes) == 1 else ()
-    return size[0] if size else None
-
-
-def _is_stacked(module: nnx.Module) -> bool:
-    kind = kind_of(module)
-    first = next(iter(kind.entries(module)), None) if kind else None
-    leaf = first and reach(module, split(first.variables[0]))
-    return kind is not None and leaf is not None and leaf.ndim == kind.rank(module) + 1
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

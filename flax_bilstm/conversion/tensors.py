@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_bilstm.torch_tensors import kind_and_way
+
 NOT_NUMPYS = {
     name: np.dtype(getattr(jnp, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 }
@@ -41,9 +43,9 @@ def array_of(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except Exception as error:  # from PyTorch, NumPy or JAX, of many classes
         reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+        got = kind_and_way(value) or f"{type(value).__name__}: {reason[:200]}"
         raise ValueError(
-            f"{name}: expected a dense tensor or array of numbers, got {type(value).__name__}: "
-            f"{reason[:200]}."
+            f"{name}: expected a dense tensor or array of numbers, got {got}."
         ) from error
     if array.dtype == object or isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected a tensor or array, got {type(value).__name__}.")

@@ -129,7 +129,7 @@ def _load(
     for row in chosen:  # transformed again: all arrays at once would be the module twice
         leaves = row.from_torch([stored[name] for name in row.torch_names])
         for path, array in zip(row.paths, leaves, strict=True):
-            _set(module, found, path, array)
+            set_variable(module, found, path, array)
     paths = {path for row in chosen for path in row.paths}
     left = {id(found[path]) for path in paths if path in found}
     return Skipped(
@@ -168,45 +168,10 @@ def _hits(pattern: str, arrays: Mapping[str, Any], found: Mapping[Path, Any]) ->
     return any(matches(name, (pattern,)) for name in (*arrays, *map(dotted, found)))
 
 
-def load_variables(
-    module: nnx.Module, arrays: Mapping[str, np.ndarray], *, ignore: Sequence[str] = ()
-) -> Skipped:
-    """Set every variable of a module from arrays under Flax paths, with dots.
-
-    As strict as `load_state_dict`; a variable with several paths is set by one of them.
-
-    Raises:
-        ValueError: anything is missing, unexpected, or of another shape or dtype.
-    """
-    arguments.strings("ignore", ignore)
-    found = variables(arguments.module("module", module))
-    taken = {name: a for name, a in arrays.items() if not matches(name, ignore)}
-    first: dict[int, str] = {}
-    for path, leaf in found.items():
-        if not matches(dotted(path), ignore):
-            first.setdefault(id(leaf), dotted(path))
-    by_name = {dotted(path): leaf for path, leaf in found.items()}
-    expected = {
-        name: jax.ShapeDtypeStruct(by_name[name].shape, by_name[name].dtype)
-        for name in first.values()
-    }
-    paths = {dotted(path): path for path in found}
-    for row in rows(module):  # variables that loading from torch adds, such as BatchNorm's count
-        if row.default is not None and (name := dotted(row.paths[0])) in taken.keys() - by_name:
-            expected[name] = jax.ShapeDtypeStruct(row.default.shape, row.default.dtype)
-            paths[name] = row.paths[0]
-    aliases = by_name.keys() - expected.keys()
-    listed = fit.problems(expected, {n: a for n, a in taken.items() if n not in aliases})
-    fit.refuse(type(module).__name__, list(listed))
-    for name in expected:
-        _set(module, found, paths[name], taken[name])
-    return Skipped(
-        tuple(name for name in arrays if name not in taken),
-        tuple(name for name in by_name if matches(name, ignore)),
-    )
-
-
-def _set(module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.ndarray) -> None:
+def set_variable(
+    module: nnx.Module, found: Mapping[Path, Any], path: Path, array: np.ndarray
+) -> None:
+    """Set the variable at `path`, on the devices where it is; one that is missing is added."""
     if path not in found:  # a tensor that Flax's layer has no variable for
         setattr(reach(module, path[:-1]), str(path[-1]), Unused(jnp.asarray(array.copy())))
         return

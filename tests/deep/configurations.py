@@ -31,11 +31,9 @@ class Configuration(NamedTuple):
     seed: int
 
     def with_other_numbers(self) -> list["Configuration"]:
-        """This configuration and three of the same shapes, whose numbers and scales differ."""
-        scales = [self.scale, *sorted({1e-3, 1.0, 30.0} - {self.scale}), 1e-8][:4]
-        return [
-            self._replace(seed=self.seed + 2**16 * i, scale=scale) for i, scale in enumerate(scales)
-        ]
+        """Eight configurations of the same shapes and options, this one first."""
+        scales = [self.scale, 1e-8, 1e-3, 0.1, 1.0, 3.0, 10.0, 30.0]
+        return [self._replace(seed=self.seed + 2**16 * i, scale=s) for i, s in enumerate(scales)]
 
     @property
     def proj_size(self) -> int:
@@ -66,11 +64,15 @@ class Configuration(NamedTuple):
             param_dtype=np.float64,
             rngs=nnx.Rngs(0),
         )
+        self.draw_parameters(lstm)
+        return lstm
+
+    def draw_parameters(self, lstm: fb.LSTM) -> None:
+        """Replace all of the LSTM's parameters by numbers that depend on `seed` alone."""
         rng = np.random.default_rng(self.seed)
         fb.load_state_dict(
             lstm, {n: 0.7 * rng.normal(size=a.shape) for n, a in fb.state_dict(lstm).items()}
         )
-        return lstm
 
     def call(self) -> dict[str, Any]:
         """x (batch, time, input_size), and initial_state and lengths, each None where absent."""

@@ -1,7 +1,7 @@
 """Float64 for all of these tests, and the number of random cases for each.
 
 `make deep` raises that number by the environment variable DEEP_CASES: so many comparisons with
-PyTorch, shared out among the implementations, four for each program; and a twentieth as many for
+PyTorch, shared out among the implementations, eight for each program; and a fiftieth as many for
 each law.
 """
 
@@ -15,8 +15,8 @@ from flax_bilstm.recurrence import IMPLEMENTATIONS
 CASES = int(os.environ.get("DEEP_CASES", "0"))
 
 for name, cases in {
-    "deep": max(4, CASES // len(IMPLEMENTATIONS) // 4),
-    "deep laws": max(4, CASES // 20),
+    "deep": max(4, CASES // len(IMPLEMENTATIONS) // 8),
+    "deep laws": max(4, CASES // 50),
 }.items():
     hypothesis.settings.register_profile(
         name, parent=hypothesis.settings.get_profile("project"), max_examples=cases

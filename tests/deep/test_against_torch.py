@@ -86,8 +86,9 @@ def flax_results(config, model):
 def test_outputs_states_and_gradients_are_those_of_torch(implementation, config):
     config = config._replace(implementation=implementation)
     make_room(config)
+    model = config.model()
     for case in config.with_other_numbers():  # by the same compiled program
-        model = case.model()
+        case.draw_parameters(model)
         expected, actual = torch_results(case, model), flax_results(case, model)
         assert actual.keys() == expected.keys()
         for name, truth in expected.items():

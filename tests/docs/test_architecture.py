@@ -7,27 +7,30 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-MAP = re.findall(r"^( *)([\w.]+/?) {2,}", PAGE.split("```text")[1].split("```")[0], re.MULTILINE)
-MAPPED = {"flax_bilstm": set[str](), "parity": set[str]()}
-"""Package → its files and folders on the map."""
+MAP = PAGE.split("```text")[1].split("```")[0]
+MAPPED: dict[str, set[str]] = {}
+"""Folder whose contents are on the map → the files and folders that the map has in it."""
 
-for _indent, _name in MAP:
-    if _indent == "":
-        _package = _name.strip("/")
-    else:
-        MAPPED[_package].add(_name)
-
-
-@pytest.mark.parametrize("package", MAPPED)
-def test_the_map_has_every_module_and_folder_of_a_package(package: str) -> None:
-    there = {path.name for path in (ROOT / package).glob("*.py")}
-    there |= {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
-    assert MAPPED[package] == there
+_open: list[str] = []
+for _indent, _names in re.findall(r"^( *)([\w.]+/?(?:, [\w.]+)*) {2,}", MAP, re.MULTILINE):
+    del _open[len(_indent) // 2 :]
+    if _open:
+        MAPPED.setdefault("".join(_open), set()).update(_names.split(", "))
+    _open.append(_names)
 
 
-def test_the_map_has_every_package() -> None:
-    for indent, name in MAP:
-        assert indent or (ROOT / name).is_dir(), name
+@pytest.mark.parametrize("folder", MAPPED)
+def test_the_map_has_every_file_and_folder(folder: str) -> None:
+    there = {path.name for path in (ROOT / folder).iterdir() if path.suffix in {".py", ".h", ".cc"}}
+    there |= {path.name for path in (ROOT / folder).glob("CMakeLists.txt")}
+    there |= {f"{path.parent.name}/" for path in (ROOT / folder).glob("*/__init__.py")}
+    assert MAPPED[folder] == there
+
+
+def test_the_map_opens_both_packages_and_has_every_package() -> None:
+    assert MAPPED.keys() >= {"flax_bilstm/", "flax_bilstm/recurrence/native/", "parity/"}
+    for name in re.findall(r"^([\w]+/) ", MAP, re.MULTILINE):
+        assert (ROOT / name).is_dir(), name
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What is let in at the door, and what each refusal says."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import arguments
+from flax_bilstm.cli import main
 
 LAYOUTS = ("(batch, time, features)", "(time, features)")
 
@@ -40,40 +40,6 @@ def test_other_sequences_are_refused(x, time_axis, message):
         arguments.sequence("x", x, LAYOUTS, 3, time_axis)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
-def test_lengths_of_any_integer_dtype_become_int32(dtype):
-    lengths = arguments.lengths(np.array([1, 5], dtype), 2, 5)
-    assert lengths.dtype == jnp.int32
-    assert lengths.tolist() == [1, 5]
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([1, 6], r"lengths: expected values from 1 to 5 .* got lengths\[1\] = 6 \(1 of 2 are out"),
-        ([0, -1], r"lengths: expected values from 1 to 5 .* got lengths\[0\] = 0 \(2 of 2 are out"),
-        ([1.0, 2.0], r"lengths: expected 2 integers, .*, shape \(2,\), got .* dtype float32"),
-        ([1, 2, 3], r"lengths: expected 2 integers, .*, shape \(2,\), got shape \(3,\)"),
-    ],
-)
-def test_other_lengths_are_refused(value, message):
-    with pytest.raises(ValueError, match=message):
-        arguments.lengths(jnp.array(value), 2, 5)
-
-
-def test_lengths_of_unknown_value_pass_and_those_of_known_shape_do_not():
-    traced = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 5))
-    assert traced(jnp.array([-7, 99])).tolist() == [0, 5]
-    with pytest.raises(ValueError, match="lengths: expected 2 integers"):
-        traced(jnp.array([1, 2, 3]))
-
-
-def test_a_narrow_dtype_of_lengths_does_not_wrap():
-    traced = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 1000))
-    assert traced(jnp.array([200, 255], jnp.uint8)).tolist() == [200, 255]
-    assert traced(jnp.array([5, -128], jnp.int8)).tolist() == [5, 0]
-
-
 def test_states():
     value = np.ones((1, 2, 4), np.float32)
     assert arguments.state("h_0", value, (1, 2, 4), "(cells, batch, out)").shape == (1, 2, 4)
@@ -103,30 +69,6 @@ def test_compute_dtype_is_the_one_named_or_what_both_promote_to():
         arguments.compute_dtype("int32", half, single)
 
 
-def test_lengths_known_under_jit_are_checked_there():
-    with pytest.raises(ValueError, match=r"lengths\[0\] = 0"):
-        jax.jit(lambda x: x * arguments.lengths(np.array([0, 3]), 2, 5))(jnp.ones(2, jnp.int32))
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (np.array([2**32, -(2**32) + 3]), [5, 0]),
-        (np.array([2**32 - 1, 3], np.uint32), [5, 3]),
-        (np.array([100, -100], np.int8), [5, 0]),
-    ],
-)
-def test_no_length_wraps_under_jit(value, expected):
-    clipped = jax.jit(lambda lengths: arguments.lengths(lengths, 2, 5))(jnp.asarray(value))
-    np.testing.assert_array_equal(clipped, expected)
-
-
-def test_a_time_that_a_narrow_dtype_cannot_hold():
-    clipped = jax.jit(lambda v: arguments.lengths(v, 1, 1000))(jnp.array([100], jnp.int8))
-    np.testing.assert_array_equal(clipped, [100])
-
-
 @pytest.mark.parametrize("name", ["dtype", "param_dtype"])
 @pytest.mark.parametrize("value", ["x", "int32", object()])
 def test_a_constructor_notices_its_dtype(name, value):
@@ -137,6 +79,33 @@ def test_a_constructor_notices_its_dtype(name, value):
 def test_a_size_whose_gates_overflow_is_refused_before_anything_is_allocated():
     with pytest.raises(ValueError, match="hidden_size: expected at most 536870911, got 536870912"):
         fb.LSTM(2, 2**29, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="hidden_dim: expected at most 536870911, got 536870912"):
+        fb.BiLSTMWithAttention(2, 2**29, 1, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="input_shape: expected sizes"):
+        fb.LSTMCell(2, 3, rngs=nnx.Rngs(0)).initialize_carry((2**40, 2**40, 2))
+
+
+TOO_LARGE = {
+    "LSTM": lambda r: fb.LSTM(6, 2**28, rngs=r),
+    "LSTM, input": lambda r: fb.LSTM(2**31 - 1, 2**21, proj_size=1, rngs=r),
+    "LSTM, second layer": lambda r: fb.LSTM(
+        6, 2**25 + 1, num_layers=2, bidirectional=True, rngs=r
+    ),
+    "LSTMCell": lambda r: fb.LSTMCell(6, 2**28, rngs=r),
+    "LSTMCell, input": lambda r: fb.LSTMCell(2**31 - 1, 2**21, rngs=r),
+    "Attention": lambda r: fb.Attention(2**30, rngs=r),
+    "network": lambda r: fb.BiLSTMWithAttention(6, 2**28, 1, rngs=r),
+    "network, input": lambda r: fb.BiLSTMWithAttention(2**31 - 1, 2**21, 1, rngs=r),
+    "network, head": lambda r: fb.BiLSTMWithAttention(6, 2**22, 2**31 - 1, rngs=r),
+    "Linen": lambda r: fb.linen.LSTM(6, 2**28).init(r(), np.ones((1, 2, 6), "f4")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_parameters_that_xla_cannot_count_are_refused_before_any_is_drawn(name, monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: pytest.fail("numbers were drawn"))
+    with pytest.raises(ValueError, match=r"(input|hidden)_\w+.*: expected sizes .* got .* = \d+"):
+        TOO_LARGE[name](nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("value", ["text", None, object(), {"a": 1}])
@@ -164,10 +133,59 @@ def test_a_packed_sequence_is_refused_with_the_way_to_pass_it():
         fb.LSTM(2, 3, rngs=nnx.Rngs(0))(packed)
 
 
-@pytest.mark.parametrize("mask", [np.ones((3, 5), bool), np.ones((3, 5), np.int32)])
-def test_a_mask_is_no_lengths(mask):
-    with pytest.raises(ValueError, match=r"lengths: .* that of a mask; pass it as mask="):
-        fb.LSTM(2, 3, rngs=nnx.Rngs(0))(np.ones((3, 5, 2), "f4"), lengths=mask)
+def unreadable(kind):
+    """A tensor of ones (5, 2), in a form that NumPy cannot read."""
+    torch = pytest.importorskip("torch")
+    ones = torch.ones(5, 2)
+    return {
+        "gradient": lambda: ones.requires_grad_(),
+        "coo": ones.to_sparse,
+        "csr": ones.to_sparse_csr,
+        "mkldnn": ones.to_mkldnn,
+        "quantized": lambda: torch.quantize_per_tensor(ones, 1.0, 0, torch.qint8),
+        "bfloat16": ones.bfloat16,
+        "negative": lambda: torch.conj(torch.complex(ones, -ones)).imag,
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["gradient", "coo", "csr", "mkldnn", "quantized", "bfloat16", "negative"]
+)
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its tensors
+def test_what_is_advised_for_a_tensor_works(kind):
+    x = unreadable(kind)
+    with pytest.raises(TypeError, match=r"x: expected an array of numbers, got a .*; pass \.") as e:
+        arguments.array("x", x)
+    way = str(e.value).partition("pass .")[2].removesuffix(".")  # detach().numpy()
+    for method in way.split("."):
+        x = getattr(x, method.removesuffix("()"))()
+    np.testing.assert_array_equal(arguments.array("x", x), np.ones((5, 2)))
+
+
+def test_a_tensor_without_numbers_and_a_nested_one():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"without numbers \(device meta\); pass one with numbers"):
+        arguments.array("x", torch.ones(5, 2, device="meta"))
+    nested = torch.nested.nested_tensor([torch.ones(3, 2)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"a nested tensor; pass torch\.nested\.to_padded_tensor"):
+        arguments.array("x", nested)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_path_has_no_nul_and_is_no_bytes(tmp_path, capsys):
+    class Bytes:
+        def __fspath__(self):
+            return b"a.pt"
+
+    module = fb.LSTM(2, 3, rngs=nnx.Rngs(0))
+    for wrong in ("a\0b.pt", tmp_path / "a\0b.pt", Bytes()):
+        for call in (lambda path: fb.save(module, path), fb.load):
+            with pytest.raises(ValueError, match="path: expected the path of a file or folder, a"):
+                call(wrong)
+    for command in (["inspect", "a\0b"], ["convert", "a\0b", "c.pt"], ["convert", "c.pt", "a\0b"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        assert "expected the path of a file or folder" in capsys.readouterr().err
 
 
 def test_ignore_is_a_list_and_no_string_whose_letters_would_be_patterns():

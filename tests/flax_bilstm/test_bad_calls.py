@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-import flax_bilstm.linen
 from flax_bilstm import sharding
 from flax_bilstm.conversion import SAME
 

@@ -1,6 +1,8 @@
 """Files: what goes in comes out bit for bit, and is there whole or not at all."""
 
+import errno
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,23 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         fb.save(network(), path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".orbax"])
+def test_without_room_one_error_names_the_users_file(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the same as a full disk, for a file
+    try:
+        with pytest.raises(OSError, match=rf"^{path}: could not be written: [\w ]+\.$") as error:
+            fb.save(fb.LSTM(64, 64, rngs=nnx.Rngs(0)), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert error.value.errno == errno.EFBIG
+    assert not caplog.records  # nothing is said besides
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,12 @@ def nested(count: int) -> bytes:
     return b"\x80\x02}" + b")" + b"2\x86" * count + b"K\x01s."
 
 
+def shared(names: int) -> bytes:
+    """A pickle of one array of 1 MiB under many names."""
+    array = np.ones(2**18, np.float32)
+    return pickle.dumps({f"x{number}": array for number in range(names)})
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "strides of 0": lambda path: write(path, tensor((40_000, 40_000), (0, 0))),
     "sizes that overflow": lambda path: write(path, tensor((2**40, 2**40), (0, 0))),
@@ -56,6 +62,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     ),
     "a long string that is not there": lambda path: path.write_bytes(b"\x80\x05\x8d" + b"\xff" * 9),
     "a call of a call": lambda path: write(path, b"\x80\x02cos\nsystem\nX\1\0\0\0a\x85R)R."),
+    "one array under many names": lambda path: path.write_bytes(shared(2_000)),
     "a wrong checksum": lambda path: _flip(path),
     "a safetensors header without end": lambda path: path.write_bytes(
         struct.pack("<Q", 2**62) + b"{"
@@ -87,6 +94,15 @@ def test_hostile_files_are_refused_soon_and_in_little_room(what: str, tmp_path: 
         checkpoints.read(path)
     assert time.process_time() - start < LIMIT
     assert len(str(info.value)) < 1_000
+
+
+def test_one_layer_may_be_used_many_times(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(600, 600, bias=False)
+    torch.save(torch.nn.ModuleList([layer] * 24).state_dict(), tmp_path / "tied.pt")
+    assert len(checkpoints.read(tmp_path / "tied.pt").tensors) == 24
+    (tmp_path / "one.pkl").write_bytes(shared(24))
+    assert len(checkpoints.read(tmp_path / "one.pkl").tensors) == 24
 
 
 @pytest.mark.parametrize("item", [b"}", b"]", b"cos\na\n)R", b"K\0\x85"])

@@ -12,6 +12,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
+from flax_bilstm.checkpoints.unwrap import folded
 from flax_bilstm.cli import main
 
 torch = pytest.importorskip("torch")
@@ -48,6 +49,43 @@ def test_weights_in_parts_are_folded_and_named(make: Callable[[], Any], tmp_path
     expected = lstm.weight_hh_l0.detach().numpy()
     np.testing.assert_allclose(read.tensors["weight_hh_l0"], expected, rtol=2e-7)
     assert any(note.startswith("folded: ") for note in read.notes)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("owner", ["", "0.rnns.0."])
+def test_fastai_keeps_the_dropped_weight_outside_of_its_module(
+    owner: str, copied: bool, tmp_path: Path
+) -> None:
+    """fastai's WeightDropout: {owner}.{name}_raw, and the masked copy in {owner}.module.{name}."""
+    whole = torch.nn.LSTM(2, 3).state_dict()
+    stored = {f"{owner}module.{name}": tensor for name, tensor in whole.items()}
+    masked = stored.pop(f"{owner}module.weight_hh_l0") * 0
+    if copied:
+        stored[f"{owner}module.weight_hh_l0"] = masked
+    torch.save(stored | {f"{owner}weight_hh_l0_raw": whole["weight_hh_l0"]}, tmp_path / "model.pt")
+    read = folded(checkpoints.read(tmp_path / "model.pt"))
+    assert set(read.tensors) == {f"{owner}module.{name}" for name in whole}
+    found = read.tensors[f"{owner}module.weight_hh_l0"]
+    np.testing.assert_array_equal(found, whole["weight_hh_l0"].numpy())
+    assert read.notes[-1] == f"folded: weight dropping of {owner}module.weight_hh_l0 (1)"
+
+
+class Wrapped(nnx.Module):
+    """What fastai's WeightDropout is around an LSTM, without the dropout."""
+
+    def __init__(self) -> None:
+        self.module = fb.LSTM(2, 3, rngs=nnx.Rngs(0))
+
+
+def test_what_fastai_dropped_loads_into_a_module(tmp_path: Path) -> None:
+    whole = torch.nn.LSTM(2, 3).state_dict()
+    stored = {f"module.{name}": tensor for name, tensor in whole.items()}
+    stored["weight_hh_l0_raw"] = stored["module.weight_hh_l0"]
+    stored["module.weight_hh_l0"] = stored["module.weight_hh_l0"] * 0
+    torch.save(stored, tmp_path / "model.pt")
+    into = fb.load(tmp_path / "model.pt", into=Wrapped())
+    found = fb.state_dict(into.module)
+    np.testing.assert_array_equal(found["weight_hh_l0"], whole["weight_hh_l0"].numpy())
 
 
 def test_an_unknown_parametrization_is_refused_in_words(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """What JAX's own libraries write: Orbax's folders, of nnx states and of Linen's variables."""
 
 import functools
+import json
 import operator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
+from flax_bilstm.checkpoints import orbax_folder
 
 pytest.importorskip("torch")
 
@@ -70,3 +73,31 @@ def test_prefix_of_an_orbax_checkpoint(tmp_path: Path) -> None:
     loaded = fb.load(tmp_path / "run", prefix="encoder.")
     for name, array in fb.state_dict(larger.encoder).items():
         np.testing.assert_array_equal(fb.state_dict(loaded)[name], array)
+
+
+class OneArray(nnx.Module):
+    def __init__(self, count: int):
+        self.weight = nnx.Param(jnp.full(count, 0.5))
+
+
+def test_equal_numbers_which_take_almost_nothing_on_the_disk(tmp_path: Path) -> None:
+    orbax_folder.write(OneArray(2**22), tmp_path / "run")
+    on_disk = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
+    assert on_disk * orbax_folder.LARGEST_RATIO < 4 * 2**22
+    (array,) = orbax_folder.read(tmp_path / "run").tree["model"].values()
+    np.testing.assert_array_equal(array, np.full(2**22, 0.5, "f4"))
+
+
+@pytest.mark.parametrize("count", [2**30 + 1, 2**45])
+def test_arrays_of_more_bytes_than_any_memory(count: int, tmp_path: Path) -> None:
+    """The shape in the folder is replaced: a few bytes that ask for 4 GiB and 128 TiB."""
+    import tensorstore
+
+    orbax_folder.write(OneArray(3), tmp_path / "run")
+    base = {"driver": "file", "path": f"{tmp_path / 'run'}/"}
+    arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    (name,) = (key for key in arrays.list().result() if key.endswith(b".zarray"))
+    described = json.loads(arrays.read(name).result().value) | {"shape": [count]}
+    arrays.write(name, json.dumps(described).encode()).result()
+    with pytest.raises(ValueError, match=f"arrays of {4 * count:,} bytes .* at most 4,294,967,296"):
+        checkpoints.read(tmp_path / "run")

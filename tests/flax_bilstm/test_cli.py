@@ -155,6 +155,19 @@ def test_the_same_file_under_two_names_is_refused(source: Path, tmp_path: Path) 
     assert alias.is_symlink()
 
 
+def test_a_loop_of_symbolic_links_is_named(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop.pt"
+    loop.symlink_to(loop)
+    for arguments in ((source, loop, "--overwrite"), (loop, tmp_path / "new.pt")):
+        assert run("convert", *arguments) == BAD_INPUT
+        said = capsys.readouterr().err
+        assert said.startswith(f"flax-bilstm: {loop}: expected a "), said
+        assert said.count("\n") == 1
+        assert loop.is_symlink()
+
+
 def test_a_folder_that_holds_the_source_is_not_replaced(source: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     fb.save(fb.load(source), run_folder)

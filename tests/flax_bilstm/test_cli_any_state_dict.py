@@ -1,5 +1,6 @@
 """`flax-bilstm convert` on what is no network of ours: it keeps every bit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,15 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("title", OTHERS)
-def test_a_network_that_is_only_named_like_ours(title: str, tmp_path: Path) -> None:
+def test_a_network_that_is_only_named_like_ours(
+    title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of the classes called BiLSTMWithAttention that people publish, hardly any is ours."""
     model = OTHERS[title]()
     torch.save(model.state_dict(), tmp_path / "a.pt")
-    assert run("inspect", tmp_path / "a.pt") == GOOD
+    assert run("inspect", tmp_path / "a.pt", "--json") == GOOD
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["loads"]) == (None, None)
     assert run("convert", tmp_path / "a.pt", tmp_path / "a.safetensors") == GOOD
     assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.pt") == GOOD
     back = torch.load(tmp_path / "b.pt", weights_only=True)

@@ -14,7 +14,6 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD
-from flax_bilstm.cli import convert as conversion
 
 torch = pytest.importorskip("torch")
 torch_ref = pytest.importorskip("torch_ref")
@@ -140,7 +139,7 @@ def test_an_optimizer_state_that_changed_on_its_way_is_not_kept(
     def faulty(arrays: Any, path: Path, optimizer: Any) -> None:
         write(arrays, path, jax.tree.map(lambda a: a + a.dtype.type(1), optimizer))
 
-    monkeypatch.setattr(conversion.orbax_folder, "write", faulty)
+    monkeypatch.setattr(orbax_folder, "write", faulty)
     assert run("convert", source, tmp_path / "run") == DIFFERS
     assert "opt_state.0.count" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-import flax_bilstm.linen
 from flax_bilstm import padding
 from flax_bilstm.recurrence import IMPLEMENTATIONS
 from flax_bilstm.stablehlo import examples, largest_difference

@@ -119,6 +119,24 @@ def test_what_is_no_state_dict_is_refused(arrays, message):
         fb.from_state_dict(arrays)
 
 
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_other_recurrent_classes_are_named(kind, prefix):
+    tensors = getattr(torch.nn, kind)(6, 4).state_dict()
+    arrays = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    into = "fb.LSTMCell" if kind == "LSTMCell" else "a module of your own"
+    message = rf"got those of an nn\.{kind}\(input_size=6, hidden_size=4\); load them into {into}"
+    with pytest.raises(ValueError, match=message):
+        fb.from_state_dict(arrays)
+
+
+def test_the_tensors_of_a_cell_load_into_a_cell():
+    tensors = torch.nn.LSTMCell(6, 4).state_dict()
+    cell = fb.LSTMCell(6, 4, rngs=nnx.Rngs(0))
+    fb.load_state_dict(cell, tensors)
+    assert fb.state_dict(cell)["weight_hh"].tolist() == tensors["weight_hh"].tolist()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_mapping_is_refused():
     with pytest.raises(ValueError, match="expected a mapping from names to tensors, got list"):
@@ -179,19 +197,33 @@ def test_tensors_of_unusual_memory_are_loaded_to_the_bit(weight):
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (lambda: WEIGHT.to_sparse(), "got Tensor: .*to_dense"),
-        (lambda: WEIGHT.to_sparse_csr(), "got Tensor: .*to_dense"),
-        (lambda: WEIGHT.to_mkldnn(), "got Tensor: .*to_dense"),
-        (lambda: torch.quantize_per_tensor(WEIGHT, 0.1, 0, torch.qint8), "got Tensor: .*QInt8"),
-        (lambda: WEIGHT.to("meta"), "got Tensor: .*meta tensor"),
-        (lambda: torch.nn.UninitializedParameter(), "got UninitializedParameter: "),
+        (lambda: WEIGHT.to_sparse(), "got a tensor that is not dense; .*to_dense"),
+        (lambda: WEIGHT.to_sparse_csr(), "got a tensor that is not dense; .*to_dense"),
+        (lambda: WEIGHT.to_mkldnn(), "got a tensor that is not dense; .*to_dense"),
+        (lambda: torch.quantize_per_tensor(WEIGHT, 0.1, 0, torch.qint8), "got a quantized .*deq"),
+        (lambda: WEIGHT.to("meta"), "got a tensor without numbers"),
+        (lambda: torch.nn.UninitializedParameter(), "got a lazy parameter without numbers"),
+        (lambda: torch.nested.nested_tensor([WEIGHT, WEIGHT[1:]]), "got a nested .*to_padded_tens"),
         (lambda: [[1.0], [1.0, 2.0]], "got list: "),
         (lambda: jax.random.key(0), "got PRNGKeyArray: "),
         (lambda: np.ma.masked_array(WEIGHT.numpy(), mask=True), "got MaskedArray"),
     ],
-    ids=["coo", "csr", "mkldnn", "quantized", "meta", "uninitialized", "list", "key", "masked"],
+    ids=[
+        "coo",
+        "csr",
+        "mkldnn",
+        "quantized",
+        "meta",
+        "uninitialized",
+        "nested",
+        "list",
+        "key",
+        "masked",
+    ],
 )
-@pytest.mark.filterwarnings("ignore:.*(beta|deprecated):UserWarning")  # PyTorch's, of its tensors
+@pytest.mark.filterwarnings(
+    "ignore:.*(beta|deprecated|prototype):UserWarning"
+)  # PyTorch's, of its tensors
 def test_tensors_that_are_not_dense_numbers_are_refused_by_name(weight, message):
     arrays = plain_lstm(weight())
     with pytest.raises(ValueError, match=f"weight_ih_l0: expected .*, {message}") as caught:

@@ -1,0 +1,43 @@
+"""Errors of writing a checkpoint, under the name that the user chose for it."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from flax_bilstm.checkpoints.showing import shown
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a quota, and the largest size of a file: no reader fails with these."""
+
+_NUMBER = re.compile(r"os[_ ]error\D*(\d{1,4})")
+
+
+def not_written(temporary: Path, error: Exception) -> OSError:
+    """The OSError for another library's error in writing `temporary`.
+
+    Its text has the system's error number if the system is the reason.
+    """
+    number = _NUMBER.search(str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])), str(temporary))
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return OSError(errno.EIO, shown(first).rstrip("."), str(temporary))
+
+
+@contextlib.contextmanager
+def naming_target(target: Path, temporary: str) -> Iterator[None]:
+    """Put the target's name before the reason why it cannot be written.
+
+    These are the errors of `NO_ROOM`, and those of files whose path contains `temporary`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM and temporary not in str(error.filename):
+            raise
+        named = type(error)(f"{target}: could not be written: {error.strerror}.")
+        named.errno = error.errno
+        raise named from error
