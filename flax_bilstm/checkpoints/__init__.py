@@ -27,6 +27,7 @@ from flax_bilstm.checkpoints.formats import (
     format_of,
 )
 from flax_bilstm.checkpoints.replacing import replacing
+from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
 from flax_bilstm.conversion.flax_paths import load_variables
 from flax_bilstm.conversion.reading import is_ours
@@ -107,9 +108,9 @@ def load(
         else:
             tensors = fitting(checkpoint, into, names, ignore).tensors
             skipped = load_state_dict(into, tensors, names=names, ignore=ignore)
-    for what, left in (("tensors", skipped.tensors), ("variables", skipped.variables)):
+    for what, left in (("tensor", skipped.tensors), ("variable", skipped.variables)):
         if left:
-            _LOG.warning("%s: left out %d %s: %s", path, len(left), what, ", ".join(left[:8]))
+            _LOG.warning("%s: left out %s: %s", path, counted(len(left), what), ", ".join(left[:8]))
     return into
 
 

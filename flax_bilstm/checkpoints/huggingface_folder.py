@@ -9,7 +9,7 @@ from typing import Any
 
 from flax_bilstm.checkpoints import safetensors_file, torch_file
 from flax_bilstm.checkpoints.mapped import Content
-from flax_bilstm.checkpoints.showing import shown
+from flax_bilstm.checkpoints.showing import counted, shown
 
 INDEX = ".index.json"
 FILES = (
@@ -49,7 +49,7 @@ def read(path: Path) -> Content:
         if name not in shards[shard].tree:
             raise ValueError(f"{shown(shard)}: expected the tensor {shown(name)}, which is missing")
         tensors[name] = shards[shard].tree[name]
-    return Content(tensors, (*notes, f"read: {len(shards)} shards"))
+    return Content(tensors, (*notes, f"read: {counted(len(shards), 'shard')}"))
 
 
 def _read_file(path: Path) -> Content:

@@ -8,11 +8,13 @@ Trees without "model" at the top, and pure dicts, are read too. Orbax is importe
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from flax import nnx
 
 from flax_bilstm.checkpoints.mapped import Content
 from flax_bilstm.checkpoints.not_written import not_written
+from flax_bilstm.checkpoints.replacing import kind_of
 from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
@@ -37,6 +40,9 @@ METADATA = "_METADATA"
 STEP = re.compile(r"\D*(\d{1,18})")
 ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
+
+BESIDE_ARRAYS = 2**18  # bytes
+"""Room for what Orbax writes beside the arrays, which it compresses."""
 
 LARGEST_RATIO = 2000
 """Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
@@ -56,8 +62,8 @@ def read(path: Path) -> Content:
         ValueError: the folder is not an Orbax checkpoint of one tree, or is damaged.
     """
     folder = _tree_folder(path)
+    _check_files(folder)
     try:
-        _check_files(folder)
         tree = _restore(folder)
     except Exception as error:  # damaged files can raise any exception
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -100,8 +106,12 @@ def _check_files(folder: Path) -> None:
     """Refuse files that would block a reader, such as a FIFO."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            if not (Path(parent) / name).is_file():
-                raise ValueError(f"{name} in it is no regular file")
+            path = Path(parent) / name
+            if not path.is_file():
+                raise ValueError(
+                    "expected files and folders alone in an Orbax checkpoint, found "
+                    f"{kind_of(path)}, {shown(name)}; remove it, or copy the checkpoint again."
+                )
 
 
 def _restore(folder: Path) -> dict[str, Any]:
@@ -184,11 +194,21 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
     tree = {"model": model}
     if optimizer is not None:
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
+    _check_room(tree, path)
     try:
         with _one_report(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except Exception as error:  # a full disk raises one of several
         raise not_written(path, error) from error
+
+
+def _check_room(tree: Any, path: Path) -> None:
+    """Refuse to begin on a full disk: Orbax's threads would print errors after the first one."""
+    needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + BESIDE_ARRAYS
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        words = f"{os.strerror(errno.ENOSPC)}, {needed:,} bytes are needed and {free:,} are free"
+        raise OSError(errno.ENOSPC, words, str(path))
 
 
 @contextlib.contextmanager

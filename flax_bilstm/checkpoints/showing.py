@@ -1,4 +1,4 @@
-"""Text from a file, made safe to print: escaped, and no longer than a line."""
+"""Text for people: what a file holds is escaped, and no longer than a line; counts with nouns."""
 
 from typing import Any
 
@@ -11,6 +11,15 @@ def shown(value: Any) -> str:
     text = text or f"{type(value).__name__}"
     cut = escaped(text[:LONGEST])
     return cut if len(text) <= LONGEST else f"{cut}… ({len(text):,} characters)"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "tensor"), counted(2000, "tensor")
+    ('1 tensor', '2,000 tensors')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def escaped(text: str) -> str:

@@ -9,11 +9,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flax_bilstm.checkpoints import archive, pickled, rebuilt
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.pickle_machine import Call
 from flax_bilstm.checkpoints.rebuilt import Budget, Storage
-from flax_bilstm.checkpoints.showing import shown
+from flax_bilstm.checkpoints.showing import counted, shown
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -45,8 +47,8 @@ def read(path: Path) -> Content:
         )
     if not isinstance(found.value, dict):
         raise ValueError(
-            "expected a state dict (a mapping from names to tensors), got a "
-            f"{type(found.value).__name__}. {_SAVE_A_STATE_DICT}"
+            "expected a state dict (a mapping from names to tensors), got "
+            f"{_one(found.value)}. {_SAVE_A_STATE_DICT}"
         )
     if isinstance(found.value, StandIn) and not found.value:
         raise ValueError(
@@ -54,7 +56,7 @@ def read(path: Path) -> Content:
             f"loaded. Nothing in it was executed. {_SAVE_A_STATE_DICT}"
         )
     names = ", ".join(shown(name) for name in list(found.skipped)[:8])
-    notes = [f"not built: {sum(found.skipped.values())} objects of other classes ({names})"]
+    notes = [f"not built: {counted(sum(found.skipped.values()), 'object')} ({names})"]
     return Content(found.value, tuple(notes) if found.skipped else ())
 
 
@@ -77,6 +79,14 @@ def is_module(value: Any) -> bool:
     """Whether a value is a stand-in for an nn.Module."""
     state = value.state if isinstance(value, StandIn) else None
     return isinstance(state, dict) and "_parameters" in state
+
+
+def _one(value: Any) -> str:
+    """A value that is no mapping, in words."""
+    if isinstance(value, np.ndarray):
+        return f"one tensor of shape {value.shape}, without a name"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Result:

@@ -14,6 +14,7 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.checkpoints.replacing import replacing
+from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import optimizer
 from flax_bilstm.cli import verify as verification
@@ -112,7 +113,7 @@ def _written(
 def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> _Converted:
     """The user's module, or the one that the tensors describe, if any, and its tensors."""
     dtypes = ", ".join(sorted({tensor.dtype.name for tensor in read.tensors.values()}))
-    size = f"{len(read.tensors)} tensors, {dtypes}"
+    size = f"{counted(len(read.tensors), 'tensor')}, {dtypes}"
     tensors = _cast_tensors(read.tensors, job.dtype)
     if module is not None:
         skipped = load_state_dict(module, tensors, names=job.names, ignore=job.ignore)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm import checkpoints
+from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order
@@ -87,7 +88,8 @@ def render(found: dict[str, Any]) -> str:
     layers += [(layer["name"] or "(all of it)", _words(layer)) for layer in found["layers"]]
     lines += _table(layers)
     lines.append(
-        f"{len(found['tensors'])} tensors, {found['numbers']:,} numbers, {found['bytes']:,} bytes"
+        f"{counted(len(found['tensors']), 'tensor')}, {counted(found['numbers'], 'number')}, "
+        f"{counted(found['bytes'], 'byte')}"
     )
     lines += _table([("tensor", "shape", "dtype", "norm", ""), *map(_row, found["tensors"])])
     if found["optimizer"]:

@@ -42,7 +42,7 @@ def array_of(name: str, value: Any) -> np.ndarray:
             return _from_torch(value)
         array = np.asarray(value)
     except Exception as error:  # from PyTorch, NumPy or JAX, of many classes
-        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".!")
         got = kind_and_way(value) or f"{type(value).__name__}: {reason[:200]}"
         raise ValueError(
             f"{name}: expected a dense tensor or array of numbers, got {got}."

@@ -101,7 +101,7 @@ def test_loading_a_file_into_a_module_logs_what_is_ignored(tmp_path, caplog):
     model = Tagger(nnx.Rngs(1))
     with caplog.at_level(logging.WARNING, "flax_bilstm"):
         fb.load(path, model, names={"head": "out"}, ignore=("scale",))
-    assert "left out 1 tensors: scale" in caplog.text
+    assert "left out 1 tensor: scale" in caplog.text
     np.testing.assert_array_equal(model.head.kernel[...], tagger().head.kernel[...])
 
 

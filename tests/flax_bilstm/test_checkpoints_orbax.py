@@ -1,9 +1,11 @@
 """What JAX's own libraries write: Orbax's folders, of nnx states and of Linen's variables."""
 
+import errno
 import functools
 import json
 import operator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -101,3 +103,16 @@ def test_arrays_of_more_bytes_than_any_memory(count: int, tmp_path: Path) -> Non
     arrays.write(name, json.dumps(described).encode()).result()
     with pytest.raises(ValueError, match=f"arrays of {4 * count:,} bytes .* at most 4,294,967,296"):
         checkpoints.read(tmp_path / "run")
+
+
+def test_on_a_full_disk_orbax_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer", None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**18))
+    path = tmp_path / "model.orbax"
+    says = rf"^{path}: could not be written: No space.*, 262,\d+ bytes are needed and 262,144 are"
+    with pytest.raises(OSError, match=says) as error:
+        fb.save(fb.LSTM(3, 4, rngs=nnx.Rngs(0)), path)
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

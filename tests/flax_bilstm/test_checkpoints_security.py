@@ -67,11 +67,31 @@ def test_tensors_that_numpy_cannot_hold(tmp_path: Path) -> None:
         fb.load(tmp_path / "model.pt")
 
 
-def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda torch: [torch.zeros(2)], r"got a list\. "),
+        (lambda torch: 7, r"got an int\. "),
+        (lambda torch: torch.zeros(2, 3), r"got one tensor of shape \(2, 3\), without a name\. "),
+        (lambda torch: {"weight": torch.zeros(2, device="meta")}, r"\(a meta tensor, without num"),
+        (lambda torch: {"weight": torch.eye(2).to_sparse()}, r"\(a sparse tensor\); save"),
+    ],
+)
+def test_what_is_no_state_dict_is_said_in_english(make: Any, says: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    torch.save([torch.zeros(2)], tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="got a list"):
+    torch.save(make(torch), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=says) as error:
         fb.load(tmp_path / "model.pt")
+    assert "not run" not in str(error.value)
+
+
+def test_the_reason_of_another_library_ends_with_one_stop() -> None:
+    class Refuses:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            raise RuntimeError("no data!")
+
+    with pytest.raises(ValueError, match=r"got Refuses: no data\.$"):
+        fb.from_state_dict({"weight_ih_l0": Refuses()})
 
 
 def test_pytorchs_files_need_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
