@@ -15,6 +15,7 @@ from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 from flax_bilstm.showing import shown
 
 METADATA = ".metadata"
+_DAMAGED = AttributeError, LookupError, TypeError, OverflowError, RecursionError, DamagedError
 
 
 def read(path: Path) -> Content:
@@ -25,7 +26,7 @@ def read(path: Path) -> Content:
     """
     try:
         return Content(_read(path))
-    except (AttributeError, LookupError, TypeError, OverflowError, DamagedError) as error:
+    except _DAMAGED as error:
         what = str(error) if isinstance(error, DamagedError) else type(error).__name__
         raise ValueError(
             f"expected a folder of torch.distributed.checkpoint, got a damaged one: {what}; copy "
@@ -41,7 +42,7 @@ def _read(path: Path) -> dict[Any, Any]:
     for index, stored in metadata.state["storage_data"].items():
         pieces.setdefault(index.state["fqn"], []).append((index.state, stored.state))
     files: dict[str, Bytes] = {}
-    tree: dict[Any, Any] = {}
+    tree = _Branch()
     for name, tensor in described.items():
         size = tensor.state["size"] if isinstance(tensor.state, dict) else None
         loaded = [
@@ -51,9 +52,27 @@ def _read(path: Path) -> dict[Any, Any]:
         *keys, last = places.get(name) or (name,)
         branch = tree
         for key in keys:
-            branch = branch.setdefault(key, {})
+            branch = branch.setdefault(key, _Branch())
         branch[last] = value
-    return tree
+    return {key: _as_saved(value) for key, value in tree.items()}
+
+
+class _Branch(dict[Any, Any]):
+    """A mapping or list that was saved in pieces: its keys, or positions, are parts of paths."""
+
+
+def _as_saved(value: Any) -> Any:
+    """The list or mapping that a branch was: paths have text for a mapping's keys, even numbers."""
+    if not isinstance(value, _Branch):
+        return value
+    inside: dict[Any, Any] = {key: _as_saved(each) for key, each in value.items()}
+    if all(type(key) is int for key in inside) and max(inside) == len(inside) - 1:
+        return [inside[position] for position in sorted(inside)]
+    if "param_groups" in inside:  # an optimizer's, which numbers its parameters
+        state = inside.get("state", {})  # nothing was saved if it was empty
+        numbers = {key: int(key) if str(key).isdecimal() else key for key in state}
+        return inside | {"state": {numbers[key]: each for key, each in state.items()}}
+    return inside
 
 
 def _piece(path: Path, stored: dict[str, Any], files: dict[str, Bytes]) -> Any:

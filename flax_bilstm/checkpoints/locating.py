@@ -38,11 +38,15 @@ MOST_SEARCHED = 10_000
 
 
 class Found(NamedTuple):
-    """A state dict and its keys, from the outermost mapping inwards; `around`: those mappings."""
+    """A state dict and its keys, from the outermost mapping inwards.
+
+    `around`: those mappings. `others`: the keys, with dots, of other models' state dicts.
+    """
 
     keys: tuple[Any, ...]
     state_dict: Mapping[Any, Any]
     around: tuple[Mapping[Any, Any], ...]
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,7 +58,8 @@ def locate(content: Mapping[Any, Any], key: str | None = None) -> Found:
     """The state dict in `content`, or the one under `key`.
 
     Raises:
-        ValueError: there is none, or there are several; the error lists them.
+        ValueError: there is none, or there are several, none of them nearer to the outside than
+            the others; the error lists them.
     """
     itself = Found((), content, ())
     candidates = list(_candidates(content))
@@ -66,13 +71,17 @@ def locate(content: Mapping[Any, Any], key: str | None = None) -> Found:
     usual = known or candidates
     depth = min((len(found.keys) for found in usual), default=0)
     nearest = [found for found in usual if len(found.keys) == depth]
-    if len(nearest) > 1:
+    taken = {id(found.state_dict) for found in nearest}
+    models = [f for f in candidates if id(f.state_dict) in taken or _is_model(f.state_dict)]
+    rivals = [found for found in models if len(found.keys) <= depth]
+    if len(rivals) > 1:
         raise ValueError(
-            f"expected one state dict, got several, under {_listed(nearest)}; choose one by key= "
+            f"expected one state dict, got several, under {_listed(rivals)}; choose one by key= "
             "(flax-bilstm --key)."
         )
     if nearest:
-        return nearest[0]
+        others = [each.name for each in models if id(each.state_dict) not in taken]
+        return nearest[0]._replace(others=tuple(others[:8]))
     if any(isinstance(value, Mapping) and not _is_bare(value) for value in content.values()):
         raise ValueError(
             f"expected a state dict, or a mapping with one in it, got the keys {_keys(content)}"
@@ -94,15 +103,20 @@ def is_state_dict(content: Mapping[Any, Any]) -> bool:
     )
 
 
+def _is_model(content: Mapping[Any, Any]) -> bool:
+    """Whether a state dict has weights, and not statistics of the data alone, for example."""
+    return any(isinstance(name, str) and "weight" in name for name in content)
+
+
 def optimizer_beside(found: Found, notes: list[str]) -> Mapping[str, Any] | None:
     """The state of the only optimizer that trained the state dict, from the nearest mapping."""
-    for around in reversed(found.around):
+    for around in (found.state_dict, *reversed(found.around)):
         states = [state for value in around.values() for state in _optimizers(value)]
         if len(states) > 1:
             notes.append(f"left out: the states of {len(states)} optimizers; one can be read")
             return None
         if states:
-            trained = AVERAGED_BESIDE.get(found.keys[-1])
+            trained = AVERAGED_BESIDE.get(found.keys[-1] if found.keys else "")
             if {*found.keys} & {*AVERAGED} or trained in around:
                 notes.append("left out: the optimizer's state, which is not of averaged weights")
                 return None
@@ -120,13 +134,18 @@ def _is_optimizer(value: Any) -> bool:
     return isinstance(value, Mapping) and "param_groups" in value and "state" in value
 
 
+def _is_of_optimizer(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is an optimizer's state, flat as FSDP can save it too."""
+    return _is_optimizer(value) or any(str(key).startswith("param_groups.") for key in value)
+
+
 def _candidates(content: Mapping[Any, Any]) -> list[Found]:
     """All state dicts in `content` that are not inside another one."""
     found, seen = [], {id(content)}
     queue = [Found((), content, ())]
     for outer in queue:
         for key, value in outer.state_dict.items():
-            if not isinstance(value, Mapping) or id(value) in seen or _is_optimizer(value):
+            if not isinstance(value, Mapping) or id(value) in seen or _is_of_optimizer(value):
                 continue
             seen.add(id(value))
             inner = Found((*outer.keys, key), value, (*outer.around, outer.state_dict))

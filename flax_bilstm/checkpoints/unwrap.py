@@ -59,7 +59,7 @@ def unwrap(
     where the state dict is. `keep`: those of `PREFIXES` that the model's names begin with.
 
     Raises:
-        ValueError: `content` has no state dict or several, a value is not a tensor, a name is not
+        ValueError: `content` has no state dict or several, a weight is not a tensor, a name is not
             valid, no name begins with `prefix`, or two names become the same.
     """
     notes: list[str] = []
@@ -70,15 +70,19 @@ def unwrap(
         if beside := [shown(other) for other in around if other != found.keys[depth]]:
             more = [f"... ({len(beside)} in all)"] if len(beside) > 8 else []
             notes.append(f"beside it: {', '.join(beside[:8] + more)}")
+    if found.others:
+        notes.append(f"other state dicts, by --key: {', '.join(found.others)}")
     held = {name: value for name, value in found.state_dict.items() if not _is_extra(name, notes)}
     _check_names(held)
+    held = _without_extras(held, notes)
     names = _strip(held, prefix, keep, notes)
     others = [name for name in names if not is_tensor(held[name])]
     if others:
         raise ValueError(
-            "expected a state dict, tensors alone, got also "
-            f"{', '.join(f'{name} ({_kind(held[name])})' for name in others[:8])}; save the "
-            "mapping that holds the tensors by itself."
+            "expected dense tensors of numbers under the names of weights, got "
+            f"{', '.join(f'{name} ({_kind(held[name])})' for name in others[:8])}; save "
+            "model.state_dict() with such tensors, or name a submodule that has them (prefix=, "
+            "flax-bilstm --prefix)."
         )
     tensors = to_numpy({names[name]: held[name] for name in names})
     check_sharing(tensors)
@@ -107,10 +111,31 @@ def _is_extra(name: Any, notes: list[str]) -> bool:
     return extra
 
 
+def _without_extras(held: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """What is held without the values beside the tensors, such as an epoch."""
+    extras = [name for name, value in held.items() if _is_beside_weights(name, value)]
+    if not extras or not any(map(is_tensor, held.values())):
+        return held
+    left = set(extras)
+    named = [f"{name} ({_kind(held[name])})" for name in extras[:8]]
+    more = [f"... ({len(extras)} in all)"] if len(extras) > 8 else []
+    notes.append(f"left out: {', '.join(named + more)}")
+    return {name: value for name, value in held.items() if name not in left}
+
+
+def _is_beside_weights(name: str, value: Any) -> bool:
+    """Whether a value is not a tensor, and neither its name nor its place are a weight's."""
+    parent, _, own = name.rpartition(".")
+    if is_tensor(value) or own.startswith(("weight", "bias")):
+        return False
+    return not parent or value is None or isinstance(value, (bool, int, float, str))
+
+
 def _kind(value: Any) -> str:
     """The type of a value, or of the object that it stands in for."""
     if isinstance(value, StandIn):
-        return f"{shown(value.name)}, which was not run"
+        is_in_words = " " in value.name  # such as "a sparse tensor"; others are names of classes
+        return shown(value.name) + ("" if is_in_words else ", which was not run")
     return type(value).__name__
 
 

@@ -32,9 +32,10 @@ def case(shape, dtype):
     return weights, normal(time, batch, inputs) * valid.astype(dtype), states, valid
 
 
-def run_directions(implementation, weights, x, states, valid):
+def run_directions(implementation, weights, x, states, valid, batch_major=False):
     """A layer as an LSTM runs it."""
-    return directions.run_layer(recurrence.resolve(implementation), weights, x, states, valid)
+    run = recurrence.resolve(implementation)
+    return directions.run_layer(run, weights, x, states, valid, batch_major)
 
 
 def run_python(script, **environment):

@@ -141,7 +141,8 @@ def test_one_state_dict_is_found_and_named(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [("state_dict", "state_dict_ema"), ("model", "ema"), ("encoder", "decoder"),
-     ("state_dict", "current_model_state")],
+     ("state_dict", "current_model_state"), ("generator", "discriminator"),
+     ("state_dict", "best_state_dict")],
 )  # fmt: skip
 def test_of_several_state_dicts_one_is_chosen_by_key(
     first: str, second: str, tmp_path: Path
@@ -216,3 +217,28 @@ def test_a_folder_of_distributed_checkpoints(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         dcp.save({"model": state_dict(), "epoch": 3}, checkpoint_id=tmp_path / "step")
     assert_holds(tmp_path / "step", state_dict())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_optimizer_in_a_folder_of_distributed_checkpoints(
+    momentum: float, tmp_path: Path
+) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    lstm = torch.nn.LSTM(3, 4)
+    optimizer = torch.optim.SGD(lstm.parameters(), lr=0.1, momentum=momentum)
+    lstm(torch.ones(1, 1, 3))[0].sum().backward()
+    optimizer.step()
+    content = {"model": lstm.state_dict(), "optimizer": optimizer.state_dict()}
+    with warnings.catch_warnings(action="ignore"):
+        dcp.save(content, checkpoint_id=tmp_path / "step")
+    read = checkpoints.read(tmp_path / "step").optimizer
+    assert read is not None
+    expected = content["optimizer"]["state"]
+    assert read["state"].keys() == expected.keys()
+    for number, moments in expected.items():
+        buffer = moments["momentum_buffer"]
+        np.testing.assert_array_equal(read["state"][number]["momentum_buffer"], buffer)
+    (group,) = read["param_groups"]
+    assert group["params"] == [0, 1, 2, 3]
+    assert group["lr"] == 0.1

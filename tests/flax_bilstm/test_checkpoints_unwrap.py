@@ -79,11 +79,31 @@ def test_lightning_keeps_a_list_of_optimizers() -> None:
     assert "left out: the states of 2 optimizers; one can be read" in two.notes
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_lies_flat_beside_the_tensors_is_left_out(prefix: str) -> None:
+    optimizer = {"param_groups": [], "state": {}}
+    beside = {"epoch": 1, "name": "x", "config": {"a": 1}, "optimizer": optimizer}
+    read = unwrap({**{prefix + name: array for name, array in STATE.items()}, **beside})
+    assert read.tensors.keys() == STATE.keys()
+    assert list(read.renamed.values()) == list(STATE)
+    assert read.optimizer is optimizer
+    assert "left out: epoch (int), name (str), config (dict), optimizer (dict)" in read.notes
+
+
+def test_another_model_is_named_with_how_to_choose_it() -> None:
+    averaged = {"ema": {"state_dict": dict(STATE)}}
+    read = unwrap({"state_dict": STATE, "callbacks": averaged, "stats": {"mean": np.ones(2)}})
+    assert read.tensors.keys() == STATE.keys()
+    assert "other state dicts, by --key: callbacks.ema.state_dict" in read.notes
+
+
 @pytest.mark.parametrize(
     ("content", "prefix", "says"),
     [
         ({"logs": {"loss": 1.0}, "epoch": 1}, None, "keys logs, epoch .* by itself"),
-        ({**STATE, "epoch": 1, "name": "x"}, None, r"epoch \(int\), name \(str\); save"),
+        ({"epoch": 1, "name": "x"}, None, r"epoch \(int\), name \(str\); save"),
+        ({**STATE, "bias_ih_l0": None}, None, r"of weights, got bias_ih_l0 \(NoneType\); save"),
+        ({**STATE, "fc.packed": (1,)}, None, r"of weights, got fc.packed \(tuple\); save"),
         (STATE, "encoder", "prefix: expected one that names begin with, got 'encoder'"),
         (
             {"lstm.weight": np.ones(2), "lstm._orig_mod.weight": np.ones(2)},
