@@ -97,8 +97,8 @@ sanitize: $(VENV)/.ready
 	FLAX_BILSTM_LIBRARY=$(CURDIR)/$(SANITIZED)/libflax_bilstm.so ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  $(VENV)/bin/pytest -n 0 tests/flax_bilstm/test_native_arithmetic.py \
-	  tests/flax_bilstm/test_native_in_jax.py \
-	  -k 'instruction_set or sigmoid or infinity or row or many or layouts or twice'
+	  tests/flax_bilstm/test_native_in_jax.py tests/flax_bilstm/test_native_library.py \
+	  -k 'instruction_set or sigmoid or infinity or row or many or layouts or twice or where_a_compiler_is'
 
 # The compilers have an environment of their own: with them installed, JAX looks for their hardware.
 accelerators: $(COMPILERS)/.ready

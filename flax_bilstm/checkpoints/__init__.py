@@ -27,7 +27,6 @@ from flax_bilstm.checkpoints.formats import (
     format_of,
 )
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
 from flax_bilstm.conversion.flax_paths import load_variables
 from flax_bilstm.conversion.reading import is_ours
@@ -37,6 +36,7 @@ from flax_bilstm.conversion.weights import (
     load_state_dict,
     state_dict,
 )
+from flax_bilstm.showing import counted
 
 __all__ = [
     "FORMATS",

@@ -11,8 +11,8 @@ import numpy as np
 
 from flax_bilstm.checkpoints import torch_file
 from flax_bilstm.checkpoints.mapped import Content, mapped
-from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
+from flax_bilstm.showing import shown
 
 METADATA = ".metadata"
 _DAMAGED = AttributeError, LookupError, TypeError, OverflowError, RecursionError, DamagedError

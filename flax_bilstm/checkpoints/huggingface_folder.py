@@ -9,7 +9,7 @@ from typing import Any
 
 from flax_bilstm.checkpoints import safetensors_file, torch_file
 from flax_bilstm.checkpoints.mapped import Content
-from flax_bilstm.checkpoints.showing import counted, shown
+from flax_bilstm.showing import counted, shown
 
 INDEX = ".index.json"
 FILES = (

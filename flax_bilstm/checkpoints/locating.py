@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_bilstm.checkpoints import torch_file
-from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.checkpoints.stand_ins import StandIn
+from flax_bilstm.showing import shown
 
 LIVE = (
     "state_dict",

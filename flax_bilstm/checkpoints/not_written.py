@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from flax_bilstm.checkpoints.showing import shown
+from flax_bilstm.showing import shown
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a quota, and the largest size of a file: no reader fails with these."""

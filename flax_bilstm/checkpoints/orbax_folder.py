@@ -28,11 +28,11 @@ from flax import nnx
 from flax_bilstm.checkpoints.mapped import Content
 from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.replacing import kind_of
-from flax_bilstm.checkpoints.showing import shown
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.conversion.rows import variables
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.showing import shown
 
 RANDOM_STATE = "rngs"  # dropout's, not a parameter
 METADATA = "_METADATA"

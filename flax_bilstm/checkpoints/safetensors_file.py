@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.not_written import not_written
-from flax_bilstm.checkpoints.showing import shown
+from flax_bilstm.showing import shown
 
 DTYPES = {
     "F64": np.dtype(np.float64),

@@ -15,8 +15,8 @@ from flax_bilstm.checkpoints import archive, pickled, rebuilt
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.pickle_machine import Call
 from flax_bilstm.checkpoints.rebuilt import Budget, Storage
-from flax_bilstm.checkpoints.showing import counted, shown
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
+from flax_bilstm.showing import counted, shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle in a file of the old format."""

@@ -13,9 +13,9 @@ import numpy as np
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
 from flax_bilstm.checkpoints.sharing import check_sharing
-from flax_bilstm.checkpoints.showing import LONGEST, shown
 from flax_bilstm.checkpoints.stand_ins import StandIn
 from flax_bilstm.conversion.tensors import to_numpy
+from flax_bilstm.showing import LONGEST, shown
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What compiling and sharding add to names, at any position."""

@@ -14,7 +14,6 @@ from flax import nnx
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.checkpoints.replacing import replacing
-from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli import optimizer
 from flax_bilstm.cli import verify as verification
@@ -28,6 +27,7 @@ from flax_bilstm.conversion.weights import (
     load_state_dict,
     state_dict,
 )
+from flax_bilstm.showing import counted
 
 NOT_COMPARED = "no forward pass was compared: a checkpoint does not contain this network's"
 

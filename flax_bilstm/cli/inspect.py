@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints.showing import counted
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.conversion import optimizer as optimizer_state
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order
@@ -21,6 +20,7 @@ from flax_bilstm.conversion.rows import rows, variables
 from flax_bilstm.conversion.weights import check_state_dict, from_state_dict
 from flax_bilstm.initializers import same_key
 from flax_bilstm.network import Unused
+from flax_bilstm.showing import counted
 
 PIECE = 2**18
 """Most numbers whose norm is computed at once."""

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any
 
-from flax_bilstm.checkpoints.showing import escaped
+from flax_bilstm.showing import escaped
 
 LONGEST_LINE = 2_000
 """Most characters printed of one line of an error: a path may have 4,096."""

@@ -11,6 +11,10 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.tree import Path, value_of
+from flax_bilstm.showing import shown
+
+LONGEST_LINE, LONGEST_ADVICE = 1000, 4000
+"""Most characters of one line of an error."""
 
 MOST_LISTED = 40
 """Most problems listed in one error, which says how many more there are."""
@@ -41,16 +45,17 @@ def problems(
     """What does not fit, one line each. If the expected value is None, any shape is allowed."""
     for name, want in expected.items():
         if name not in arrays:
-            yield f"missing: {name}, expected shape {'unknown' if want is None else want.shape}"
+            shape = "unknown" if want is None else want.shape
+            yield f"missing: {shown(name)}, expected shape {shape}"
             continue
         array = arrays[name]
         if want is not None and array.shape != want.shape:
-            yield f"shape: {name}, expected {want.shape}, got {array.shape}"
+            yield f"shape: {shown(name)}, expected {want.shape}, got {array.shape}"
         if want is not None and array.dtype != want.dtype:
-            yield f"dtype: {name}, expected {want.dtype}, got {array.dtype}"
+            yield f"dtype: {shown(name)}, expected {want.dtype}, got {array.dtype}"
     for name in arrays:
         if name not in expected:
-            yield f"unexpected: {name}, shape {arrays[name].shape}"
+            yield f"unexpected: {shown(name)}, shape {arrays[name].shape}"
 
 
 def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -63,7 +68,8 @@ def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterat
         if not finite.all():
             bad = np.argwhere(~finite)
             first = tuple(map(int, bad[0]))
-            yield f"not finite: {name}, {len(bad)} of {array.size} values, the first at {first}"
+            count = f"{len(bad)} of {array.size} values"
+            yield f"not finite: {shown(name)}, {count}, the first at {first}"
 
 
 def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarray]) -> str | None:
@@ -78,21 +84,41 @@ def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarr
 
 
 def shortened(listed: Sequence[str]) -> list[str]:
-    """The first of them, and how many more there are."""
+    """The first of them, safe to print, and how many more there are."""
     more = len(listed) - MOST_LISTED
-    return [*listed[:MOST_LISTED], *([f"... and {more} more"] if more > 0 else [])]
+    first = (shown(line, LONGEST_LINE) for line in listed[:MOST_LISTED])
+    return [*first, *([f"... and {more} more"] if more > 0 else [])]
 
 
 def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> None:
     """Raise one ValueError that lists all problems, if there are any, and then the advice."""
     if not listed:
         return
+    lines = [*shortened(listed), *(shown(line, LONGEST_ADVICE) for line in advice)]
+    helps = "".join(f" {sentence}." for sentence in _what_helps(listed))
     raise ValueError(
-        f"state_dict: does not fit {module}; nothing was loaded. Every tensor and every variable "
-        "is needed once: names= gives the names that differ, ignore= those without a counterpart, "
-        "prefix= (flax-bilstm --prefix) names a submodule, param_dtype= (--dtype) casts.\n  "
-        + "\n  ".join([*shortened(listed), *advice])
+        f"state_dict: does not fit {module}; nothing was loaded.{helps}\n  " + "\n  ".join(lines)
     )
+
+
+def _what_helps(listed: Sequence[str]) -> Iterator[str]:
+    """The arguments that can mend these problems."""
+    names: dict[str, list[str]] = {}
+    for line in listed:
+        problem, _, rest = line.partition(": ")
+        names.setdefault(problem, []).append(rest.partition(", ")[0])
+    missing, unexpected = names.get("missing", []), names.get("unexpected", [])
+    if missing and unexpected:
+        yield "names= gives the names that differ"
+        inside = {name.partition(".")[2] for name in unexpected if "." in name}
+        if any(
+            rest == name or rest.endswith(f".{name}") for name in missing[:1] for rest in inside
+        ):
+            yield "prefix= (flax-bilstm --prefix) names a submodule"
+    if missing or unexpected:
+        yield "ignore= gives the names without a counterpart"
+    if "dtype" in names:
+        yield "param_dtype= (--dtype) casts"
 
 
 def must_be_finite(variable: Any) -> bool:

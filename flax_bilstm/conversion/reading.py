@@ -12,6 +12,7 @@ from flax_bilstm.conversion.layers import DIRECTIONS, RECURRENT
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.showing import shown
 
 Module = LSTM | BiLSTMWithAttention
 
@@ -138,10 +139,11 @@ def _layout(arrays: Mapping[str, Any]) -> _Layout:
     if not layers:
         first = "weight_ih_l0"
         inside = {n.removesuffix(first).removesuffix("lstm.") for n in arrays if first in n}
-        found = ", ".join(sorted(prefix for prefix in inside if prefix.endswith(".")))
+        found = ", ".join(sorted(shown(prefix) for prefix in inside if prefix.endswith(".")))
+        names = ", ".join(map(shown, sorted(arrays)[:8])) or "none"
         raise ValueError(
             "state_dict: expected the names of an nn.LSTM (weight_ih_l0, ...) or of the network "
-            f"(lstm.weight_ih_l0, ..., fc.bias), got {sorted(arrays)[:8]} ({len(arrays)} in all); "
+            f"(lstm.weight_ih_l0, ..., fc.bias), got {names} ({len(arrays)} in all); "
             + (f"there is one under {found} " if found else "name a submodule ")
             + "(load takes prefix=, flax-bilstm --prefix)."
         )

@@ -31,6 +31,7 @@ from flax_bilstm.conversion.tree import (
     reach,
     split,
 )
+from flax_bilstm.showing import LONGEST, shown
 
 Names = Mapping[str, "str | tuple[str, ...] | SummedBiases"]
 """Flax path of a module or a variable → its torch path; several if the variable is tied."""
@@ -88,10 +89,11 @@ def rows(
     found = [each for each in walk.node(module, (), ("",)) if not _ignored(each.row, ignore)]
     if unknown := walk.names.keys() - walk.used:
         path = min(unknown)
-        near = difflib.get_close_matches(path, sorted(walk.seen), 3) or sorted(walk.seen)[:8]
+        ours = sorted(walk.seen)
+        near = difflib.get_close_matches(path[:LONGEST], ours, 3) or ours[:8]
         raise ValueError(
-            f"names: expected Flax paths of {type(module).__name__}, got {path!r}; did you mean "
-            f"one of {near}?"
+            f"names: expected Flax paths of {type(module).__name__}, got '{shown(path)}'; did you "
+            f"mean one of {near}?"
         )
     kept = tuple(_merged(found))
     owners: dict[str, Row] = {}
@@ -99,7 +101,7 @@ def rows(
         for name in row.torch_names:
             if name in owners:
                 raise ValueError(
-                    f"names: expected a torch name for each variable, got {name} for both "
+                    f"names: expected a torch name for each variable, got {shown(name)} for both "
                     f"{dotted(owners[name].paths[0])} and {dotted(row.paths[0])}."
                 )
             owners[name] = row

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_bilstm.showing import shown
 from flax_bilstm.torch_tensors import kind_and_way
 
 NOT_NUMPYS = {
@@ -43,12 +44,12 @@ def array_of(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except Exception as error:  # from PyTorch, NumPy or JAX, of many classes
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".!")
-        got = kind_and_way(value) or f"{type(value).__name__}: {reason[:200]}"
+        got = kind_and_way(value) or f"{type(value).__name__}: {shown(reason)}"
         raise ValueError(
-            f"{name}: expected a dense tensor or array of numbers, got {got}."
+            f"{shown(name)}: expected a dense tensor or array of numbers, got {got}."
         ) from error
     if array.dtype == object or isinstance(value, np.ma.MaskedArray):
-        raise ValueError(f"{name}: expected a tensor or array, got {type(value).__name__}.")
+        raise ValueError(f"{shown(name)}: expected a tensor or array, got {type(value).__name__}.")
     return array
 
 

@@ -1,5 +1,6 @@
 """What is let in at the door, and what each refusal says."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -222,9 +222,7 @@ def test_an_orbax_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None
 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "run", {"lstm": {"kernel": np.ones((2, 3))}})
-    with pytest.raises(
-        ValueError, match=r"expected the names of an nn\.LSTM .* got \['lstm\.kernel'\]"
-    ):
+    with pytest.raises(ValueError, match=r"expected the names of an nn\.LSTM .* got lstm\.kernel"):
         fb.load(tmp_path / "run")
 
 

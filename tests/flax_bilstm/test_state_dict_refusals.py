@@ -119,6 +119,56 @@ def test_what_is_no_state_dict_is_refused(arrays, message):
         fb.from_state_dict(arrays)
 
 
+LONG, RED = "a" * 100_000, "\x1b[31m\nname"
+CALLS_WITH_NAMES = {
+    "unexpected": lambda name: fb.from_state_dict(plain_lstm(WEIGHT) | {name: WEIGHT}),
+    "missing": lambda name: fb.load_state_dict(nnx.Dict({name: nnx.Param(jnp.ones(3))}), {}),
+    "no numbers": lambda name: fb.from_state_dict({name: object()}),
+    "no LSTM": lambda name: fb.from_state_dict({f"{name}.conv": WEIGHT}),
+    "inside": lambda name: fb.from_state_dict({f"{name}.weight_ih_l0": WEIGHT}),
+    "names": lambda name: fb.state_dict(network(), names={name: "a"}),
+    "names twice": lambda name: fb.state_dict(
+        network(), names={"fc.kernel": name, "fc.bias": name}
+    ),
+    "ignore": lambda name: fb.load_state_dict(
+        network(), {**held_by(network()), "a": WEIGHT}, ignore=[name]
+    ),
+    "optimizer": lambda name: fb.optimizer_from_torch(
+        fb.LSTM(6, 4, rngs=nnx.Rngs(0)),
+        {"param_groups": [{"params": [0], "lr": 1.0, name: 1}], "state": {}}, [name],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [LONG, RED], ids=["long", "red"])
+@pytest.mark.parametrize("call", CALLS_WITH_NAMES)
+def test_messages_are_bounded_and_do_not_print_control_characters(call, name):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        CALLS_WITH_NAMES[call](name)
+    message = str(caught.value)
+    assert len(message) < 10_000
+    assert "\x1b" not in message
+    assert "\nname" not in message
+
+
+def test_only_what_helps_is_advised():
+    def advised(arrays):
+        with pytest.raises(ValueError, match="nothing was loaded") as caught:
+            fb.load_state_dict(network(), arrays)
+        first = str(caught.value).splitlines()[0]
+        return {word for word in ("names=", "ignore=", "prefix=", "param_dtype=") if word in first}
+
+    arrays = held_by(network())
+    bias = arrays.pop("fc.bias")
+    assert advised(arrays) == {"ignore="}
+    assert advised(arrays | {"head.bias": bias}) == {"names=", "ignore="}
+    assert advised(arrays | {"fc.bias": bias[:1]}) == set()
+    assert advised(arrays | {"fc.bias": bias * np.nan}) == set()
+    assert advised(arrays | {"fc.bias": bias.astype(np.float16)}) == {"param_dtype="}
+    inside = {f"model.net.{name}": array for name, array in held_by(network()).items()}
+    assert advised(inside) == {"names=", "ignore=", "prefix="}
+
+
 @pytest.mark.parametrize("prefix", ["", "encoder."])
 @pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
 def test_other_recurrent_classes_are_named(kind, prefix):

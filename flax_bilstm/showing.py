@@ -1,16 +1,16 @@
-"""Text for people: what a file holds is escaped, and no longer than a line; counts with nouns."""
+"""Text for people: what others wrote is escaped, and no longer than a line; counts with nouns."""
 
 from typing import Any
 
 LONGEST = 200
 
 
-def shown(value: Any) -> str:
-    """`value`, or its class if it is not a name, without control characters, cut at `LONGEST`."""
+def shown(value: Any, most: int = LONGEST) -> str:
+    """`value`, or its class if it is not a name, without control characters, cut after `most`."""
     text = value if isinstance(value, str) else str(value) if _is_plain(value) else ""
     text = text or f"{type(value).__name__}"
-    cut = escaped(text[:LONGEST])
-    return cut if len(text) <= LONGEST else f"{cut}… ({len(text):,} characters)"
+    cut = escaped(text[:most])
+    return cut if len(text) <= most else f"{cut}… ({len(text):,} characters)"
 
 
 def counted(count: int, noun: str) -> str:
