@@ -86,7 +86,7 @@ def test_networks_of_every_sort_pass_unfaulted(case):
 def test_unfaulted_networks_of_other_weights_raise_no_alarm():
     """In the shape of "padded", whose operations are compiled already."""
     shape = false_alarms.Shape(4, 4, 8, 3, 20, padded=True)
-    assert false_alarms.failures(shape, range(1, 3)) == []
+    assert false_alarms.failures(shape, range(1, 2)) == []
 
 
 @pytest.mark.parametrize("runs", [0, 1, 40, 1000])
