@@ -1,5 +1,6 @@
 """Text for people: what others wrote is escaped, and no longer than a line; counts with nouns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 200
@@ -20,6 +21,16 @@ def counted(count: int, noun: str) -> str:
     ('1 tensor', '2,000 tensors')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(texts: Sequence[str], most: int = 8) -> str:
+    """The first of the texts, and how many there are in all if there are more.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b, ... (3 in all)'
+    """
+    more = [f"... ({len(texts)} in all)"] if len(texts) > most else []
+    return ", ".join([*texts[:most], *more])
 
 
 def escaped(text: str) -> str:

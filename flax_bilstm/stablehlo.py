@@ -181,7 +181,7 @@ def largest_difference(artifact: Path, expected: Sequence[Example]) -> float:
     """
     worst = 0.0
     for inputs, outputs in expected:
-        give_back()
+        drop_caches()
         for got, want in zip(_run(artifact, inputs), outputs, strict=True):
             a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
             gap = np.abs(a - b) / np.maximum(1.0, np.abs(b))
@@ -190,15 +190,16 @@ def largest_difference(artifact: Path, expected: Sequence[Example]) -> float:
 
 
 def _run(artifact: Path, inputs: Sequence[np.ndarray]) -> list[Array]:
-    loaded: Any = jax.export.deserialize(mapped(artifact))  # type: ignore[arg-type]  # any bytes
+    data: Any = mapped(artifact)  # not the bytearray of JAX's annotation, which would be a copy
+    loaded: Any = jax.export.deserialize(data)
     lowered: Any = jax.jit(loaded.call).lower(*inputs)
-    del loaded  # its bytes are in what was lowered
-    give_back()
+    del loaded, data  # its bytes are in what was lowered
+    drop_caches()
     compiled = lowered.compile()
     return jax.tree.leaves(compiled(*inputs))
 
 
-def give_back() -> None:
+def drop_caches() -> None:
     """Give back the memory of what is no longer used, which JAX's caches keep."""
     jax.clear_caches()
     gc.collect()

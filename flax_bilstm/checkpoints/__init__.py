@@ -16,7 +16,7 @@ from typing import Any
 from flax import nnx
 
 from flax_bilstm import arguments
-from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints import orbax_folder, orbax_writing
 from flax_bilstm.checkpoints.formats import (
     FORMATS,
     ORBAX,
@@ -36,7 +36,7 @@ from flax_bilstm.conversion.weights import (
     load_state_dict,
     state_dict,
 )
-from flax_bilstm.showing import counted
+from flax_bilstm.showing import counted, listed
 
 __all__ = [
     "FORMATS",
@@ -110,7 +110,7 @@ def load(
             skipped = load_state_dict(into, tensors, names=names, ignore=ignore)
     for what, left in (("tensor", skipped.tensors), ("variable", skipped.variables)):
         if left:
-            _LOG.warning("%s: left out %s: %s", path, counted(len(left), what), ", ".join(left[:8]))
+            _LOG.warning("%s: left out %s: %s", path, counted(len(left), what), listed(left))
     return into
 
 
@@ -133,7 +133,7 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
     arrays = state_dict(module, names=names)
     with replacing(path) as temporary:
         if writer is None:
-            orbax_folder.write(module, temporary)
+            orbax_writing.write(module, temporary)
         else:
             writer(arrays, temporary)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flax_bilstm.checkpoints import torch_file
 from flax_bilstm.checkpoints.stand_ins import StandIn
-from flax_bilstm.showing import shown
+from flax_bilstm.showing import listed, shown
 
 LIVE = (
     "state_dict",
@@ -75,13 +75,14 @@ def locate(content: Mapping[Any, Any], key: str | None = None) -> Found:
     models = [f for f in candidates if id(f.state_dict) in taken or _is_model(f.state_dict)]
     rivals = [found for found in models if len(found.keys) <= depth]
     if len(rivals) > 1:
+        names = listed([each.name for each in rivals])
         raise ValueError(
-            f"expected one state dict, got several, under {_listed(rivals)}; choose one by key= "
+            f"expected one state dict, got several, under {names}; choose one by key= "
             "(flax-bilstm --key)."
         )
     if nearest:
-        others = [each.name for each in models if id(each.state_dict) not in taken]
-        return nearest[0]._replace(others=tuple(others[:8]))
+        others = tuple(each.name for each in models if id(each.state_dict) not in taken)
+        return nearest[0]._replace(others=others)
     if any(isinstance(value, Mapping) and not _is_bare(value) for value in content.values()):
         raise ValueError(
             f"expected a state dict, or a mapping with one in it, got the keys {_keys(content)}"
@@ -163,7 +164,11 @@ def _under(itself: Found, key: str, candidates: list[Found]) -> Found:
         return Found((key,), exact, (content,))
     found = next((each for each in candidates if each.name == key), None)
     if found is None:
-        there = f"one of {_listed(candidates)}" if candidates else "none: no key has a state dict"
+        there = (
+            f"one of {listed([each.name for each in candidates])}"
+            if candidates
+            else "none: no key has a state dict"
+        )
         raise ValueError(f"key: expected {there}, got {shown(key)}; the keys are {_keys(content)}.")
     return found
 
@@ -171,10 +176,6 @@ def _under(itself: Found, key: str, candidates: list[Found]) -> Found:
 def _is_bare(value: Any) -> bool:
     """Whether a value is a stand-in for an object without contents."""
     return isinstance(value, StandIn) and not value and not torch_file.is_module(value)
-
-
-def _listed(found: list[Found]) -> str:
-    return ", ".join(each.name for each in found[:8]) + (", ..." if len(found) > 8 else "")
 
 
 def _keys(content: Mapping[Any, Any]) -> str:

@@ -1,21 +1,17 @@
-"""Orbax checkpoint directories: {"model": nnx.state(model), "optimizer": nnx.state(optimizer)}.
+"""Reads Orbax checkpoint directories.
 
-"optimizer" is there if it was saved. A training loop restores it as usual:
+They hold {"model": nnx.state(model), "optimizer": nnx.state(optimizer)}; "optimizer" is there if it
+was saved. A training loop restores it as usual:
 
     checkpointer.restore(path, {"model": nnx.state(model), "optimizer": nnx.state(optimizer)})
 
 Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
 """
 
-import contextlib
-import errno
 import json
-import logging
 import math
 import os
 import re
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from flax_bilstm.checkpoints.mapped import Content
-from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.replacing import kind_of
 from flax_bilstm.conversion.layers import KINDS
-from flax_bilstm.conversion.rows import variables
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 from flax_bilstm.showing import shown
@@ -41,9 +34,6 @@ METADATA = "_METADATA"
 STEP = re.compile(r"\D*(\d{1,18})")
 ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
-
-BESIDE_ARRAYS = 2**18  # bytes
-"""Room for what Orbax writes beside the arrays, which it compresses."""
 
 LARGEST_RATIO = 2000
 """Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
@@ -177,65 +167,6 @@ def _read_through(path: Path) -> None:
             raise ValueError("its arrays are missing")
         for name in names:
             arrays.read(name).result()
-
-
-def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = None) -> None:
-    """Write a module's variables, and the optimizer's, if there is one.
-
-    `optimizer` is `nnx.state(optimizer)`.
-    """
-    import orbax.checkpoint as ocp
-
-    model: dict[str, Any] = {}
-    for keys, variable in variables(module).items():
-        leaf = model
-        for key in keys:
-            leaf = leaf.setdefault(str(key), {})
-        leaf["value"] = np.asarray(variable.get_value())
-    tree = {"model": model}
-    if optimizer is not None:
-        tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
-    _check_room(tree, path)
-    try:
-        with _one_report(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path.absolute(), tree)
-    except Exception as error:  # a full disk raises one of several
-        raise not_written(path, error) from error
-
-
-def _check_room(tree: Any, path: Path) -> None:
-    """Refuse to begin without room: Orbax's threads would print errors after the first one."""
-    needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + BESIDE_ARRAYS
-    rooms = {errno.ENOSPC: shutil.disk_usage(path.parent).free, errno.EFBIG: _largest_file()}
-    for number, room in rooms.items():
-        if room < needed:
-            words = f"{needed:,} bytes are needed, and there is room for {room:,}"
-            raise OSError(number, f"{os.strerror(number)}, {words}", str(path))
-
-
-def _largest_file() -> int:
-    """The largest size that the system lets this process give a file."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return sys.maxsize
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return sys.maxsize if most == resource.RLIM_INFINITY else most
-
-
-@contextlib.contextmanager
-def _one_report() -> Iterator[None]:
-    """Without the errors that Orbax's threads log, with tracebacks: the same error is raised."""
-
-    def is_others(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_others)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_others)
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

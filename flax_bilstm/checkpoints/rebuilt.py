@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bilstm.checkpoints.sharing import ALWAYS_ALLOWED, LARGEST_SHARING
+from flax_bilstm.checkpoints.shared_memory import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
 
 DTYPES = {

@@ -16,7 +16,7 @@ from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.pickle_machine import Call
 from flax_bilstm.checkpoints.rebuilt import Budget, Storage
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
-from flax_bilstm.showing import counted, shown
+from flax_bilstm.showing import counted, listed, shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle in a file of the old format."""
@@ -55,7 +55,7 @@ def read(path: Path) -> Content:
             f"expected a state dict, got {shown(found.value.name)}, which could run code as it is "
             f"loaded. Nothing in it was executed. {_SAVE_A_STATE_DICT}"
         )
-    names = ", ".join(shown(name) for name in list(found.skipped)[:8])
+    names = listed([shown(name) for name in found.skipped])
     notes = [f"not built: {counted(sum(found.skipped.values()), 'object')} ({names})"]
     return Content(found.value, tuple(notes) if found.skipped else ())
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
-from flax_bilstm.checkpoints.sharing import check_sharing
+from flax_bilstm.checkpoints.shared_memory import check_sharing
 from flax_bilstm.checkpoints.stand_ins import StandIn
 from flax_bilstm.conversion.tensors import to_numpy
-from flax_bilstm.showing import LONGEST, shown
+from flax_bilstm.showing import LONGEST, listed, shown
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What compiling and sharding add to names, at any position."""
@@ -68,10 +68,9 @@ def unwrap(
     for depth, around in enumerate(found.around):
         notes.append(f"unwrapped: {shown(found.keys[depth])}")
         if beside := [shown(other) for other in around if other != found.keys[depth]]:
-            more = [f"... ({len(beside)} in all)"] if len(beside) > 8 else []
-            notes.append(f"beside it: {', '.join(beside[:8] + more)}")
+            notes.append(f"beside it: {listed(beside)}")
     if found.others:
-        notes.append(f"other state dicts, by --key: {', '.join(found.others)}")
+        notes.append(f"other state dicts, by --key: {listed(found.others)}")
     held = {name: value for name, value in found.state_dict.items() if not _is_extra(name, notes)}
     _check_names(held)
     held = _without_extras(held, notes)
@@ -80,7 +79,7 @@ def unwrap(
     if others:
         raise ValueError(
             "expected dense tensors of numbers under the names of weights, got "
-            f"{', '.join(f'{name} ({_kind(held[name])})' for name in others[:8])}; save "
+            f"{listed([f'{name} ({_kind(held[name])})' for name in others])}; save "
             "model.state_dict() with such tensors, or name a submodule that has them (prefix=, "
             "flax-bilstm --prefix)."
         )
@@ -117,9 +116,7 @@ def _without_extras(held: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     if not extras or not any(map(is_tensor, held.values())):
         return held
     left = set(extras)
-    named = [f"{name} ({_kind(held[name])})" for name in extras[:8]]
-    more = [f"... ({len(extras)} in all)"] if len(extras) > 8 else []
-    notes.append(f"left out: {', '.join(named + more)}")
+    notes.append(f"left out: {listed([f'{name} ({_kind(held[name])})' for name in extras])}")
     return {name: value for name, value in held.items() if name not in left}
 
 

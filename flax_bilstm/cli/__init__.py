@@ -6,31 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from flax_bilstm import arguments, checkpoints
-from flax_bilstm.checkpoints.mapped import forget
-from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.cli import convert as conversion
+from flax_bilstm.cli import export as exporting
 from flax_bilstm.cli import inspect as inspection
 from flax_bilstm.cli import printing
 from flax_bilstm.cli.code import code_of
 from flax_bilstm.cli.job import Conversion
-from flax_bilstm.cli.verify import DifferenceError, forward_pass
+from flax_bilstm.cli.verify import DifferenceError
 from flax_bilstm.conversion.flax_cells import SummedBiases
-from flax_bilstm.conversion.reading import read_sizes
-from flax_bilstm.conversion.weights import from_state_dict
-from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import SCORES
-from flax_bilstm.stablehlo import (
-    PLATFORMS,
-    examples,
-    export,
-    give_back,
-    largest_difference,
-    serialize,
-)
+from flax_bilstm.stablehlo import PLATFORMS
 
 GOOD, DIFFERS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -227,54 +213,8 @@ def _inspect(path: Path, prefix: str | None, key: str | None, json: bool, code: 
     return DIFFERS if found["problems"] else GOOD
 
 
-def _export(
-    source: Path,
-    target: Path,
-    prefix: str | None,
-    key: str | None,
-    dtype: str | None,
-    score: str,
-    lengths: bool,
-    mask: bool,
-    overwrite: bool,
-) -> int:
-    conversion.check_target(source, target, overwrite)
-    precise = jax.default_matmul_precision("highest")
-    whole = replacing(target, overwrite=overwrite)
-    with whole as temporary, jax.enable_x64(True), precise:
-        _say(f"Reading {source}")
-        read = checkpoints.read(source, prefix, key)
-        with checkpoints.naming(source):
-            kind, _ = read_sizes(read.tensors)
-            options: dict[str, Any] = {} if kind is LSTM else {"score": score}
-            model = from_state_dict(read.tensors, param_dtype=dtype, **options)
-        forget(read.tensors)
-        padded = "lengths" if lengths else "mask" if mask else None
-        expected = examples(model, padded)
-        give_back()
-        _say("Exporting")
-        exported = export(model, lengths=lengths, mask=mask)
-        x, platforms = exported.in_avals[0], exported.platforms
-        del model  # its weights are in the artifact now
-        give_back()
-        temporary.write_bytes(serialize(exported))
-        del exported
-        _say("Comparing it with the model")
-        difference = largest_difference(temporary, expected)
-        computed, size = x.dtype, temporary.stat().st_size
-        tolerance = 16 * float(jnp.finfo(computed).eps)
-        if not difference <= tolerance:
-            raise DifferenceError(
-                f"the artifact differs from the model by {difference}, expected at most "
-                f"{tolerance}, so it was not kept."
-            )
-    report = [
-        f"forward pass: {forward_pass(read.tensors, score)}",
-        f"x: {x.str_short()}  platforms: {', '.join(platforms)}",
-        f"largest difference, DST against the model: {difference:.3g}  ({computed})",
-        f"{target}: written, {size:,} bytes",
-    ]
-    printing.write("\n".join(report))
+def _export(**options: Any) -> int:
+    printing.write(exporting.export(**options, say=_say))  # DST is written even if printing fails
     return GOOD
 
 

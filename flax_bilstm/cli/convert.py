@@ -4,7 +4,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from flax_bilstm.cli.job import Conversion
 from flax_bilstm.cli.named import module_of
 from flax_bilstm.cli.verify import DifferenceError
 from flax_bilstm.conversion.reading import is_ours, read_sizes
+from flax_bilstm.conversion.tensors import Cast
 from flax_bilstm.conversion.weights import (
     check_state_dict,
     from_state_dict,
@@ -123,7 +124,7 @@ def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> 
     if not is_ours(read.tensors):
         return _Converted(None, tensors, size)
     kind, sizes = read_sizes(read.tensors)
-    options: dict[str, Any] = {} if "input_size" in sizes else {"score": job.score}
+    options = verification.score_option(read.tensors, job.score)
     arguments = ", ".join(f"{name}={value}" for name, value in (sizes | options).items())
     ordered = {name: tensors[name] for name in check_state_dict(read.tensors, job.dtype)}
     model = None
@@ -140,10 +141,7 @@ def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[
     """
     if dtype is None:
         return dict(tensors)
-    cast = {
-        name: array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
-        for name, array in tensors.items()
-    }
+    cast = dict(Cast(tensors, dtype))
     for name, array in cast.items():
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         if floating and (np.isfinite(tensors[name]) & ~np.isfinite(array)).any():

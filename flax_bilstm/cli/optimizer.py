@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints import orbax_folder, orbax_writing
 from flax_bilstm.checkpoints.unwrap import Checkpoint
 from flax_bilstm.cli.job import Conversion
-from flax_bilstm.cli.named import rate_of
+from flax_bilstm.cli.named import Rate, rate_of
 from flax_bilstm.cli.verify import DifferenceError, differing
 from flax_bilstm.conversion.optimizer import describe, optimizer_from_torch
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order, with_names
@@ -21,26 +21,26 @@ from flax_bilstm.conversion.order import in_the_models_names, parameter_order, w
 def write(job: Conversion, read: Checkpoint, module: nnx.Module, temporary: Path) -> list[str]:
     """Write the module, and the optimizer's state beside it if it is to be converted."""
     if read.optimizer is None or not job.optimizer:
-        orbax_folder.write(module, temporary)
+        orbax_writing.write(module, temporary)
         return [] if read.optimizer is None else ["  left out: the optimizer's state"]
-    state = _cast(_optimizer(job, module, read), job.dtype)
-    orbax_folder.write(module, temporary, state)
+    rate = None if job.learning_rate is None else rate_of(job.learning_rate)
+    state = _cast(_optimizer(job, module, read, rate), job.dtype)
+    orbax_writing.write(module, temporary, state)
     _check_optimizer(state, temporary)
-    rate = job.learning_rate and rate_of(job.learning_rate)
-    return [f"  optimizer: {describe(read.optimizer, rate or None)}"]
+    return [f"  optimizer: {describe(read.optimizer, rate)}"]
 
 
-def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint) -> Any:
+def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint, rate: Rate | None) -> Any:
     """The state of the optax optimizer made from the checkpoint's optimizer."""
     options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
-    rate = rate_of(job.learning_rate).value if job.learning_rate else None
+    value = None if rate is None else rate.value
     try:
         state = read.optimizer or {}
         if job.parameters is not None:
             state = with_names(state, job.parameters.read_text().split())
         state = in_the_models_names(state, read.renamed)
         order = parameter_order(module, state, read.renamed, **options)
-        optimizer = optimizer_from_torch(module, state, order, learning_rate=rate, **options)
+        optimizer = optimizer_from_torch(module, state, order, learning_rate=value, **options)
     except ValueError as error:
         raise ValueError(f"{error}\n  Or leave it out: --no-optimizer.") from error
     return nnx.state(optimizer)

@@ -98,6 +98,12 @@ def forward_pass(arrays: Mapping[str, np.ndarray], score: str) -> str:
     )
 
 
+def score_option(arrays: Mapping[str, np.ndarray], score: str) -> dict[str, Any]:
+    """The option of the model that its tensors do not determine, if it has it."""
+    kind, _ = read_sizes(arrays)
+    return {} if kind is LSTM else {"score": score}
+
+
 def differing(a: Mapping[Any, np.ndarray], b: Mapping[Any, np.ndarray]) -> tuple[str, ...]:
     """The names of tensors that differ between the two sides in any bit."""
     changed = []
@@ -127,8 +133,7 @@ def forward(
     The weights of one layer are in memory at a time.
     """
     cpu = jax.devices("cpu")[0]
-    kind, _ = read_sizes(arrays)
-    options: dict[str, Any] = {} if kind is LSTM else {"score": score}
+    options = score_option(arrays, score)
     with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
         for part in parts(arrays):
             model = from_state_dict(part, param_dtype=jnp.float64, **options)

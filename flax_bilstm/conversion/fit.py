@@ -1,7 +1,7 @@
 """Checks whether a state dict fits the rows of a module; one error lists everything."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,27 +39,41 @@ def expected_tensors(
     return expected
 
 
+class Problem(NamedTuple):
+    """A tensor that does not fit.
+
+    `kind` says how: "missing", "unexpected", "shape", "dtype" or "not finite".
+    """
+
+    kind: str
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {shown(self.name)}, {self.detail}"
+
+
 def problems(
     expected: Mapping[str, jax.ShapeDtypeStruct | None], arrays: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    """What does not fit, one line each. If the expected value is None, any shape is allowed."""
+) -> Iterator[Problem]:
+    """What does not fit. If the expected value is None, any shape is allowed."""
     for name, want in expected.items():
         if name not in arrays:
             shape = "unknown" if want is None else want.shape
-            yield f"missing: {shown(name)}, expected shape {shape}"
+            yield Problem("missing", name, f"expected shape {shape}")
             continue
         array = arrays[name]
         if want is not None and array.shape != want.shape:
-            yield f"shape: {shown(name)}, expected {want.shape}, got {array.shape}"
+            yield Problem("shape", name, f"expected {want.shape}, got {array.shape}")
         if want is not None and array.dtype != want.dtype:
-            yield f"dtype: {shown(name)}, expected {want.dtype}, got {array.dtype}"
+            yield Problem("dtype", name, f"expected {want.dtype}, got {array.dtype}")
     for name in arrays:
         if name not in expected:
-            yield f"unexpected: {shown(name)}, shape {arrays[name].shape}"
+            yield Problem("unexpected", name, f"shape {arrays[name].shape}")
 
 
-def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """A line for each tensor with a value that is not finite."""
+def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterator[Problem]:
+    """The tensors with a value that is not finite."""
     for name in names:
         array = arrays.get(name)
         if array is None or not jnp.issubdtype(array.dtype, jnp.inexact):
@@ -69,7 +83,7 @@ def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterat
             bad = np.argwhere(~finite)
             first = tuple(map(int, bad[0]))
             count = f"{len(bad)} of {array.size} values"
-            yield f"not finite: {shown(name)}, {count}, the first at {first}"
+            yield Problem("not finite", name, f"{count}, the first at {first}")
 
 
 def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarray]) -> str | None:
@@ -90,35 +104,36 @@ def shortened(listed: Sequence[str]) -> list[str]:
     return [*first, *([f"... and {more} more"] if more > 0 else [])]
 
 
-def refuse(module: str, listed: Sequence[str], advice: Sequence[str] = ()) -> None:
+def refuse(
+    module: str, listed: Sequence[Any], helps: Sequence[str] = (), advice: Sequence[str] = ()
+) -> None:
     """Raise one ValueError that lists all problems, if there are any, and then the advice."""
     if not listed:
         return
-    lines = [*shortened(listed), *(shown(line, LONGEST_ADVICE) for line in advice)]
-    helps = "".join(f" {sentence}." for sentence in _what_helps(listed))
-    raise ValueError(
-        f"state_dict: does not fit {module}; nothing was loaded.{helps}\n  " + "\n  ".join(lines)
-    )
+    problems = shortened([str(problem) for problem in listed])
+    lines = [*problems, *(shown(line, LONGEST_ADVICE) for line in advice)]
+    first = f"state_dict: does not fit {module}; nothing was loaded."
+    raise ValueError("\n  ".join([" ".join([first, *helps]), *lines]))
 
 
-def _what_helps(listed: Sequence[str]) -> Iterator[str]:
-    """The arguments that can mend these problems."""
+IGNORE = "ignore= gives the names without a counterpart."
+
+
+def what_helps(listed: Sequence[Problem]) -> Iterator[str]:
+    """A sentence for each argument that can mend these problems."""
     names: dict[str, list[str]] = {}
-    for line in listed:
-        problem, _, rest = line.partition(": ")
-        names.setdefault(problem, []).append(rest.partition(", ")[0])
+    for problem in listed:
+        names.setdefault(problem.kind, []).append(problem.name)
     missing, unexpected = names.get("missing", []), names.get("unexpected", [])
     if missing and unexpected:
-        yield "names= gives the names that differ"
+        yield "names= gives the names that differ."
         inside = {name.partition(".")[2] for name in unexpected if "." in name}
-        if any(
-            rest == name or rest.endswith(f".{name}") for name in missing[:1] for rest in inside
-        ):
-            yield "prefix= (flax-bilstm --prefix) names a submodule"
+        if any(rest == missing[0] or rest.endswith(f".{missing[0]}") for rest in inside):
+            yield "prefix= (flax-bilstm --prefix) names a submodule."
     if missing or unexpected:
-        yield "ignore= gives the names without a counterpart"
+        yield IGNORE
     if "dtype" in names:
-        yield "param_dtype= (--dtype) casts"
+        yield "param_dtype= (--dtype) casts."
 
 
 def must_be_finite(variable: Any) -> bool:

@@ -42,7 +42,7 @@ def load_variables(
             paths[name] = row.paths[0]
     aliases = by_name.keys() - expected.keys()
     listed = fit.problems(expected, {n: a for n, a in taken.items() if n not in aliases})
-    fit.refuse(type(module).__name__, list(listed))
+    fit.refuse(type(module).__name__, list(listed), [fit.IGNORE])
     for name in expected:
         set_variable(module, found, paths[name], taken[name])
     return Skipped(

@@ -99,7 +99,7 @@ def read_sizes(arrays: Mapping[str, np.ndarray]) -> tuple[type[Module], dict[str
         wanted = [name for name in layout.names() if name not in rows]
         rest = {name: array for name, array in arrays.items() if name not in rows}
         problems += [*fit.problems(dict.fromkeys(wanted), rest), *fit.not_finite(wanted, rest)]
-        fit.refuse(layout.kind.__name__, problems)
+        fit.refuse(layout.kind.__name__, problems, [*fit.what_helps(problems)])
     hidden, features = arrays[ih].shape[0] // 4, arrays[ih].shape[1]
     if layout.kind is BiLSTMWithAttention:
         outputs = arrays["fc.weight"].shape[0]
@@ -155,11 +155,14 @@ def _layout(arrays: Mapping[str, Any]) -> _Layout:
     return _Layout(LSTM, num_layers, *(any(part in name for name in layers) for part in parts))
 
 
-def _size_problems(rows: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+def _size_problems(
+    rows: Mapping[str, int], arrays: Mapping[str, np.ndarray]
+) -> Iterator[fit.Problem]:
     """What prevents reading the sizes. `rows`: name → what must divide the matrix' rows."""
     for name, divisor in rows.items():
         shape = arrays[name].shape if name in arrays else None
         if shape is None:
-            yield f"missing: {name}, which determines sizes"
+            yield fit.Problem("missing", name, "which determines sizes")
         elif len(shape) != 2 or 0 in shape or shape[0] % divisor:
-            yield f"shape: {name}, expected a matrix of rows in multiples of {divisor}, got {shape}"
+            wanted = f"expected a matrix of rows in multiples of {divisor}"
+            yield fit.Problem("shape", name, f"{wanted}, got {shape}")

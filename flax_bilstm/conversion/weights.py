@@ -157,7 +157,7 @@ def _require_fit(
     listed += fit.not_finite(checked, arrays)
     if listed:
         advised = [*advice(module, chosen, expected, arrays), *notes]
-        fit.refuse(type(module).__name__, listed, advised)
+        fit.refuse(type(module).__name__, listed, [*fit.what_helps(listed)], advised)
 
 
 _IDLE = "note: ignore={!r} matches nothing"

@@ -119,7 +119,7 @@ def test_without_room_one_error_names_the_users_file(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checkpoints.orbax_folder, "_check_room", lambda *_: None)  # as by a quota
+    monkeypatch.setattr(checkpoints.orbax_writing, "_check_room", lambda *_: None)  # as by a quota
     path = tmp_path / f"model{suffix}"
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the same as a full disk, for a file

@@ -16,7 +16,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints import orbax_folder, orbax_writing
 
 pytest.importorskip("torch")
 
@@ -83,7 +83,7 @@ class OneArray(nnx.Module):
 
 
 def test_equal_numbers_which_take_almost_nothing_on_the_disk(tmp_path: Path) -> None:
-    orbax_folder.write(OneArray(2**22), tmp_path / "run")
+    orbax_writing.write(OneArray(2**22), tmp_path / "run")
     on_disk = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert on_disk * orbax_folder.LARGEST_RATIO < 4 * 2**22
     (array,) = orbax_folder.read(tmp_path / "run").tree["model"].values()
@@ -95,7 +95,7 @@ def test_arrays_of_more_bytes_than_any_memory(count: int, tmp_path: Path) -> Non
     """The shape in the folder is replaced: a few bytes that ask for 4 GiB and 128 TiB."""
     import tensorstore
 
-    orbax_folder.write(OneArray(3), tmp_path / "run")
+    orbax_writing.write(OneArray(3), tmp_path / "run")
     base = {"driver": "file", "path": f"{tmp_path / 'run'}/"}
     arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     (name,) = (key for key in arrays.list().result() if key.endswith(b".zarray"))

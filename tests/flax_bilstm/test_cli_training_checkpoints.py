@@ -12,7 +12,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints import orbax_folder, orbax_writing
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD
 
 torch = pytest.importorskip("torch")
@@ -124,7 +124,7 @@ def test_an_optimizer_that_optax_lacks(
     assert "--no-optimizer" in printed.err
     assert list(tmp_path.iterdir()) == [path]
     assert run("convert", path, tmp_path / "run", "--no-optimizer") == GOOD
-    assert "optimizer" not in orbax_folder.read(tmp_path / "run")
+    assert "optimizer" not in orbax_folder.read(tmp_path / "run").tree
     assert "left out: the optimizer's state" in capsys.readouterr().out
 
 
@@ -134,12 +134,12 @@ def test_an_optimizer_state_that_changed_on_its_way_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write = orbax_folder.write
+    write = orbax_writing.write
 
     def faulty(arrays: Any, path: Path, optimizer: Any) -> None:
         write(arrays, path, jax.tree.map(lambda a: a + a.dtype.type(1), optimizer))
 
-    monkeypatch.setattr(orbax_folder, "write", faulty)
+    monkeypatch.setattr(orbax_writing, "write", faulty)
     assert run("convert", source, tmp_path / "run") == DIFFERS
     assert "opt_state.0.count" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import flax_bilstm as fb
-from flax_bilstm import cli
+from flax_bilstm import stablehlo
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
 
 pytest.importorskip("flatbuffers")
@@ -166,7 +166,7 @@ def test_an_artifact_that_differs_is_not_kept(
         model.fc.bias[...] += 1e-5
         return fb.export(model, **options)
 
-    monkeypatch.setattr(cli, "export", faulty)
+    monkeypatch.setattr(stablehlo, "export", faulty)
     assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS
     assert "differs from the model by 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [checkpoint]

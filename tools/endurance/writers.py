@@ -16,7 +16,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import orbax_folder
+from flax_bilstm.checkpoints import orbax_writing
 from flax_bilstm.checkpoints.replacing import TEMPORARY, replacing
 
 WRITERS = 4
@@ -42,7 +42,7 @@ def write(path: Path, number: int, overwrite: bool) -> None:
             if writer is not None:
                 writer(arrays, temporary)
             else:
-                orbax_folder.write(
+                orbax_writing.write(
                     nnx.Dict({n: nnx.Param(a) for n, a in arrays.items()}), temporary
                 )
     except ValueError as error:
