@@ -198,15 +198,7 @@ class NnxSide(Side):
             state = training.start(leaves)
         for given in gradients:
             with _precision(dtype):
-                slopes = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-                for row in self._variables.rows:
-                    every = [given.get(name) for name in row.torch_names]
-                    tensors = [tensor for tensor in every if tensor is not None]
-                    if len(tensors) < len(every):
-                        continue
-                    for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
-                        slopes[dotted(path)] = np.asarray(leaf, dtype)
-                state = training.step(state, slopes)
+                state = training.step(state, self._variables.slopes(given, leaves))
                 left = self._left_behind(np.zeros(()), training, state)
             yield left
 
@@ -252,11 +244,7 @@ class NnxSide(Side):
         run: Callable[..., Any] | None = None,
     ) -> Any:  # fmt: skip
         """The loss, and statistics; gradients at trained leaves and inputs, and at the stages."""
-        trained = {
-            dotted(path)
-            for path, leaf in self._variables.found.items()
-            if isinstance(leaf, nnx.Param) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        }
+        trained = self._variables.trained
         rest = _copies(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
         given = self._given(leaves, inputs, values, dtype)

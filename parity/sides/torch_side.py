@@ -145,8 +145,10 @@ class TorchSide(Side):
 
         def prepare(model: torch.nn.Module) -> None:
             for path in paths:
-                note = partial(lambda path, *call: calls.append(path), path)
-                model.get_submodule(path).register_forward_pre_hook(note)
+                # With hooks, unlike `intercept`, no fused operator replaces the calls.
+                model.get_submodule(path).register_forward_pre_hook(
+                    lambda *call, path=path: calls.append(path)
+                )
 
         self.output_of(inputs, prepare)
         return calls
