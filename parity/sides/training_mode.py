@@ -70,7 +70,7 @@ def arrange(
         return judged, [": ".join(filter(None, (f"training mode is not run: {problem}", words)))]
     if not stateful:
         return tuple(found), []
-    reference.start_training, candidate.start_training = start, start_flax
+    reference.start_training, candidate.running.start_training = start, start_flax
     return tuple(found), [NOTE] if over_n else []
 
 

@@ -34,7 +34,7 @@ class Variables:
         _compute_as_stored(module)
         self._graphdef, self._template = nnx.split(module)
         self.found = flat(self._template)
-        self.trained = tuple(
+        self.trained = frozenset(
             dotted(path)
             for path, leaf in self.found.items()
             if isinstance(leaf, nnx.Param) and floating(leaf)
