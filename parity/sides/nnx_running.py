@@ -93,10 +93,12 @@ class Running:
         jax.eval_shape(run, leaves, without_target(inputs))
         return calls
 
-    def prepare(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
-        """Start to compile the programs of evaluation mode; the shapes of what the second gives."""
+    def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
+        """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
         self._values.start(*self._of_values(leaves, inputs, {}, dtype))
-        return self._slopes.start(*self._of_slopes(leaves, inputs, {}, {}, dtype)).outputs
+        given = self._of_slopes(leaves, inputs, {}, {}, dtype)
+        self._program(training).start(*given)
+        return self._slopes.start(*given).outputs
 
     def values(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
         """Every stage, computed from the `values` of the stages before it, if there are any."""
@@ -116,9 +118,11 @@ class Running:
             dtype: the dtype to compute in.
             training: whether the module is put in training mode, if `start_training` can do that.
         """
-        trained = training and self.start_training is not None
-        program = self._trained_slopes if trained else self._slopes
-        return program(*self._of_slopes(leaves, inputs, values, cotangents, dtype))
+        given = self._of_slopes(leaves, inputs, values, cotangents, dtype)
+        return self._program(training)(*given)
+
+    def _program(self, training: bool) -> Program:
+        return self._trained_slopes if training and self.start_training else self._slopes
 
     def _of_values(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> tuple:
         """The arguments of `_traced_values`."""

@@ -84,7 +84,8 @@ class NnxSide(Side):
             return
         with suppress(Exception), _precision(dtype):  # the run itself raises it again
             leaves = self._variables.leaves(self.parameters, dtype)
-            slopes = self.running.prepare(leaves, inputs, dtype).leaves
+            training = bool(optimizers)
+            slopes = self.running.prepare(leaves, inputs, dtype, training=training).leaves
             for optimizer in optimizers:
                 self._training(optimizer, dtype).prepare(leaves, slopes)
 
