@@ -1,10 +1,13 @@
 """How to call a model with named inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+Call = Callable[[Any, Mapping[str, Any]], Any]
+"""(model, inputs by name) → the model's output."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """How a Flax module is trained: the two programs of one optimizer."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +8,8 @@ from flax import nnx
 from flax_bilstm.conversion.tree import Path, dotted
 from parity.sides.optimizers import Optimizer, moments, wide_counts
 from parity.sides.programs import Program
-from parity.sides.variables import Named, flat
+from parity.sides.side import Arrays, Gradients, Later, Step
+from parity.sides.variables import Named, Variables, flat
 
 Trained = list[jax.Array]
 """Every variable of the optimizer and of the module, between two steps."""
@@ -19,12 +19,12 @@ class Training:
     """Trains the `nnx.Param`s of a module by `nnx.Optimizer`, as an ordinary Flax loop would.
 
     Args:
-        model: leaves by their paths → the module.
+        variables: those of the module.
         optimizer: its optax transformation is used.
     """
 
-    def __init__(self, model: Callable[[Named], nnx.Module], optimizer: Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
+    def __init__(self, variables: Variables, optimizer: Optimizer) -> None:
+        self._variables, self._optimizer = variables, optimizer
         self.start = Program(self._start, simply=True)
         """Leaves → the state before the first step, which nothing has rounded."""
         self.step = Program(self._step)
@@ -54,8 +54,27 @@ class Training:
             name: {path: state[i] for path, i in of.items()} for name, of in self._moments.items()
         }
 
+    def left_behind(self, loss: Any, state: Trained, parameters: Arrays) -> Step:
+        """The step, whose arrays are read when they are asked for: JAX still computes them.
+
+        Args:
+            loss: the loss before the step.
+            state: the state after it.
+            parameters: those of the side; the module may have no variable for some, which stay.
+        """
+
+        def after() -> Arrays:
+            found = self._variables.named(self.leaves(state))
+            return {n: parameters[n] if a is None else a for n, a in found.items()}
+
+        def moments() -> Gradients:
+            kept = {n: self._variables.named(of) for n, of in self.moments(state).items()}
+            return {f"{n}.{moment}": of[n] for n in parameters for moment, of in kept.items()}
+
+        return Step(loss, Later(after), Later(moments))
+
     def _start(self, leaves: Named) -> Trained:
-        model = self._model(leaves)
+        model = self._variables.model(leaves)
         updates = nnx.Optimizer(model, wide_counts(self._optimizer.optax), wrt=nnx.Param)
         self._graphdef, state = nnx.split((updates, model))
         held, self._structure = jax.tree.flatten(state)

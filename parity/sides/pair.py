@@ -128,7 +128,7 @@ def of_modules(
     candidate = NnxSide(flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent)
     read = {n: array for n, array in inputs.items() if n not in targets}
     chosen, notes = _common(reference, candidate, read)
-    reference.chosen = candidate.chosen = chosen
+    reference.chosen = candidate.running.chosen = chosen
     if spare:
         moved = NnxSide(_with_other(flax_model, spare), rows, flax_call, loss)
         if _differ(candidate, moved, read):
@@ -236,7 +236,7 @@ def _common(
     other = [n for n in both if ours[n].shape != theirs[n].shape and right]
     chosen = frozenset(both) - frozenset(other) - frozenset(outputs)
     notes = []
-    hidden = sorted(candidate.hidden)
+    hidden = sorted(candidate.running.hidden)
     if hidden:
         notes.append(f"not intercepted, since a JAX transformation calls them: {', '.join(hidden)}")
     only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs

@@ -1,11 +1,16 @@
 """Settings of layers that only training mode uses, compared layer by layer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Called = Callable[[Iterable[str], Iterable[str]], tuple[Sequence[str], Sequence[str]]]
 """(paths in the reference, paths in the candidate) → these in the order in which each side calls
 them, once for every call."""
+
+
+def never_called(theirs: Iterable[str], ours: Iterable[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """`Called` where no side is run."""
+    return (), ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def setting(
     theirs: Mapping[str, float],
     ours: Mapping[str, float],
     stages: Mapping[str, str],
-    called: Called = lambda theirs, ours: ((), ()),
+    called: Called = never_called,
 ) -> Setting:
     """The values of each pair of layers, then those of the other layers, each once.
 
@@ -60,39 +65,66 @@ def setting(
         stages: path in the reference → path in the candidate of submodules with the same name.
         called: the order in which layers are called.
     """
-    named = {}
-    for path in theirs.keys() & stages.keys():
-        own = stages[path]
-        inside = [other for other in ours if other == own or other.startswith(f"{own}.")]
-        if len(inside) == 1:
-            named[path] = inside[0]
-    alone = [path for path in theirs if path not in named]
-    ours_alone = [path for path in ours if path not in named.values()]
-    pairs = list(named.items())
-    if alone and ours_alone:
-        orders = called(alone, ours_alone)
-        if (
-            len(orders[0]) == len(orders[1])
-            and set(orders[0]) == set(alone)
-            and (set(orders[1]) == set(ours_alone))
-        ):
-            pairs += zip(*orders, strict=True)
-            alone = ours_alone = []
+    pairs = _of_one_name(theirs, ours, stages)
+    pairs += _of_one_order(*_alone(theirs, ours, pairs), called)
+    alone, ours_alone = _alone(theirs, ours, pairs)
     paired = sorted({(theirs[path], ours[own]) for path, own in pairs})
-    repeated = set() if ours_alone else {p for p in alone if theirs[p] in ours.values()}
-    ours_repeated = set() if alone else {p for p in ours_alone if ours[p] in theirs.values()}
-    rest = (
-        distinct(theirs[p] for p in alone if p in stages or p not in repeated),
-        distinct(ours[p] for p in ours_alone if p in stages.values() or p not in ours_repeated),
-    )
-    apart = [path for path, own in pairs if theirs[path] != ours[own]]
-    apart += [*alone, *ours_alone] if rest[0] != rest[1] else []
+    rest = _needed(theirs, alone, stages.keys(), () if ours_alone else ours.values())
+    ours_rest = _needed(ours, ours_alone, stages.values(), () if alone else theirs.values())
+    apart = {path for path, own in pairs if theirs[path] != ours[own]}
+    if rest != ours_rest:
+        apart.update(alone, ours_alone)
     return Setting(
         name,
-        (*(value for value, _ in paired), *rest[0]),
-        (*(value for _, value in paired), *rest[1]),
-        f", at {', '.join(sorted(set(apart)))}" if apart and all(apart) else "",
+        (*(value for value, _ in paired), *rest),
+        (*(value for _, value in paired), *ours_rest),
+        f", at {', '.join(sorted(apart))}" if apart and all(apart) else "",
     )
+
+
+def _of_one_name(
+    theirs: Iterable[str], ours: Iterable[str], stages: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """The pairs of a layer and the only one that has its name or is inside the module that has."""
+    inside = {
+        path: [own for own in ours if own == stages[path] or own.startswith(f"{stages[path]}.")]
+        for path in theirs
+        if path in stages
+    }
+    return [(path, found[0]) for path, found in inside.items() if len(found) == 1]
+
+
+def _of_one_order(
+    alone: Sequence[str], ours_alone: Sequence[str], called: Called
+) -> list[tuple[str, str]]:
+    """The pairs of these layers in the order of their calls, if both sides call all equally often.
+
+    Nothing is called if one side has no layers.
+    """
+    if not alone or not ours_alone:
+        return []
+    order, our_order = called(alone, ours_alone)
+    if set(order) != set(alone) or set(our_order) != set(ours_alone):
+        return []
+    return list(zip(order, our_order, strict=True)) if len(order) == len(our_order) else []
+
+
+def _alone(
+    theirs: Iterable[str], ours: Iterable[str], pairs: Sequence[tuple[str, str]]
+) -> tuple[list[str], list[str]]:
+    """The layers of either side that are in no pair."""
+    paired, ours_paired = {path for path, _ in pairs}, {own for _, own in pairs}
+    return [p for p in theirs if p not in paired], [p for p in ours if p not in ours_paired]
+
+
+def _needed(
+    values: Mapping[str, float],
+    alone: Iterable[str],
+    named: Collection[str],
+    others: Collection[float],
+) -> tuple[float, ...]:
+    """The values of layers in no pair, without those of `others` unless the layer is in `named`."""
+    return distinct(values[p] for p in alone if p in named or values[p] not in others)
 
 
 def distinct(values: Iterable[float]) -> tuple[float, ...]:

@@ -168,8 +168,8 @@ class Pair:
         )
 
 
-def floating(array: np.ndarray) -> bool:
-    """Whether the dtype is a floating one, bfloat16 among them."""
+def floating(array: Any) -> bool:
+    """Whether the dtype of an array, of NumPy or JAX, is a floating one, bfloat16 among them."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
 from parity.sides.intercept import Taps
+from parity.sides.side import floating
 from parity.sides.variables import Named
 
 
@@ -25,7 +26,7 @@ def substituting(given: Named, forced: Any, chosen: frozenset[str] | None) -> Ta
         stand_in = given.get(name)
         if stand_in is None or stand_in.shape != value.shape:
             return value
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not floating(value):
             return jnp.where(forced, stand_in.astype(value.dtype), value)
         # One sum for both cases: without forcing, the substitute is 0.
         own = jnp.where(forced, jnp.zeros_like(value), value)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from parity.sides import trees
-from parity.sides.calls import POSITIONAL
+from parity.sides.calls import POSITIONAL, Call
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -25,9 +25,6 @@ from parity.sides.recurrent import torch_ports
 from parity.sides.side import Arrays, Gradients, Side, Step, cast, differentiable, without_target
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.tolerances import TRUTH
-
-Call = Callable[[Any, Mapping[str, Any]], Any]
-"""(model, inputs by name) → the model's output."""
 
 
 class TorchSide(Side):
@@ -145,8 +142,10 @@ class TorchSide(Side):
 
         def prepare(model: torch.nn.Module) -> None:
             for path in paths:
-                note = partial(lambda path, *call: calls.append(path), path)
-                model.get_submodule(path).register_forward_pre_hook(note)
+                # With hooks, unlike `intercept`, no fused operator replaces the calls.
+                model.get_submodule(path).register_forward_pre_hook(
+                    lambda *call, path=path: calls.append(path)
+                )
 
         self.output_of(inputs, prepare)
         return calls

@@ -20,7 +20,7 @@ from flax import nnx
 from parity.sides import dropout
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_side import NnxSide
-from parity.sides.settings import Called, Setting, distinct, setting
+from parity.sides.settings import Called, Setting, distinct, never_called, setting
 from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
 
@@ -70,7 +70,7 @@ def arrange(
         return judged, [": ".join(filter(None, (f"training mode is not run: {problem}", words)))]
     if not stateful:
         return tuple(found), []
-    reference.start_training, candidate.start_training = start, start_flax
+    reference.start_training, candidate.running.start_training = start, start_flax
     return tuple(found), [NOTE] if over_n else []
 
 
@@ -113,7 +113,7 @@ def settings(
     torch_model: torch.nn.Module,
     flax_model: nnx.Module,
     stages: Mapping[str, str],
-    called: Called = lambda theirs, ours: ((), ()),
+    called: Called = never_called,
 ) -> list[Setting]:
     """The rates of Dropout and the momentum of running averages, if either side has any."""
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)

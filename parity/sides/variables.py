@@ -10,7 +10,7 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.tree import Path, dotted
-from parity.sides.side import Arrays, floating
+from parity.sides.side import Arrays, Gradients, floating
 
 Named = dict[str, Any]
 """The leaves of a module by their paths, with dots: arrays of JAX or NumPy."""
@@ -25,6 +25,7 @@ class Variables:
 
     Attributes:
         found: path → variable of the copy.
+        trained: the paths, with dots, of those that an optimizer trains: floating `nnx.Param`s.
     """
 
     def __init__(self, module: nnx.Module, rows: Sequence[Row]) -> None:
@@ -33,6 +34,11 @@ class Variables:
         _compute_as_stored(module)
         self._graphdef, self._template = nnx.split(module)
         self.found = flat(self._template)
+        self.trained = frozenset(
+            dotted(path)
+            for path, leaf in self.found.items()
+            if isinstance(leaf, nnx.Param) and floating(leaf)
+        )
         self.rows = tuple(rows)
 
     def parameters(self) -> dict[str, np.ndarray]:
@@ -76,6 +82,19 @@ class Variables:
             dotted(path): np.asarray(value, dtype) if _is_floating(value) else value
             for path, value in values.items()
         }
+
+    def slopes(self, gradients: Gradients, leaves: Named) -> Named:
+        """The gradient of every trained leaf; 0 if a tensor of its row has none."""
+        found = {n: np.zeros(leaves[n].shape, leaves[n].dtype) for n in self.trained}
+        for row in self.rows:
+            every = [gradients.get(name) for name in row.torch_names]
+            tensors = [tensor for tensor in every if tensor is not None]
+            if len(tensors) < len(every):
+                continue
+            for path, leaf in zip(row.paths, row.from_torch(tensors), strict=True):
+                if dotted(path) in found:
+                    found[dotted(path)] = np.asarray(leaf, found[dotted(path)].dtype)
+        return found
 
     def model(self, leaves: Named) -> nnx.Module:
         """A copy of the module with these leaves."""

@@ -90,6 +90,20 @@ def test_training_steps_and_moments(side):
     assert step.moments["shift.exp_avg"] is None
 
 
+def test_updates_from_given_gradients_move_only_what_is_trained(side):
+    """Also where the module has random streams, whose dtypes NumPy does not have."""
+    gradients = side.gradients(side.parameters, INPUTS, "float64")
+    (trained,) = side.train(side.parameters, [INPUTS], ADAM, "float64")
+    (updated,) = side.update(side.parameters, [gradients], ADAM, "float64")
+    for name, array in trained.parameters.items():
+        np.testing.assert_array_equal(updated.parameters[name], array)
+    given = {**gradients, "weight": None, "shift": np.ones(3)}
+    (updated,) = side.update(side.parameters, [given], SGD, "float64")
+    for name in ("weight", "shift"):
+        np.testing.assert_array_equal(updated.parameters[name], side.parameters[name])
+    assert not np.array_equal(updated.parameters["bias"], side.parameters["bias"])
+
+
 def test_between_two_steps_the_callers_precision_holds(side):
     for _ in side.train(side.parameters, [INPUTS] * 2, SGD, "float64"):
         assert not jax.config.read("jax_enable_x64")

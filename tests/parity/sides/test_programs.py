@@ -12,6 +12,7 @@ from parity.sides import programs
 from parity.sides.nnx_side import NnxSide
 from parity.sides.optimizers import ADAM
 from parity.sides.programs import Program
+from parity.sides.training_mode import start_flax
 
 
 @pytest.fixture
@@ -66,3 +67,15 @@ def test_what_is_prepared_is_what_a_training_runs(compiled):
     side.prepare(batch, "float32", [ADAM])
     list(side.train(side.parameters, [batch, batch], ADAM, "float32"))
     assert len(compiled) == 4  # values, slopes, start and step
+
+
+def test_what_is_prepared_is_what_training_mode_runs(compiled):
+    module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    side = NnxSide(module, rows_of(module))
+    side.running.start_training = start_flax
+    batch = {"x": np.ones((4, 3), np.float32), "target": np.ones((4, 3), np.float32)}
+    side.prepare(batch, "float32", [ADAM])
+    prepared = set(programs._COMPILED)
+    list(side.train(side.parameters, [batch, batch], ADAM, "float32"))
+    assert set(programs._COMPILED) == prepared
+    assert len(compiled) == 5  # values, slopes in both modes, start and step

@@ -74,7 +74,7 @@ def test_a_momentum_in_the_other_convention_is_named_and_its_statistics_fail(qui
     report = check(torch_norm(), flax_norm(momentum=0.1))
     first = report.first_divergence
     assert (first.check, first.name) == ("training mode", "momentum of running averages")
-    assert "[0.1] in the reference, [0.9] in the candidate, at 1; PyTorch's 0.1 is " in (first.note)
+    assert "[0.1] in the reference, [0.9] in the candidate, at 1; PyTorch's 0.1 is " in first.note
     assert {name for check, name in failing(report) if check == "training"} == {
         "1.running_mean", "1.running_var",
     }  # fmt: skip

@@ -1,0 +1,219 @@
+"""How a Flax module is run and differentiated: the programs of one side."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_bilstm.conversion.tree import dotted
+from parity.sides import trees
+from parity.sides.calls import Call
+from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
+from parity.sides.losses import Loss
+from parity.sides.programs import Program
+from parity.sides.recurrent import flax_ports
+from parity.sides.side import Arrays, cast, differentiable, floating, without_target
+from parity.sides.substitutes import substituting
+from parity.sides.variables import Named, Variables, flat
+
+
+class Slopes(NamedTuple):
+    """What differentiating a run gives.
+
+    Attributes:
+        loss: the loss, a scalar.
+        statistics: the variables that are not trained, after a run in training mode; else empty.
+        leaves: the gradients at trained leaves.
+        inputs: those at floating inputs.
+        stages: those at floating stages, in order of computation.
+    """
+
+    loss: Any
+    statistics: Named
+    leaves: Named
+    inputs: Named
+    stages: Named
+
+
+class Running:
+    """Runs copies of a module, compiled, in evaluation mode.
+
+    Float64 needs `jax.enable_x64`, which is the caller's. See `NnxSide` for the arguments, which
+    may be changed until the first run.
+
+    Attributes:
+        start_training: puts a copy in training mode before it is trained; None keeps evaluation
+            mode.
+        hidden: paths of the submodules whose calls could not be intercepted.
+    """
+
+    def __init__(
+        self,
+        variables: Variables,
+        call: Call,
+        loss: Loss,
+        stages: Mapping[str, str],
+        recurrent: Iterable[str],
+        chosen: frozenset[str] | None,
+        output: str,
+    ) -> None:
+        self.variables, self.call, self.loss, self.output = variables, call, loss, output
+        self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
+        self.start_training: Callable[[nnx.Module], None] | None = None
+        self.hidden: set[str] = set()
+        self._values = Program(self._traced_values)
+        self._slopes = Program(partial(self._traced_slopes, False))
+        self._trained_slopes = Program(partial(self._traced_slopes, True))
+        self._known_shapes: dict[Any, Any] = {}
+
+    def shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
+        """The shape and dtype of every stage, without running anything."""
+        read = cast(without_target(inputs), dtype)
+        return jax.eval_shape(self._traced_values, leaves, read, {}, np.zeros((), bool))
+
+    def called(self, paths: Iterable[str], leaves: Named, inputs: Arrays) -> list[str]:
+        """See `NnxSide`."""
+        calls: list[str] = []
+
+        def note(path: str, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+            calls.append(path)
+            return call(*args, **kwargs)
+
+        def run(leaves: Named, inputs: Named) -> None:
+            model = self.variables.model(leaves)
+            handlers = {path: partial(note, path) for path in paths}
+            with intercepted_nnx(handlers, nnx_submodules(model)):
+                self.call(model, inputs)
+
+        jax.eval_shape(run, leaves, without_target(inputs))
+        return calls
+
+    def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
+        """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
+        self._values.start(*self._of_values(leaves, inputs, {}, dtype))
+        given = self._of_slopes(leaves, inputs, {}, {}, dtype)
+        self._program(training).start(*given)
+        return self._slopes.start(*given).outputs
+
+    def values(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Named:
+        """Every stage, computed from the `values` of the stages before it, if there are any."""
+        return self._values(*self._of_values(leaves, inputs, values, dtype))
+
+    def slopes(
+        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str,
+        *, training: bool = False,
+    ) -> Slopes:  # fmt: skip
+        """The loss and its gradients; what a stage computed, times its cotangent, is added to it.
+
+        Args:
+            leaves: every variable of the module.
+            inputs: the inputs of the module and of the loss.
+            values: what the run continues with after each stage; empty for what it computed.
+            cotangents: by stage.
+            dtype: the dtype to compute in.
+            training: whether the module is put in training mode, if `start_training` can do that.
+        """
+        given = self._of_slopes(leaves, inputs, values, cotangents, dtype)
+        return self._program(training)(*given)
+
+    def _program(self, training: bool) -> Program:
+        return self._trained_slopes if training and self.start_training else self._slopes
+
+    def _of_values(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> tuple:
+        """The arguments of `_traced_values`."""
+        given = self._given(leaves, inputs, values, dtype)
+        return leaves, _copies(without_target(inputs), dtype), given, np.asarray(bool(values))
+
+    def _of_slopes(
+        self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
+    ) -> tuple:
+        """The arguments of `_traced_slopes`."""
+        trained = self.variables.trained
+        rest = _copies(inputs, dtype)
+        sources = {n: rest.pop(n) for n in differentiable(inputs)}
+        given = self._given(leaves, inputs, values, dtype)
+        weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
+        weights.update({n: v for n, v in cast(cotangents, dtype).items() if n in weights})
+        return (
+            {n: leaf for n, leaf in leaves.items() if n in trained},
+            {n: leaf for n, leaf in leaves.items() if n not in trained},
+            sources, rest, given, np.asarray(bool(values)), weights,
+        )  # fmt: skip
+
+    def _given(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
+        """The substitute for each stage: its entry in `values`, or zeros; none if shapes differ."""
+        key = (dtype, *((n, array.shape) for n, array in without_target(inputs).items()))
+        if key not in self._known_shapes:
+            self._known_shapes[key] = self.shapes(leaves, inputs, dtype)
+        shapes = self._known_shapes[key].items()
+        if not values:
+            return {n: np.zeros(s.shape, s.dtype) for n, s in shapes}
+        return {
+            n: np.asarray(values[n], s.dtype)
+            for n, s in shapes
+            if n in values and values[n].shape == s.shape
+        }
+
+    def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:
+        own, _ = self._run(self.variables.model(leaves), inputs, given, forced)
+        return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
+
+    def _traced_slopes(
+        self, training: bool, trained: Named, fixed: Named, sources: Named, rest: Named,
+        given: Named, forced: Any, weights: Named,
+    ) -> Slopes:  # fmt: skip
+        start = self.start_training if training else None
+
+        def total(trained: Named, sources: Named, smooth: Named) -> tuple[Any, Any]:
+            inputs = {**rest, **sources}
+            model = self.variables.model({**fixed, **trained})
+            if start:
+                start(model)
+            own, output = self._run(model, inputs, {**given, **smooth}, forced)
+            with placed("loss"):
+                value = self.loss.jax(output, inputs)
+            both = value
+            for name, weight in weights.items():
+                if name in own and floating(own[name]):
+                    both = both + jnp.vdot(own[name], weight).astype(value.dtype)
+            left = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
+            return both, (value, {n: left[n] for n in fixed} if start else {})
+
+        smooth = {n: v for n, v in given.items() if floating(v)}
+        slopes, (value, statistics) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+            trained, sources, smooth
+        )
+        by_leaf, by_input, by_stage = slopes
+        return Slopes(
+            value, statistics, by_leaf, by_input, OrderedDict((n, by_stage[n]) for n in smooth)
+        )
+
+    def _run(
+        self, model: nnx.Module, inputs: Named, given: Named, forced: Any
+    ) -> tuple[Named, Any]:
+        """The values that the run computed, by stage, and the output for the loss."""
+        modules = nnx_submodules(model)
+        taps = substituting(given, forced, self.chosen)
+        handlers = {
+            own: taps.handler(path or "lstm", self._ports(path, modules[own]))
+            for path, own in self.stages.items()
+        }
+        with intercepted_nnx(handlers, modules):
+            output = self.call(model, inputs)
+        self.hidden |= taps.hidden
+        outputs = substituting(given, forced, None)
+        output = trees.mapped(self.output, output, outputs.keep, strict=True)
+        return {**taps.own, **outputs.own}, output
+
+    def _ports(self, path: str, module: Any) -> Ports:
+        return flax_ports(module) if path in self.recurrent else AnyModule()
+
+
+def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
+    """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
+    return {name: array.copy() for name, array in cast(inputs, dtype).items()}
