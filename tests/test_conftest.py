@@ -1,17 +1,27 @@
 """The strictness that conftest.py switches on is on: without it the other tests prove less."""
 
 import socket
+from typing import Any
 
 import jax.numpy as jnp
 import jaxtyping
 import pytest
+from beartype.roar import BeartypeCallHintViolation
+from flax import nnx
 
+import flax_bilstm as fb
 from flax_bilstm.attention import attend
 
 
 def test_annotated_shapes_are_checked() -> None:
     with pytest.raises(jaxtyping.TypeCheckError, match="keys"):
         attend(jnp.zeros((1, 1, 3)), jnp.zeros((1, 2, 4)), None, None)
+
+
+def test_types_are_checked_where_no_shape_is_annotated() -> None:
+    wrong: Any = ["a list"]
+    with pytest.raises(BeartypeCallHintViolation, match="names"):
+        fb.state_dict(fb.LSTM(1, 1, rngs=nnx.Rngs(0)), names=wrong)
 
 
 def test_dtypes_are_not_promoted() -> None:
