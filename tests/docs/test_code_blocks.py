@@ -8,13 +8,13 @@ to the first that needs it.
 
 import importlib.util
 import json
-import multiprocessing
 import re
-import runpy
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from .. import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,20 +73,8 @@ def cases():
             yield pytest.param(page, group, id=f"{page.name}:{group[0].line}")
 
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["flax_bilstm", "optax", "orbax.checkpoint", "torch", "parity"])
-"""Each group has a process of its own, forked off one that has done the slow imports."""
-
 PREAMBLE = """\
-import os, subprocess, sys
-import jax
-os.chdir({folder!r})
-for stream, name in (sys.stdout, "stdout"), (sys.stderr, "stderr"):
-    os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream.fileno())
-# Nearly all of the time goes into compiling, and into threads that wait for one another.
-os.environ |= {environment!r}
-jax.config.update("jax_disable_most_optimizations", True)
-if "torch" in sys.modules: sys.modules["torch"].set_num_threads(1)
+import subprocess
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 def __shell(command): subprocess.run(command, shell=True, check=True)
 exec(compile({source!r}, {page!r}, "exec"))
@@ -98,17 +86,10 @@ def run(quick_environment, tmp_path):
     """(source, page) → what the source prints, in a folder of its own with our commands."""
 
     def run(source: str, page: Path) -> str:
-        script = tmp_path / "blocks.py"
-        script.write_text(
-            PREAMBLE.format(
-                folder=str(tmp_path), environment=quick_environment, source=source, page=str(page)
-            )
-        )
-        process = FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))
-        process.start()
-        process.join()
-        assert process.exitcode == 0, (tmp_path / "stderr").read_text()
-        return (tmp_path / "stdout").read_text()
+        program = PREAMBLE.format(source=source, page=str(page))
+        ended = processes.run(program, tmp_path, quick_environment)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     return run
 

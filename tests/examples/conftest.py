@@ -1,12 +1,14 @@
 """Each example is run as its reader runs it: a script in a new process."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from .. import processes
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -18,23 +20,34 @@ SMALL = ("--hidden-dim", "8", "--epochs", "5")
 """Seconds instead of a minute; the validation loss falls in each of these epochs."""
 
 
-@pytest.fixture(scope="session")
-def start(tmp_path_factory, quick_environment) -> Callable[..., subprocess.Popen]:
-    """(script, output, *options) → the process."""
-    environment = quick_environment | {  # compiled once for all of them
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+# Compiled once for all of them.
+PROGRAM = """\
+import runpy
+jax.config.update("jax_compilation_cache_dir", {compiled!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+sys.path.insert(0, {examples!r})
+sys.argv[:] = {command!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
-    def start(script: str, output: Path, *options: str) -> subprocess.Popen:
-        command = [sys.executable, str(EXAMPLES / script), "--output", str(output)]
-        return subprocess.Popen(
-            [*command, *SMALL, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
+
+class Script(NamedTuple):
+    """A script that runs, and the folder with the files that it prints to."""
+
+    process: BaseProcess
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory, quick_environment) -> Callable[..., Script]:
+    """(script, output, *options) → the script, started."""
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+
+    def start(script: str, output: Path, *options: str) -> Script:
+        command = [str(EXAMPLES / script), "--output", str(output), *SMALL, *options]
+        program = PROGRAM.format(compiled=compiled, examples=str(EXAMPLES), command=command)
+        folder = tmp_path_factory.mktemp("process")
+        return Script(processes.start(program, folder, quick_environment), folder)
 
     return start
 
@@ -44,9 +57,9 @@ def run(start) -> Callable[..., str]:
     """The same to its end: what the script printed."""
 
     def run(script: str, output: Path, *options: str) -> str:
-        process = start(script, output, *options)
-        printed, errors = process.communicate()
-        assert process.returncode == 0, errors
-        return printed
+        process, folder = start(script, output, *options)
+        process.join()
+        assert process.exitcode == 0, (folder / "stderr").read_text()
+        return (folder / "stdout").read_text()
 
     return run

@@ -23,17 +23,18 @@ def whole(run, tmp_path_factory):
     return output, run("train_digits.py", output)
 
 
-def kill_when(process, condition):
+def kill_when(script, condition):
     """SIGKILL as soon as the condition holds, which must be before the process ends."""
+    process, folder = script
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         while not condition():
-            assert process.poll() is None, process.stderr.read()
+            assert process.is_alive(), (folder / "stderr").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.002)
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def complete(output: Path) -> set[int]:

@@ -1,9 +1,8 @@
 """Weights and inputs of a layer, and ways to run it: for the tests of the C++ one."""
 
-import os
-import subprocess
-import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from flax_bilstm import recurrence
 from flax_bilstm.recurrence import directions
 from flax_bilstm.recurrence.equations import State, Weights, validity
+
+from .. import processes
 
 
 def case(shape, dtype):
@@ -39,7 +40,5 @@ def run_directions(implementation, weights, x, states, valid, batch_major=False)
 
 
 def run_python(script, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        return processes.run(textwrap.dedent(script), Path(folder), environment)

@@ -203,6 +203,7 @@ def test_jvp_jacobian_and_hessian_against_torch(assert_close):
     assert_close(actual, expected, 1e-12)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @others
 def test_where_forward_mode_is_not_defined_it_says_so(implementation):
     weights, x, state, valid = case(jnp.float32)
@@ -211,6 +212,7 @@ def test_where_forward_mode_is_not_defined_it_says_so(implementation):
         jax.jvp(lambda x: run(weights, x, state, valid, False)[0], (x,), (x,))
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every
 def test_vmap_over_models(assert_close, implementation):
     cases = [case(jnp.float32, lengths=False, seed=seed) for seed in range(3)]
@@ -228,6 +230,7 @@ def test_vmap_over_models(assert_close, implementation):
         assert_close(actual, {"outputs": alone, "d x": d_x_alone}, 1e-6)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every
 @reversed_or_not
 def test_padded_steps_carry_the_state_and_give_0(assert_identical, implementation, reverse):
@@ -238,6 +241,7 @@ def test_padded_steps_carry_the_state_and_give_0(assert_identical, implementatio
     assert_identical(final, state)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every
 def test_a_second_call_outside_of_jit_compiles_nothing(implementation):
     arrays = case(jnp.float32)

@@ -66,6 +66,7 @@ def test_each_sequence_gives_what_it_gives_alone(assert_close, run, lengths, see
         assert not outputs[i, length:].any()
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every_implementation
 def test_nothing_that_stands_in_the_padding_has_an_effect(assert_identical, implementation):
     lstm = make(implementation)
@@ -89,6 +90,7 @@ def test_nothing_that_stands_in_the_padding_has_an_effect(assert_identical, impl
         assert_identical(run(parameters, filled, state), expected)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every_implementation
 def test_other_lengths_do_not_compile_again(implementation):
     lstm = make(implementation)
@@ -105,6 +107,7 @@ def test_other_lengths_do_not_compile_again(implementation):
     assert (results[0] != results[1]).any()
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @every_implementation
 def test_lengths_out_of_range_under_jit(assert_identical, implementation):
     lstm = make(implementation, num_layers=1, proj_size=0)

@@ -153,6 +153,9 @@ CACHED = """
     from flax import nnx
     import flax_bilstm as fb
 
+    jax.config.update("jax_compilation_cache_dir", {folder!r})
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     hits = []
     jax.monitoring.register_event_listener(
         lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None
@@ -170,13 +173,9 @@ CACHED = """
 
 def test_the_persistent_compilation_cache(tmp_path):
     """Another process runs what one has compiled; without the library, what has no call of it."""
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    runs = [run_python(CACHED, **environment) for _ in range(2)]
-    runs.append(run_python(CACHED, FLAX_BILSTM_NATIVE="off", **environment))
+    program = CACHED.format(folder=str(tmp_path))
+    runs = [run_python(program) for _ in range(2)]
+    runs.append(run_python(program, FLAX_BILSTM_NATIVE="off"))
     assert not any(run.returncode for run in runs), runs
     first, second, without = (run.stdout.split() for run in runs)
     assert (first[:2], second[:2], without[0]) == (["True", "0"], ["True", "1"], "False")
