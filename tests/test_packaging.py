@@ -23,19 +23,17 @@ def run_python(script: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_import_leaves_torch_alone(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    run_python("import sys, flax_bilstm; assert 'torch' not in sys.modules", tmp_path)
+def test_import_leaves_torch_alone_and_starts_no_backend(tmp_path: Path) -> None:
+    run_python(
+        "import sys, flax_bilstm, jax._src.xla_bridge as bridge\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert bridge._backends == {}",
+        tmp_path,
+    )
 
 
 def test_import_works_where_torch_does_not(tmp_path: Path) -> None:
     run_python("import sys; sys.modules['torch'] = None; import flax_bilstm", tmp_path)
-
-
-def test_import_starts_no_backend(tmp_path: Path) -> None:
-    run_python(
-        "import flax_bilstm, jax._src.xla_bridge as bridge; assert bridge._backends == {}", tmp_path
-    )
 
 
 @pytest.mark.parametrize("missing", ["torch", "rich"])

@@ -15,7 +15,11 @@ from flax_bilstm import checkpoints
 from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, INTERRUPTED, main
 from flax_bilstm.cli import verify as verification
 
+from .. import processes
 from .command_line import run
+
+# Bits, words and files are judged here, not how programs round.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 @pytest.fixture
@@ -214,17 +218,20 @@ def test_as_a_module(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(number: int, source: Path, tmp_path: Path) -> None:
+def test_interrupted_it_leaves_nothing(
+    number: int, source: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    command = ["flax-bilstm", "convert", str(source), str(tmp_path / "new.orbax")]
     program = f"""
-import os, signal
+import signal
+sys.argv = {command!r}
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job has not
 from flax_bilstm import __main__
 from flax_bilstm.cli import convert as conversion
 conversion.verification.verify = lambda *_: os.kill(os.getpid(), {int(number)})  # all is written
 __main__.run()
 """
-    command = [sys.executable, "-c", program, "convert", str(source), str(tmp_path / "new.orbax")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = processes.run(program, tmp_path_factory.mktemp("process"), {})
     assert (done.returncode, done.stderr) == (INTERRUPTED, "flax-bilstm: interrupted.\n")
     assert list(tmp_path.iterdir()) == [source]
 

@@ -14,6 +14,9 @@ torch = pytest.importorskip("torch")
 
 from .command_line import run
 
+# Bits, words and files are judged here, not how programs round.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 class Larger(torch.nn.Module):
     """A network of the user's own, with a buffer that is no parameter."""

@@ -20,6 +20,9 @@ torch_ref = pytest.importorskip("torch_ref")
 
 from .command_line import run
 
+# Bits, words and files are judged here, not how programs round.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[Any, Any]:

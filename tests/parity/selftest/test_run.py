@@ -40,15 +40,13 @@ SPREAD = numbers(
 )
 
 
-@cache
-def report(number):
-    """A check with the fault planted takes seconds: what is judged in several ways is run once."""
-    return run.plant(FAULTS[number])
+plant = cache(run.plant)
+"""A check with a fault planted takes seconds: what is judged in several ways is run once."""
 
 
 @pytest.mark.parametrize("number", SPREAD, ids=lambda number: FAULTS[number].name)
 def test_a_planted_fault_is_caught_placed_and_named(monkeypatch, number):
-    monkeypatch.setattr(run, "plant", lambda fault: report(FAULTS.index(fault)))
+    monkeypatch.setattr(run, "plant", plant)
     found = run.outcome(number)
     assert found.caught
     assert found.first.name == found.stage
@@ -80,8 +78,9 @@ def test_a_fault_that_needs_other_sizes_is_refused():
 @pytest.mark.parametrize("wrong", [{"stage": "fc.weight"}, {"says": "doubled"}])
 def test_a_fault_placed_or_named_otherwise_is_not_passed(monkeypatch, wrong):
     (number,) = numbers("biases folded into one")
-    monkeypatch.setattr(run, "plant", lambda fault: report(number))
-    monkeypatch.setattr(run, "FAULTS", (dataclasses.replace(FAULTS[number], **wrong),))
+    right = FAULTS[number]
+    monkeypatch.setattr(run, "plant", lambda fault: plant(right))
+    monkeypatch.setattr(run, "FAULTS", (dataclasses.replace(right, **wrong),))
     found = run.outcome(0)
     assert found.caught
     assert not found.passed
