@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 from beartype.roar import BeartypeCallHintViolation
-from flax import nnx
 
-import flax_bilstm as fb
+from flax_bilstm import showing
 from flax_bilstm.attention import attend
 
 
@@ -20,8 +19,8 @@ def test_annotated_shapes_are_checked() -> None:
 
 def test_types_are_checked_where_no_shape_is_annotated() -> None:
     wrong: Any = ["a list"]
-    with pytest.raises(BeartypeCallHintViolation, match="names"):
-        fb.state_dict(fb.LSTM(1, 1, rngs=nnx.Rngs(0)), names=wrong)
+    with pytest.raises(BeartypeCallHintViolation, match="text"):
+        showing.escaped(wrong)
 
 
 def test_dtypes_are_not_promoted() -> None:
