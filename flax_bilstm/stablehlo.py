@@ -4,10 +4,8 @@ https://docs.jax.dev/en/latest/export/export.html
 """
 
 import contextlib
-import gc
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from flax_bilstm import arguments
-from flax_bilstm.checkpoints.mapped import mapped
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 
@@ -27,6 +24,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 Input = jax.ShapeDtypeStruct | tuple[str, DTypeLike]
 """A shape and dtype; in ("batch, time, 8", "float32") the names are sizes that are left open."""
 
+
+CARRIED = {"bfloat16": np.int16}
+"""The dtype of the argument in whose place a constant is; the others are their own."""
 
 PADDED = {"lengths": ("batch", "int32"), "mask": ("batch, time", "bool")}
 """What the artifact of a padded batch takes after x."""
@@ -61,6 +61,36 @@ def export(
         TypeError: any other module without inputs, or an argument of another type.
         ValueError: both lengths and mask, or a shape or dtype that is none.
     """
+    run, frozen, shapes = _parts(model, inputs, lengths, mask)
+    # A clone belongs to the trace; nnx.scan in a model needs it.
+    return _exported(lambda *arrays: run(nnx.clone(frozen), *arrays), shapes)
+
+
+def with_weights_outside(
+    model: nnx.Module, lengths: bool = False, mask: bool = False
+) -> tuple[jax.export.Exported, list[np.ndarray]]:
+    """This library's `model` as a function of its inputs and, after them, of its weights.
+
+    Those of bfloat16 are passed as int16, of which MLIR's constants can be read.
+    """
+    run, frozen, shapes = _parts(model, (), lengths, mask)
+    parts: Any = nnx.split(frozen, nnx.Param, ...)
+    graph, state, rest = parts
+    leaves, tree = jax.tree.flatten(state)
+    dtypes = [leaf.dtype for leaf in leaves]
+    weights = [np.asarray(leaf).view(CARRIED.get(leaf.dtype.name, leaf.dtype)) for leaf in leaves]
+
+    def call(*arrays: Array) -> Any:
+        passed = map(jax.lax.bitcast_convert_type, arrays[len(shapes) :], dtypes)
+        module = nnx.merge(graph, jax.tree.unflatten(tree, passed), rest)
+        return run(module, *arrays[: len(shapes)])
+
+    avals = [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights]
+    return _exported(call, [*shapes, *avals]), weights
+
+
+def _parts(model: nnx.Module, inputs: Sequence[Input], lengths: bool, mask: bool) -> Any:
+    """How a module is called with inputs; the model for evaluation; the shapes of its inputs."""
     arguments.module("model", model)
     arguments.flag("lengths", lengths)
     arguments.flag("mask", mask)
@@ -73,11 +103,14 @@ def export(
     scope = jax.export.SymbolicScope()
     shapes = [_shape(each, scope) for each in inputs]
 
-    def call(*arrays: Any) -> Any:
-        module = nnx.clone(frozen)  # belongs to this trace; nnx.scan in a model needs it
+    def run(module: Any, *arrays: Any) -> Any:
         count = len(arrays) - len(names)
         return module(*arrays[:count], **dict(zip(names, arrays[count:], strict=True)))
 
+    return run, frozen, shapes
+
+
+def _exported(call: Callable[..., Any], shapes: Sequence[Any]) -> jax.export.Exported:
     with _without_source_locations():
         return jax.export.export(jax.jit(call), platforms=PLATFORMS)(*shapes)
 
@@ -120,21 +153,6 @@ def _without_source_locations() -> Iterator[None]:
         jax.config.update(option, before)
 
 
-def serialize(exported: jax.export.Exported) -> bytearray:
-    """The artifact's bytes.
-
-    Raises:
-        ImportError: flatbuffers is not installed.
-    """
-    try:
-        return exported.serialize()
-    except ImportError as error:
-        raise ImportError(
-            "jax.export writes and reads its artifacts with flatbuffers, which is not installed; "
-            "run pip install 'flax-bilstm[export]'."
-        ) from error
-
-
 def plain(model: nnx.Module) -> Any:
     """A copy of `model` for evaluation, in which every LSTM runs the plain scan."""
     copy = nnx.clone(model)
@@ -143,63 +161,3 @@ def plain(model: nnx.Module) -> Any:
         if isinstance(module, LSTM):
             module.implementation = "scan"
     return copy
-
-
-class Example(NamedTuple):
-    """Inputs of a model, and what it computes from them."""
-
-    inputs: tuple[np.ndarray, ...]
-    outputs: list[np.ndarray]
-
-
-def examples(model: LSTM | BiLSTMWithAttention, padded: str | None = None) -> list[Example]:
-    """What this library's model computes, for several batch sizes and lengths.
-
-    x is standard normal; `padded` is what the artifact takes after it: "lengths", "mask" or None.
-    """
-    reference = plain(model)
-    lstm = reference if isinstance(reference, LSTM) else reference.lstm
-    dtype = lstm.layers[0].forward.kernel_ih.dtype
-    rng, made = np.random.default_rng(0), []
-    for leading in ((1, 1), (3, 5)):
-        x = rng.standard_normal((*leading, lstm.input_size)).astype(dtype)
-        time, batch = leading if lstm.time_major else leading[::-1]
-        lengths = rng.integers(1, time + 1, batch, np.int32)
-        mask = np.arange(time) >= time - lengths[:, None]  # padding at the beginning
-        given = {"lengths": lengths, "mask": mask}
-        given = {} if padded is None else {padded: given[padded]}
-        outputs = jax.tree.map(np.asarray, jax.tree.leaves(reference(x, **given)))
-        made.append(Example((x, *given.values()), outputs))
-    return made
-
-
-def largest_difference(artifact: Path, expected: Sequence[Example]) -> float:
-    """The largest |a − b| / max(1, |b|) of any output between the artifact and the examples.
-
-    XLA compiles the weights with the program, for which it needs several times their memory; so all
-    else is given back first, JAX's caches too.
-    """
-    worst = 0.0
-    for inputs, outputs in expected:
-        drop_caches()
-        for got, want in zip(_run(artifact, inputs), outputs, strict=True):
-            a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
-            gap = np.abs(a - b) / np.maximum(1.0, np.abs(b))
-            worst = float(np.max([worst, gap.max()]))  # NaN stays NaN
-    return worst
-
-
-def _run(artifact: Path, inputs: Sequence[np.ndarray]) -> list[Array]:
-    data: Any = mapped(artifact)  # not the bytearray of JAX's annotation, which would be a copy
-    loaded: Any = jax.export.deserialize(data)
-    lowered: Any = jax.jit(loaded.call).lower(*inputs)
-    del loaded, data  # its bytes are in what was lowered
-    drop_caches()
-    compiled = lowered.compile()
-    return jax.tree.leaves(compiled(*inputs))
-
-
-def drop_caches() -> None:
-    """Give back the memory of what is no longer used, which JAX's caches keep."""
-    jax.clear_caches()
-    gc.collect()

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from flax_bilstm import checkpoints, stablehlo
 from flax_bilstm.checkpoints.mapped import forget
 from flax_bilstm.checkpoints.replacing import replacing
+from flax_bilstm.cli import artifact
+from flax_bilstm.cli.artifact import Program
 from flax_bilstm.cli.convert import check_target
+from flax_bilstm.cli.examples import examples, largest_difference
+from flax_bilstm.cli.memory import give_back
 from flax_bilstm.cli.verify import DifferenceError, forward_pass, score_option
 from flax_bilstm.conversion.weights import from_state_dict
 
@@ -43,17 +47,15 @@ def export(
             model = from_state_dict(read.tensors, param_dtype=dtype, **options)
         forget(read.tensors)
         padded = "lengths" if lengths else "mask" if mask else None
-        expected = stablehlo.examples(model, padded)
-        stablehlo.drop_caches()
+        expected = examples(model, padded)
         say("Exporting")
-        exported = stablehlo.export(model, lengths=lengths, mask=mask)
-        x, platforms = exported.in_avals[0], exported.platforms
-        del model  # its weights are in the artifact now
-        stablehlo.drop_caches()
-        temporary.write_bytes(stablehlo.serialize(exported))
-        del exported
+        program = Program(*stablehlo.with_weights_outside(model, lengths, mask))
+        x, platforms = program.function.in_avals[0], program.function.platforms
+        del model  # its weights are in the program
+        give_back()
+        artifact.write(program, temporary)
         say("Comparing it with the model")
-        difference = stablehlo.largest_difference(temporary, expected)
+        difference = largest_difference(artifact.read(temporary), expected)
         computed, size = x.dtype, temporary.stat().st_size
         tolerance = 16 * float(jnp.finfo(computed).eps)
         if not difference <= tolerance:

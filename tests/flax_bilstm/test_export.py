@@ -10,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.mlir.dialects.stablehlo import (
+    deserialize_portable_artifact,
+    serialize_portable_artifact,
+)
+from jax.interpreters.mlir import make_ir_context
 
 import flax_bilstm as fb
 from flax_bilstm import stablehlo
-from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, main
+from flax_bilstm.cli import BAD_INPUT, DIFFERS, GOOD, artifact, main
 
 pytest.importorskip("flatbuffers")
 
@@ -155,20 +160,58 @@ numpy.save("y.npy", artifact.call(numpy.load("x.npy")))
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=5e-7)
 
 
+@pytest.mark.parametrize("name", ["bias_ih", "kernel_hh"])  # below and above TAKEN_OUT
 def test_an_artifact_that_differs_is_not_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    model = fb.LSTM(3, 16, rngs=nnx.Rngs(0))
+    fb.save(model, checkpoint)
+    weight = np.asarray(getattr(model.layers[0].forward, name))
+    write = artifact.write
+
+    def faulty(program: artifact.Program, path: Path) -> None:
+        write(program, path)
+        whole = path.read_bytes()
+        assert whole.count(weight.tobytes()) == 1
+        path.write_bytes(whole.replace(weight.tobytes(), (weight + 1e-2).tobytes()))
+
+    monkeypatch.setattr(artifact, "write", faulty)
+    assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS
+    assert "differs from the model by 0.0" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_file_is_as_jax_would_write_it(dtype: Any, tmp_path: Path) -> None:
+    model = fb.LSTM(3, 64, param_dtype=dtype, rngs=nnx.Rngs(0))
+    program = artifact.Program(*stablehlo.with_weights_outside(model))
+    artifact.write(program, tmp_path / "model.jax")
+    loaded = jax.export.deserialize(bytearray((tmp_path / "model.jax").read_bytes()))
+    data = loaded.mlir_module_serialized
+    with make_ir_context() as context:
+        module = deserialize_portable_artifact(context, data)
+        version = data[: data.index(b"\0")].partition(b"_v")[2].decode()
+        assert serialize_portable_artifact(module, version) == data
+    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(dtype)
+    model.implementation = "scan"
+    np.testing.assert_array_equal(loaded.call(x)[0], jax.jit(model)(x)[0])
+    outside = artifact.read(tmp_path / "model.jax")
+    assert sum(weight.nbytes for weight in outside.weights) >= 64 * 4 * 64 * x.itemsize
+    np.testing.assert_array_equal(outside.function.call(x, *outside.weights)[0], loaded.call(x)[0])
+    with pytest.raises(OSError, match="No space"):
+        artifact.write(artifact.Program(*stablehlo.with_weights_outside(model)), Path("/dev/full"))
+
+
+def test_more_weights_than_a_file_can_hold(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def faulty(model: Any, **options: Any) -> Any:
-        model = nnx.clone(model)
-        model.fc.bias[...] += 1e-5
-        return fb.export(model, **options)
-
-    monkeypatch.setattr(stablehlo, "export", faulty)
-    assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == DIFFERS
-    assert "differs from the model by 1" in capsys.readouterr().err
+    monkeypatch.setattr(artifact, "LARGEST", 1000)
+    assert main(["export", str(checkpoint), str(tmp_path / "model.jax")]) == BAD_INPUT
+    assert "expected at most 1,000 bytes of weights" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
