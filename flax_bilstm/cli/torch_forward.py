@@ -36,8 +36,10 @@ def _run(arrays: Mapping[str, np.ndarray], x: np.ndarray, score: str) -> np.ndar
     import torch
 
     kind, sizes = read_sizes(arrays)
-    weights = {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
-    forget(arrays)
+    weights = {}
+    for name, array in arrays.items():
+        weights[name] = torch.from_numpy(array.astype(np.float64))
+        forget({name: array})
     prefix = "" if kind is LSTM else "lstm."
     recurrent: dict[str, Any] = {
         name.removeprefix(prefix): tensor

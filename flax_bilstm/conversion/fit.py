@@ -61,29 +61,33 @@ def problems(
         if name not in arrays:
             shape = "unknown" if want is None else want.shape
             yield Problem("missing", name, f"expected shape {shape}")
-            continue
-        array = arrays[name]
-        if want is not None and array.shape != want.shape:
-            yield Problem("shape", name, f"expected {want.shape}, got {array.shape}")
-        if want is not None and array.dtype != want.dtype:
-            yield Problem("dtype", name, f"expected {want.dtype}, got {array.dtype}")
+        elif want is not None:
+            yield from _other_form(name, want, arrays[name])
     for name in arrays:
         if name not in expected:
             yield Problem("unexpected", name, f"shape {arrays[name].shape}")
 
 
+def _other_form(name: str, want: jax.ShapeDtypeStruct, array: np.ndarray) -> Iterator[Problem]:
+    if array.shape != want.shape:
+        yield Problem("shape", name, f"expected {want.shape}, got {array.shape}")
+    if array.dtype != want.dtype:
+        yield Problem("dtype", name, f"expected {want.dtype}, got {array.dtype}")
+
+
 def not_finite(names: Iterable[str], arrays: Mapping[str, np.ndarray]) -> Iterator[Problem]:
     """The tensors with a value that is not finite."""
     for name in names:
-        array = arrays.get(name)
-        if array is None or not jnp.issubdtype(array.dtype, jnp.inexact):
-            continue
-        finite = np.isfinite(array)
-        if not finite.all():
-            bad = np.argwhere(~finite)
-            first = tuple(map(int, bad[0]))
-            count = f"{len(bad)} of {array.size} values"
-            yield Problem("not finite", name, f"{count}, the first at {first}")
+        if name in arrays:
+            yield from _not_finite(name, arrays[name])
+
+
+def _not_finite(name: str, array: np.ndarray) -> Iterator[Problem]:
+    if jnp.issubdtype(array.dtype, jnp.inexact) and not (finite := np.isfinite(array)).all():
+        bad = np.argwhere(~finite)
+        first = tuple(map(int, bad[0]))
+        count = f"{len(bad)} of {array.size} values"
+        yield Problem("not finite", name, f"{count}, the first at {first}")
 
 
 def not_exact(row: Row, tensors: Sequence[np.ndarray], leaves: Sequence[np.ndarray]) -> str | None:

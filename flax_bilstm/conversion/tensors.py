@@ -92,6 +92,9 @@ class Cast(Mapping[str, np.ndarray]):
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         return array.astype(self.dtype, copy=False) if floating else array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored  # Mapping's own would cast it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
 

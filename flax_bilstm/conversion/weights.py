@@ -114,17 +114,8 @@ def _load(
     idle = [pattern for pattern in ignore if not _hits(pattern, given, found)]
     _require_fit(module, chosen, arrays, map(_IDLE.format, idle))
 
-    listed: list[str] = []
-    for row in chosen:
-        tensors = [arrays[name] for name in row.torch_names]
-        try:
-            leaves = row.from_torch(tensors)
-        except ValueError as error:
-            what = "tied" if row.tied else "transform"
-            listed.append(f"{what}: {', '.join(row.torch_names)}: {error}")
-            continue
-        listed += filter(None, [fit.not_exact(row, tensors, leaves)])
-    fit.refuse(type(module).__name__, listed)
+    listed = [_not_converted(row, [arrays[name] for name in row.torch_names]) for row in chosen]
+    fit.refuse(type(module).__name__, [line for line in listed if line])
     stored = arrays.stored if isinstance(arrays, Cast) else arrays
     for row in chosen:  # transformed again: all arrays at once would be the module twice
         leaves = row.from_torch([stored[name] for name in row.torch_names])
@@ -136,6 +127,16 @@ def _load(
         tuple(name for name in given if name not in arrays),
         tuple(dotted(path) for path, leaf in found.items() if id(leaf) not in left),
     )
+
+
+def _not_converted(row: Row, tensors: Sequence[np.ndarray]) -> str | None:
+    """A line if the row's tensors cannot be converted, or not exactly."""
+    try:
+        leaves = row.from_torch(tensors)
+    except ValueError as error:
+        what = "tied" if row.tied else "transform"
+        return f"{what}: {', '.join(row.torch_names)}: {error}"
+    return fit.not_exact(row, tensors, leaves)
 
 
 def _require_fit(

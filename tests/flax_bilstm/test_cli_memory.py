@@ -66,7 +66,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     One process runs each with a tiny checkpoint first, which loads and compiles what all need.
     """
     folder = tmp_path_factory.mktemp("memory")
-    sources = [checkpoint(folder / f"{hidden}.pt", hidden) for hidden in (2, HIDDEN)]
+    sources = [checkpoint(folder / f"{hidden}.pt", hidden) for hidden in (64, HIDDEN)]
     endings = [each for each in COMMANDS if each != ".jax" or find_spec("flatbuffers")]
     commands = [
         f"{COMMANDS[ending]}|{source}|{source.with_suffix(ending)}"
@@ -83,10 +83,13 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and malloc differ")
 @pytest.mark.parametrize(
-    ("ending", "most"), [(".safetensors", 1.9), (".orbax", 4.1), (".jax", 5.4)]
+    ("ending", "most"), [(".safetensors", 1.5), (".orbax", 3.5), (".jax", 4.1)]
 )
 def test_memory_of_a_command(ending: str, most: float, peaks: dict[str, float]) -> None:
-    """Measured: 1.3, 3.5 and 4.7, each within 0.1. One more copy of the tensors is 1 more."""
+    """Measured: 1.0, 3.0 and 3.6, each within 0.1. One more copy of the tensors is 1 more.
+
+    Of these, `export` needs 36 MiB, here 1.1, whatever the size.
+    """
     if ending not in peaks:
         pytest.skip("flatbuffers is not installed")
     assert peaks[ending] < most
