@@ -83,12 +83,12 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and malloc differ")
 @pytest.mark.parametrize(
-    ("ending", "most"), [(".safetensors", 1.5), (".orbax", 3.5), (".jax", 4.1)]
+    ("ending", "most"), [(".safetensors", 1.5), (".orbax", 3.5), (".jax", 4.4)]
 )
 def test_memory_of_a_command(ending: str, most: float, peaks: dict[str, float]) -> None:
-    """Measured: 1.0, 3.0 and 3.6, each within 0.1. One more copy of the tensors is 1 more.
+    """Measured: 1.0, 3.0, and 3.5 to 3.9. One more copy of the tensors is 1 more.
 
-    Of these, `export` needs 36 MiB, here 1.1, whatever the size.
+    In that of `export` are about 36 MiB, here 1.1, that it needs whatever the size.
     """
     if ending not in peaks:
         pytest.skip("flatbuffers is not installed")
