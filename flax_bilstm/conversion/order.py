@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flax_bilstm.conversion.rows import Row, rows, variables
-from flax_bilstm.conversion.torch_optimizers import read
+from flax_bilstm.conversion.torch_optimizers import names_in, read
 from flax_bilstm.network import Unused
 
 MOST_CHOICES = 10_000
@@ -28,7 +28,7 @@ def in_the_models_names(
     """
 
     def names_of(group: Any) -> Any:
-        names = group.get("param_names") if isinstance(group, Mapping) else None
+        names = names_in(group)
         return names if isinstance(names, (list, tuple)) else ()
 
     groups = optimizer_state_dict.get("param_groups")

@@ -26,7 +26,8 @@ from flax_bilstm.conversion.tensors import array_of
 class Group(NamedTuple):
     """One parameter group: its options, its parameters' keys in the state, and their names.
 
-    `names` is None if the optimizer was not created with named parameters.
+    `names` is None if the optimizer was not created with named parameters. Their names may be the
+    keys too, as those of torch.distributed are.
     """
 
     settings: Settings
@@ -122,7 +123,7 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
     found = []
     for index, group in enumerate(groups):
         keys: Any = group.get("params") if isinstance(group, Mapping) else None
-        names: Any = group.get("param_names") if isinstance(group, Mapping) else None
+        names = names_in(group)
         if (
             not _all(keys, (int, str))
             or not (names is None or (_all(names, str) and len(names) == len(keys)))
@@ -138,6 +139,14 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
     if len(set(everything)) < len(everything):
         raise ValueError("optimizer: expected each parameter in one group, got some in several.")
     return tuple(found)
+
+
+def names_in(group: Any) -> Any:
+    """The names of a group's parameters, not checked; None if it has none."""
+    if not isinstance(group, Mapping):
+        return None
+    keys = group.get("params")
+    return group.get("param_names", keys if keys and _all(keys, str) else None)
 
 
 def _all(items: Any, kind: Any) -> bool:

@@ -40,9 +40,8 @@ def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
     return [pickle.dumps(content, protocol) for protocol in (2, 4, 5)]
 
 
-def damaged(originals: Sequence[bytes], seed: int) -> bytes:
-    """One of the files after one to four changes, the same for the same seed."""
-    rng = np.random.default_rng(seed)
+def damaged(originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    """One of the files after one to four changes."""
     data = originals[int(rng.integers(len(originals)))]
 
     def change(data: bytes) -> bytes:
