@@ -143,8 +143,12 @@ def _hugging_face_folders() -> list[Folder]:
     index = "model.safetensors.index.json"
     return [
         _made(lambda path: save(path, None, {"model.safetensors": slice(None)})),
-        _made(lambda path: save(path, index, dict(zip(("a.safetensors", "b.safetensors"), halves)))),
-        _made(lambda path: save(path, index, dict(zip(("a.safetensors", "b.safetensors"), overlap)))),
+        _made(
+            lambda path: save(path, index, dict(zip(("a.safetensors", "b.safetensors"), halves)))
+        ),
+        _made(
+            lambda path: save(path, index, dict(zip(("a.safetensors", "b.safetensors"), overlap)))
+        ),
         _made(lambda path: save(path, "pytorch_model.bin.index.json", dict(zip("ab", halves)))),
     ]
 
