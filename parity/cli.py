@@ -147,7 +147,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where the report is written (default: parity-report)",
     )
     parser.add_argument(
-        "--seeds", type=_up_to(MOST_SEEDS), default=3, metavar="N", help="seeds per shape (default: 3)"
+        "--seeds",
+        type=_up_to(MOST_SEEDS),
+        default=3,
+        metavar="N",
+        help="seeds per shape (default: 3)",
     )
     parser.add_argument(
         "--steps",

@@ -1,7 +1,7 @@
 """Optimizer states with flat names, as torch.distributed.checkpoint.state_dict can make them.
 
-`StateDictOptions(flatten_optimizer_state_dict=True)` names a moment `state.{parameter}.exp_avg`, and
-an option `param_groups.{parameter}.lr`, for each parameter by itself.
+`StateDictOptions(flatten_optimizer_state_dict=True)` names a moment `state.{parameter}.exp_avg`,
+and an option `param_groups.{parameter}.lr`, for each parameter by itself.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def is_flat(value: Mapping[Any, Any]) -> bool:
 
 
 def nested(flat: Mapping[Any, Any]) -> dict[str, Any]:
-    """The state as `optimizer.state_dict()` has it, with a group for each parameter, by its name."""
+    """The state as `optimizer.state_dict()` has it, with a group for each parameter, named."""
     state, options = _by_parameter(flat, STATE), _by_parameter(flat, GROUPS)
     groups = [{**options[name], "params": [name], "param_names": [name]} for name in options]
     return {"state": state, "param_groups": groups}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bilstm.arguments import quoted
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
 from flax_bilstm.checkpoints.shared_memory import check_sharing
@@ -181,7 +182,7 @@ def _strip(
         stripped.append(found)
     if wanted:
         raise ValueError(
-            f"prefix: expected one that names begin with, got {prefix!r}; the names are "
+            f"prefix: expected one that names begin with, got {quoted(prefix)}; the names are "
             f"{', '.join(list(taken.values())[:8])} ({len(taken)} in all)."
         )
     taken, lonely = _without_only_children(taken)

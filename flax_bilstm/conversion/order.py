@@ -29,7 +29,8 @@ def in_the_models_names(
 
     def names_of(group: Any) -> Any:
         names = names_in(group)
-        return names if isinstance(names, (list, tuple)) else ()
+        known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        return names if known else ()
 
     groups = optimizer_state_dict.get("param_groups")
     if not isinstance(groups, (list, tuple)):

@@ -149,7 +149,8 @@ def _check_amount(given: Sequence[str], seeds: int, steps: int) -> None:
     if each * (seeds + steps) > MOST_NUMBERS:
         raise ValueError(
             f"--input: expected at most {MOST_NUMBERS:,} random numbers in all, got "
-            f"{shown(f'{each:,}')} for each of {seeds} seeds and {steps} steps; choose smaller sizes"
+            f"{shown(f'{each:,}')} for each of {seeds} seeds and {steps} steps; choose smaller "
+            "sizes"
         )
 
 

@@ -105,7 +105,7 @@ def test_zero_training_steps_leave_training_out(network):
 
 
 def test_more_batches_than_fit_in_memory_are_refused(network):
-    with pytest.raises(ValueError, match="training_steps: expected at most 10,000, .* 1000000000"):
+    with pytest.raises(ValueError, match=r"training_steps: expected at most 10,000, .* 1000000000"):
         check(network, training_steps=10**9)
 
 

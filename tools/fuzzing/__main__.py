@@ -6,19 +6,18 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tools.fuzzing.judge import Command, converted, inspected, outcome
+from tools.fuzzing.damage import Write
+from tools.fuzzing.judge import Command, outcome
 from tools.fuzzing.kinds import KINDS, Kind
 
 CASES = 30_000
 
 
-def tried(write: Callable[[Path], Any], folder: Path, *commands: Command) -> str:
+def tried(write: Write, folder: Path, *commands: Command) -> str:
     """The outcome of the checkpoint that `write` makes."""
     path = folder / "model"
     write(path)
@@ -31,7 +30,7 @@ def tried(write: Callable[[Path], Any], folder: Path, *commands: Command) -> str
             path.unlink()
 
 
-def damaged(kind: Kind, seed: int) -> Callable[[Path], Any]:
+def damaged(kind: Kind, seed: int) -> Write:
     """What makes the damaged checkpoint of a seed."""
     return functools.partial(kind.write, np.random.default_rng(seed))
 
@@ -39,10 +38,11 @@ def damaged(kind: Kind, seed: int) -> Callable[[Path], Any]:
 def run(kind: Kind, cases: int, *commands: Command) -> bool:
     """Try so many cases of a kind, print the number of each outcome, and every seed that failed.
 
-    Every tenth is converted too. With `commands`, these are tried alone.
+    With `commands`, these are tried, in place of the kind's.
     """
     ends: collections.Counter[str] = collections.Counter()
-    every = commands or (inspected, converted(kind.target))
+    often = commands or kind.commands
+    every = commands or (*kind.commands, *kind.seldom)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, write in enumerate(kind.good()):
@@ -51,8 +51,8 @@ def run(kind: Kind, cases: int, *commands: Command) -> bool:
                 print(f"{kind.title}, good one {number}: {ended}")
                 ends[ended] += 1
         for seed in range(cases):
-            some = every if seed % 10 == 0 else every[:1]
-            ended = tried(damaged(kind, seed), folder, *some)
+            chosen = every if seed % 20 == 0 else often
+            ended = tried(damaged(kind, seed), folder, *chosen)
             ends[ended.partition(":")[0]] += 1
             if ended not in ("read", "refused"):
                 print(f"{kind.title}, seed {seed}: {ended[:2000]}", flush=True)

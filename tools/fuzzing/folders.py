@@ -2,6 +2,8 @@
 
 import json
 import os
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,13 @@ def held(path: Path) -> Folder:
     """The files of a folder."""
     files = (file for file in sorted(path.rglob("*")) if file.is_file())
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def made(save: Callable[[Path], Any]) -> Folder:
+    """The files that `save` writes to the folder that it is given."""
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(action="ignore"):
+        save(Path(temporary) / "folder")
+        return held(Path(temporary) / "folder")
 
 
 def damaged(folder: Folder, rng: np.random.Generator) -> tuple[Folder, dict[str, Replacement]]:

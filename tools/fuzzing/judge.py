@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flax_bilstm import checkpoints
+from flax_bilstm.cli import optimizer
 from flax_bilstm.cli.convert import convert
 from flax_bilstm.cli.inspect import inspect, render, to_json
 from flax_bilstm.cli.job import Conversion
+from flax_bilstm.conversion.optimizer import describe
+from flax_bilstm.conversion.weights import from_state_dict
 
 LIMIT = 5.0
 """Most CPU seconds for one checkpoint."""
@@ -33,14 +38,27 @@ Command = Callable[[Path], str]
 
 
 def read(path: Path) -> str:
-    """What every command begins with."""
-    return "\n".join(checkpoints.read(path).notes)
+    """What every command begins with, and the optimizer in words."""
+    found = checkpoints.read(path)
+    words = [] if found.optimizer is None else [describe(found.optimizer)]
+    return "\n".join([*found.notes, *words])
 
 
 def inspected(path: Path) -> str:
     """The command `inspect`, for people and for programs."""
     found = inspect(path)
     return f"{render(found)}\n{to_json(found)}"
+
+
+def optimizer_converted(path: Path) -> str:
+    """The part of the command `convert` that makes an optimizer of optax, for an LSTM."""
+    found = checkpoints.read(path)
+    with jax.enable_x64(True):
+        module = from_state_dict(found.tensors)
+        job = Conversion(path, path.with_suffix(".orbax"))
+        if found.optimizer is not None:
+            optimizer.converted(job, module, found)
+    return read(path)
 
 
 def converted(ending: str) -> Command:
