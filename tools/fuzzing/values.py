@@ -52,7 +52,8 @@ def _parts(tree: Any) -> dict[Any, Any]:
         return tree
     if isinstance(tree, (list, tuple)):
         return dict(enumerate(tree))
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    plain = type(tree).__getstate__ is object.__getstate__  # others refuse to pickle what is odd
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type) and plain:
         return dict(vars(tree))
     return {}
 
