@@ -52,7 +52,7 @@ def _parts(tree: Any) -> dict[Any, Any]:
         return tree
     if isinstance(tree, (list, tuple)):
         return dict(enumerate(tree))
-    plain = type(tree).__getstate__ is object.__getstate__  # others refuse to pickle what is odd
+    plain = "__getstate__" not in vars(type(tree))  # others refuse to pickle what is odd
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type) and plain:
         return dict(vars(tree))
     return {}
