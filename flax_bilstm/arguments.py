@@ -21,6 +21,12 @@ from flax_bilstm.torch_tensors import kind_and_way
 LARGEST_AXIS = 2**31 - 1
 """XLA stores an axis' size in 32 bits, and aborts the process if it is larger."""
 
+MOST_LAYERS = 10_000
+"""Each layer is several Python objects: a thousand times more would fill the memory, slowly."""
+
+MOST_PARTS = 2**20
+"""Parts of a batch: no machine has so many devices."""
+
 MOST_NUMBERS = 2**53
 """XLA counts bytes in 63 bits and aborts the process beyond them; drawing numbers takes several
 copies. No computer addresses 2⁵⁶ bytes, and numbers have up to 8.

@@ -72,7 +72,7 @@ class LSTM(nnx.Module):
         arguments.positive("input_size", input_size)
         arguments.hidden_size("hidden_size", hidden_size)
         arguments.projection_size(proj_size, hidden_size)
-        arguments.positive("num_layers", num_layers)
+        arguments.positive("num_layers", num_layers, arguments.MOST_LAYERS)
         arguments.probability("dropout", dropout)
         arguments.flag("bidirectional", bidirectional)
         arguments.flag("time_major", time_major)

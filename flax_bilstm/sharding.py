@@ -124,9 +124,9 @@ def pad_batch(tree: Tree, multiple: int) -> tuple[Tree, np.ndarray]:
         `(losses * mask).sum() / mask.sum()`, and drop the predictions for the copies.
 
     Raises:
-        ValueError: multiple is not positive, or the arrays have different batch sizes.
+        ValueError: multiple is not from 1 to 2²⁰, or the arrays have different batch sizes.
     """
-    arguments.positive("multiple", multiple)
+    arguments.positive("multiple", multiple, arguments.MOST_PARTS)
     sizes = {np.shape(leaf)[:1] for leaf in arguments.leaves("tree", tree)}
     if len(sizes) != 1 or sizes == {()}:
         got = sorted(size for (size,) in filter(None, sizes)) or "numbers"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+from flax_bilstm.arguments import quoted
 from parity.compare import Progress, compare_sides
 from parity.place import ONE_CASE, Case
 from parity.report import Report
@@ -16,6 +17,9 @@ from parity.sides.optimizers import OPTIMIZERS, Optimizer
 from parity.sides.side import TARGET, Arrays, Pair
 from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
+
+MOST_STEPS = 10_000
+"""Most steps of training: the batches are all kept, for both sides and every dtype."""
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
 """What the models are called with: one array, several by position, or several by name."""
@@ -81,7 +85,8 @@ def check(
 
     Raises:
         TypeError: a model is of an unsupported type.
-        ValueError: the reference does not take x, or a parameter has no counterpart.
+        ValueError: the reference does not take x, or a parameter has no counterpart, or there are
+            more than `MOST_STEPS` steps.
     """
     inputs = data.named(x, torch_model, flax_model) | dict(keywords or {})
     targets = {name: np.asarray(array) for name, array in (targets or {}).items()}
@@ -118,6 +123,11 @@ def check_pair(
     Args:
         targeted: whether a `target` for the loss has to be drawn.
     """
+    if training_steps > MOST_STEPS:
+        raise ValueError(
+            f"training_steps: expected at most {MOST_STEPS:,}, each with a batch that is kept, got "
+            f"{quoted(training_steps)}."
+        )
     rng = np.random.default_rng(seed)
     shape = data.target_shape(pair.reference.forward(pair.reference.parameters, inputs, TRUTH))
 

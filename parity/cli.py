@@ -4,18 +4,22 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from flax_bilstm.showing import shown
+from parity.checking import MOST_STEPS
 from parity.compare import Progress
 from parity.proof import digits, own, published
 from parity.render import text as rendering
 from parity.report import Report
 from parity.sides.variants import VARIANTS
+
+MOST_SEEDS, MOST_JOBS, MOST_NETWORKS = 10_000, 1_024, 10**7
 
 PASSED, DIFFERS, BAD_INPUT = 0, 1, 2
 
@@ -94,7 +98,7 @@ def _selftest(arguments: Sequence[str], console: Console, errors: Console) -> in
     )
     parser.add_argument(
         "--false-alarms",
-        type=_positive,
+        type=_up_to(MOST_NETWORKS),
         metavar="N",
         help="instead of all that, in a far wider population: N networks in PyTorch, each against "
         "itself with its hidden units in another order, and N against right ports by hand; exit "
@@ -143,11 +147,15 @@ def _parser() -> argparse.ArgumentParser:
         help="where the report is written (default: parity-report)",
     )
     parser.add_argument(
-        "--seeds", type=_positive, default=3, metavar="N", help="seeds per shape (default: 3)"
+        "--seeds",
+        type=_up_to(MOST_SEEDS),
+        default=3,
+        metavar="N",
+        help="seeds per shape (default: 3)",
     )
     parser.add_argument(
         "--steps",
-        type=_positive,
+        type=_up_to(MOST_STEPS),
         default=10,
         metavar="N",
         help="training steps per optimizer (default: 10)",
@@ -213,17 +221,24 @@ def _parser() -> argparse.ArgumentParser:
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
-        type=_positive,
+        type=_up_to(MOST_JOBS),
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes at once (default: one per core)",
     )
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    """What reads a whole number from 1 to `most`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from 1 to {most:,}, got {shown(text)}"
+            )
+        return int(text)
+
+    return number
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError
+from flax_bilstm.showing import shown
 
 MOST_MEMBERS = 500_000
 
@@ -82,10 +83,10 @@ def _entries(data: Bytes, start: int, end: int) -> Iterator[tuple[str, Member]]:
         size, packed, header = _wide(extra, size, packed, header)
         local = start + header
         if local + 30 > end or data[local : local + 4] != b"PK\3\4":
-            raise DamagedError(f"its member {name[:80]!r} is not where the directory says")
+            raise DamagedError(f"its member {shown(name)} is not where the directory says")
         first = local + 30 + sum(struct.unpack("<HH", data[local + 26 : local + 30]))
         if first + packed > end:
-            raise DamagedError(f"its member {name[:80]!r} reaches beyond the end of the file")
+            raise DamagedError(f"its member {shown(name)} reaches beyond the end of the file")
         yield (
             name.partition("/")[2] or name,
             Member(first, first + packed, checksum, packed != size or bool(method or flags & 1)),

@@ -4,6 +4,8 @@ The metadata is a pickle that says where each piece of each tensor is; each piec
 by torch.save. https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
 """
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 from flax_bilstm.showing import shown
 
 METADATA = ".metadata"
-_DAMAGED = AttributeError, LookupError, TypeError, OverflowError, RecursionError, DamagedError
+_DAMAGED = AttributeError, LookupError, TypeError, OverflowError, RecursionError, ValueError
 
 
 def read(path: Path) -> Content:
@@ -27,7 +29,8 @@ def read(path: Path) -> Content:
     try:
         return Content(_read(path))
     except _DAMAGED as error:
-        what = str(error) if isinstance(error, DamagedError) else type(error).__name__
+        in_words = isinstance(error, DamagedError)
+        what = str(error) if in_words else f"its pieces cannot be read ({type(error).__name__})"
         raise ValueError(
             f"expected a folder of torch.distributed.checkpoint, got a damaged one: {what}; copy "
             "it again."
@@ -41,7 +44,7 @@ def _read(path: Path) -> dict[Any, Any]:
     pieces: dict[Any, list[tuple[Any, Any]]] = {}
     for index, stored in metadata.state["storage_data"].items():
         pieces.setdefault(index.state["fqn"], []).append((index.state, stored.state))
-    files: dict[str, Bytes] = {}
+    files: dict[str, _File] = {}
     tree = _Branch()
     for name, tensor in described.items():
         size = tensor.state["size"] if isinstance(tensor.state, dict) else None
@@ -75,15 +78,26 @@ def _as_saved(value: Any) -> Any:
     return inside
 
 
-def _piece(path: Path, stored: dict[str, Any], files: dict[str, Bytes]) -> Any:
+class _File:
+    """A file with pieces, and how many of its bytes belong to none that was read so far."""
+
+    def __init__(self, data: Bytes):
+        self.data, self.left = data, len(data)
+
+
+def _piece(path: Path, stored: dict[str, Any], files: dict[str, _File]) -> Any:
     name, start, length = stored["relative_path"], stored["offset"], stored["length"]
     if name not in files:
-        if Path(name).name != name or not (path / name).is_file():
+        if Path(name).name != name or not os.path.isfile(path / name):
             raise DamagedError(f"its file {shown(name)} is missing")
-        files[name] = mapped(path / name)
-    if not 0 <= start <= start + length <= len(files[name]):
+        files[name] = _File(mapped(path / name))
+    file = files[name]
+    if not 0 <= start <= start + length <= len(file.data):
         raise DamagedError(f"its file {shown(name)} is cut off")
-    return torch_file.load(files[name], start, start + length).value
+    file.left -= length
+    if file.left < 0:
+        raise DamagedError(f"its file {shown(name)} has pieces that share bytes")
+    return torch_file.load(file.data, start, start + length).value
 
 
 def _joined(name: str, size: tuple[int, ...], pieces: list[tuple[Any, Any]]) -> Any:
@@ -93,9 +107,14 @@ def _joined(name: str, size: tuple[int, ...], pieces: list[tuple[Any, Any]]) -> 
         return first
     if len(pieces) == 1 and first.shape == tuple(size):
         return first
-    if sum(array.size for _, array in pieces) != np.prod([float(n) for n in size]):
-        raise DamagedError(f"the pieces of {shown(name)} do not fill its shape {tuple(size)}")
-    whole = np.empty(size, first.dtype)
+    misfit = DamagedError(f"the pieces of {shown(name)} do not fill its shape {shown(str(size))}")
+    if sum(array.size for _, array in pieces) != math.prod(size):
+        raise misfit
+    whole, filled = np.empty(size, first.dtype), np.zeros(size, bool)
     for offset, array in pieces:
-        whole[tuple(slice(o, o + n) for o, n in zip(offset, array.shape, strict=True))] = array
+        place = tuple(slice(o, o + n) for o, n in zip(offset, array.shape, strict=True))
+        inside = min(offset, default=0) >= 0 and filled[place].shape == array.shape
+        if not inside or filled[place].any() or array.dtype != first.dtype:
+            raise misfit
+        whole[place], filled[place] = array, True
     return whole

@@ -4,6 +4,7 @@ https://huggingface.co/docs/transformers/big_models: the index maps each name to
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def read(path: Path) -> Content:
 
 
 def _read_file(path: Path) -> Content:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a shard, which the index names, found nothing.")
+    if not os.path.isfile(path):  # also if the name is too long for a file
+        place = path.parent / shown(path.name)
+        raise FileNotFoundError(f"{place}: expected a shard, which the index names, found nothing.")
     return (safetensors_file if path.suffix == ".safetensors" else torch_file).read(path)
 
 

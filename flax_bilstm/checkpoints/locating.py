@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_bilstm.checkpoints import torch_file
+from flax_bilstm.checkpoints.flat_optimizer import is_flat, nested
 from flax_bilstm.checkpoints.stand_ins import StandIn
 from flax_bilstm.showing import listed, shown
 
@@ -129,6 +130,8 @@ def _optimizers(value: Any) -> Iterator[Mapping[str, Any]]:
     for each in value if isinstance(value, (list, tuple)) else [value]:
         if _is_optimizer(each):
             yield each
+        elif isinstance(each, Mapping) and is_flat(each):
+            yield nested(each)
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -136,8 +139,7 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _is_of_optimizer(value: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is an optimizer's state, flat as FSDP can save it too."""
-    return _is_optimizer(value) or any(str(key).startswith("param_groups.") for key in value)
+    return _is_optimizer(value) or is_flat(value)
 
 
 def _candidates(content: Mapping[Any, Any]) -> list[Found]:

@@ -8,10 +8,8 @@ was saved. A training loop restores it as usual:
 Trees without "model" at the top, and pure dicts, are read too. Orbax is imported when it is needed.
 """
 
-import json
-import math
-import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,26 +19,16 @@ import jax
 import numpy as np
 
 from flax_bilstm.checkpoints.mapped import Content
-from flax_bilstm.checkpoints.replacing import kind_of
+from flax_bilstm.checkpoints.orbax_checks import METADATA, check_arrays, check_files
 from flax_bilstm.conversion.layers import KINDS
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
 from flax_bilstm.showing import shown
 
 RANDOM_STATE = "rngs"  # dropout's, not a parameter
-METADATA = "_METADATA"
-"""The file in the folder of every tree that Orbax writes."""
-
 STEP = re.compile(r"\D*(\d{1,18})")
 ITEMS = ("default", "state", "model", "params")
 """Items of a step of an ocp.CheckpointManager; the first of these that exists is read."""
-
-LARGEST_RATIO = 2000
-"""Largest ratio of arrays' bytes to bytes on disk, for arrays of more bytes than `ALWAYS_READ`."""
-
-ALWAYS_READ = 4 * 2**30
-"""So many bytes of arrays are read from any folder: Orbax compresses, and equal numbers, such as
-weights that are all zeros, take almost nothing on the disk."""
 
 
 def read(path: Path) -> Content:
@@ -53,11 +41,12 @@ def read(path: Path) -> Content:
         ValueError: the folder is not an Orbax checkpoint of one tree, or is damaged.
     """
     folder = _tree_folder(path)
-    _check_files(folder)
+    check_files(folder)
     try:
         tree = _restore(folder)
     except Exception as error:  # damaged files can raise any exception
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        in_words = isinstance(error, ValueError) and str(error)
+        first = str(error).splitlines()[0] if in_words else type(error).__name__
         raise ValueError(
             f"expected an Orbax checkpoint, got a damaged one: {shown(first)}. Copy or save it "
             "again."
@@ -93,38 +82,20 @@ def _tree_folder(path: Path) -> Path:
     )
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse files that would block a reader, such as a FIFO."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            path = Path(parent) / name
-            if not path.is_file():
-                raise ValueError(
-                    "expected files and folders alone in an Orbax checkpoint, found "
-                    f"{kind_of(path)}, {shown(name)}; remove it, or copy the checkpoint again."
-                )
-
-
 def _restore(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    on_disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    _read_through(folder.absolute())
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        item = checkpointer.metadata(folder.absolute()).item_metadata
-        arrays = [leaf for leaf in jax.tree.leaves(item.tree) if getattr(leaf, "shape", None)]
-        size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays)
-        most = max(LARGEST_RATIO * on_disk, ALWAYS_READ)
-        if size > most:
-            raise ValueError(
-                f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes, expected at most "
-                f"{most:,}"
-            )
+    folder = folder.absolute()
+    check_arrays(folder)
+    # It warns of coroutines that it does not await after an error.
+    without_warnings = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+    with without_warnings, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        item = checkpointer.metadata(folder).item_metadata
+        if item is None:
+            raise ValueError(f"its file {METADATA} does not describe its arrays")
         # As NumPy arrays they keep 64 bits and do not need the devices that they were saved from.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item.tree)
-        return checkpointer.restore(
-            folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-        )
+        return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def _model(tree: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -150,23 +121,6 @@ def _merge(into: dict[str, Any], tree: Any) -> None:
             _merge(into.setdefault(key, {}), branch)
         else:
             into[key] = branch
-
-
-def _read_through(path: Path) -> None:
-    """Read all bytes of a database of arrays, one by one, so that damage raises one exception.
-
-    Orbax reads them concurrently, and prints errors of those still running after the first failure.
-    """
-    import tensorstore
-
-    if json.loads((path / "_METADATA").read_text()).get("use_ocdbt", False):
-        base = {"driver": "file", "path": f"{path}/"}
-        arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-        names = arrays.list().result()
-        if not names:
-            raise ValueError("its arrays are missing")
-        for name in names:
-            arrays.read(name).result()
 
 
 def flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

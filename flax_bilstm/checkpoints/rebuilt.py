@@ -13,6 +13,7 @@ import numpy as np
 
 from flax_bilstm.checkpoints.shared_memory import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
+from flax_bilstm.showing import shown
 
 DTYPES = {
     "Double": np.dtype(np.float64),
@@ -107,7 +108,8 @@ def tensor(
         return np.zeros(size, dtype)
     if last >= available:
         raise DamagedError(
-            f"a tensor of shape {tuple(size)} reaches element {last} of a storage of {available}"
+            f"a tensor of shape {shown(str(tuple(size)))} reaches element {shown(last)} of a "
+            f"storage of {available}"
         )
     budget.view(count * dtype.itemsize)
     budget.take(256)

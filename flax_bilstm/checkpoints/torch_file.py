@@ -104,7 +104,7 @@ def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
     def storage(key: str) -> Any:
         member = members.get(f"data/{key}")
         if member is None:
-            raise DamagedError(f"its storage {key[:80]!r} is missing")
+            raise DamagedError(f"its storage {shown(key)} is missing")
         archive.checked(data, member)
         return view[member.start : member.end]
 
@@ -145,7 +145,7 @@ def _load_pickles(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
         (count,) = struct.unpack("<q", data[at : at + 8])
         size = count * counts.get(str(key), 0)
         if not 0 <= size <= end - at - 8:
-            raise DamagedError(f"its storage {str(key)[:80]!r} is cut off")
+            raise DamagedError(f"its storage {shown(key)} is cut off")
         storages[str(key)] = view[at + 8 : at + 8 + size]
         at += 8 + size
 
@@ -180,5 +180,5 @@ def _storage(kind: Any, data: Any, count: Any) -> Any:
     if dtype is None and kind.name not in rebuilt.UNTYPED:
         return StandIn(kind.name)
     if type(count) is not int or count * _itemsize(kind) > len(data):
-        raise DamagedError(f"a storage of {count} elements has only {len(data)} bytes")
+        raise DamagedError(f"a storage of {shown(count)} elements has only {len(data)} bytes")
     return Storage(data, dtype)

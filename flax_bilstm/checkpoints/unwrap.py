@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bilstm.arguments import quoted
 from flax_bilstm.checkpoints.folding import fold
 from flax_bilstm.checkpoints.locating import is_tensor, locate, optimizer_beside
 from flax_bilstm.checkpoints.shared_memory import check_sharing
@@ -22,6 +23,9 @@ WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 
 ONLY_CHILD = "module"
 """What DataParallel adds: at the beginning, or inside if it is the only child of its parent."""
+
+DROPPED = "_raw"
+"""The end of the names of weights that fastai drops; the module has a copy with zeros."""
 
 PREFIXES = ("module.", "model.")
 """What is stripped if all names begin with it, besides `WRAPPERS`."""
@@ -161,6 +165,7 @@ def _strip(
     while taken:
         if wanted and any(name.startswith(wanted) for name in taken.values()):
             found, wanted = wanted, None
+            taken = _with_dropped_inside(taken, found)
             inside = {old: new for old, new in taken.items() if new.startswith(found)}
             if len(inside) < len(taken):
                 rest = [name for name in taken if name not in inside]
@@ -177,7 +182,7 @@ def _strip(
         stripped.append(found)
     if wanted:
         raise ValueError(
-            f"prefix: expected one that names begin with, got {prefix!r}; the names are "
+            f"prefix: expected one that names begin with, got {quoted(prefix)}; the names are "
             f"{', '.join(list(taken.values())[:8])} ({len(taken)} in all)."
         )
     taken, lonely = _without_only_children(taken)
@@ -192,6 +197,26 @@ def _strip(
         in_order = sorted(dict.fromkeys(stripped), key=first.find)
         notes.append(f"stripped: {' '.join(in_order)}")
     return taken
+
+
+def _with_dropped_inside(taken: dict[str, str], prefix: str) -> dict[str, str]:
+    """The names; those of weights that fastai drops, which are beside their module, inside of it.
+
+    Only if `prefix` is that of the module or of what it is in.
+    """
+    around = {prefix, prefix.removesuffix(f"{ONLY_CHILD}.")}
+    owners = {
+        owner
+        for owner in around
+        if any(name.startswith(f"{owner}{ONLY_CHILD}.") for name in taken.values())
+    }
+
+    def moved(name: str) -> str:
+        owner = name[: name.rfind(".") + 1]
+        dropped = owner in owners and name.endswith(DROPPED)
+        return f"{owner}{ONLY_CHILD}.{name.removeprefix(owner)}" if dropped else name
+
+    return {old: moved(new) for old, new in taken.items()}
 
 
 def _without_wrappers(name: str) -> str:

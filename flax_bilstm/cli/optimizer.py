@@ -24,13 +24,15 @@ def write(job: Conversion, read: Checkpoint, module: nnx.Module, temporary: Path
         orbax_writing.write(module, temporary)
         return [] if read.optimizer is None else ["  left out: the optimizer's state"]
     rate = None if job.learning_rate is None else rate_of(job.learning_rate)
-    state = _cast(_optimizer(job, module, read, rate), job.dtype)
+    state = _cast(converted(job, module, read, rate), job.dtype)
     orbax_writing.write(module, temporary, state)
     _check_optimizer(state, temporary)
     return [f"  optimizer: {describe(read.optimizer, rate)}"]
 
 
-def _optimizer(job: Conversion, module: nnx.Module, read: Checkpoint, rate: Rate | None) -> Any:
+def converted(
+    job: Conversion, module: nnx.Module, read: Checkpoint, rate: Rate | None = None
+) -> Any:
     """The state of the optax optimizer made from the checkpoint's optimizer."""
     options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
     value = None if rate is None else rate.value

@@ -22,6 +22,7 @@ from flax_bilstm.conversion.torch_optimizers import OptimizerState, read, refuse
 from flax_bilstm.conversion.tree import Path
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention
+from flax_bilstm.showing import listed, shown
 
 FROZEN = "frozen"
 _LOG = logging.getLogger("flax_bilstm")
@@ -152,7 +153,8 @@ def _named(
     if trained and not any(name in named for row in trained for name in row.torch_names):
         raise ValueError(
             "optimizer: expected parameters of the model, such as "
-            f"{trained[0].torch_names[0]}, got {list(named)[:8]}; names= or prefix= may be missing."
+            f"{trained[0].torch_names[0]}, got {listed(list(map(shown, named)))}; "
+            "names= or prefix= may be missing."
         )
     return named
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flax_bilstm.conversion.rows import Row, rows, variables
-from flax_bilstm.conversion.torch_optimizers import read
+from flax_bilstm.conversion.torch_optimizers import names_in, read
 from flax_bilstm.network import Unused
 
 MOST_CHOICES = 10_000
@@ -28,8 +28,9 @@ def in_the_models_names(
     """
 
     def names_of(group: Any) -> Any:
-        names = group.get("param_names") if isinstance(group, Mapping) else None
-        return names if isinstance(names, (list, tuple)) else ()
+        names = names_in(group)
+        known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        return names if known else ()
 
     groups = optimizer_state_dict.get("param_groups")
     if not isinstance(groups, (list, tuple)):

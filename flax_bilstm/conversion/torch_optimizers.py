@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.arguments import quoted
 from flax_bilstm.conversion.algorithms import (
     ALGORITHMS,
     FLAG,
@@ -21,12 +22,14 @@ from flax_bilstm.conversion.algorithms import (
 )
 from flax_bilstm.conversion.fit import shortened
 from flax_bilstm.conversion.tensors import array_of
+from flax_bilstm.showing import listed, shown
 
 
 class Group(NamedTuple):
     """One parameter group: its options, its parameters' keys in the state, and their names.
 
-    `names` is None if the optimizer was not created with named parameters.
+    `names` is None if the optimizer was not created with named parameters. Their names may be the
+    keys too, as those of torch.distributed are.
     """
 
     settings: Settings
@@ -68,7 +71,7 @@ def _states(
         )
     keys = {key for group in groups for key in group.keys}
     wrong = [
-        f"unexpected: state for {_short(key)}, in no group" for key in states if key not in keys
+        f"unexpected: state for {shown(key)}, in no group" for key in states if key not in keys
     ]
     arrays: dict[Any, dict[str, np.ndarray]] = {}
     for key in keys & states.keys():
@@ -79,14 +82,14 @@ def _states(
                 arrays[key][str(name)] = array
             elif value is not None:
                 wrong.append(
-                    f"{_short(name)} of parameter {_short(key)}: expected a dense tensor of real "
+                    f"{shown(name)} of parameter {shown(key)}: expected a dense tensor of real "
                     f"numbers, got {type(value).__name__}"
                 )
         step = arrays[key].get("step", np.zeros(()))
         if step.size != 1 or not _counts(float(step.reshape(()))):
             wrong.append(
-                f"step of parameter {_short(key)}: expected a whole number from 0 to 2³¹, got "
-                f"{_short(step)}"
+                f"step of parameter {shown(key)}: expected a whole number from 0 to 2³¹, got "
+                f"{step.reshape(()) if step.size == 1 else f'an array of shape {step.shape}'}"
             )
     refuse(wrong)
     return arrays
@@ -122,7 +125,7 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
     found = []
     for index, group in enumerate(groups):
         keys: Any = group.get("params") if isinstance(group, Mapping) else None
-        names: Any = group.get("param_names") if isinstance(group, Mapping) else None
+        names = names_in(group)
         if (
             not _all(keys, (int, str))
             or not (names is None or (_all(names, str) and len(names) == len(keys)))
@@ -140,6 +143,14 @@ def _groups(state_dict: Any) -> tuple[Group, ...]:
     return tuple(found)
 
 
+def names_in(group: Any) -> Any:
+    """The names of a group's parameters, not checked; None if it has none."""
+    if not isinstance(group, Mapping):
+        return None
+    keys = group.get("params")
+    return group.get("param_names", keys if _all(keys, str) and keys else None)
+
+
 def _all(items: Any, kind: Any) -> bool:
     return isinstance(items, (list, tuple)) and all(isinstance(item, kind) for item in items)
 
@@ -150,7 +161,7 @@ def _algorithm(groups: tuple[Group, ...]) -> Algorithm:
             return algorithm
     raise ValueError(
         "optimizer: expected the state of torch.optim.Adam, AdamW, SGD, RMSprop or Adadelta, "
-        f"got one with the options {_short(sorted(groups[0].settings), 300)}."
+        f"got one with the options {listed(list(map(shown, sorted(groups[0].settings))))}."
     )
 
 
@@ -161,7 +172,7 @@ def _malformed(algorithm: Algorithm, groups: tuple[Group, ...]) -> Iterator[str]
             value = group.settings.get(name)
             missing = value is None and name in OPTIONAL
             if not missing and READERS[kind](value) is None:
-                yield f"{name} of group {index}: expected {kind}, got {_short(value)}"
+                yield f"{name} of group {index}: expected {kind}, got {quoted(value)}"
 
 
 def _settings(algorithm: Algorithm, settings: Settings) -> Settings:
@@ -223,9 +234,3 @@ def _flag(value: Any) -> bool | None:
 
 
 READERS: dict[str, Callable[[Any], Any]] = {NUMBER: _number, PAIR: _pair, FLAG: _flag}
-
-
-def _short(value: Any, most: int = 60) -> str:
-    """A value for a message: escaped and limited in length."""
-    text = ascii(value)
-    return text if len(text) <= most else f"{text[:most]}..."

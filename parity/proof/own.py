@@ -1,6 +1,7 @@
 """A user's port: two functions that make the models, a checkpoint for both, and inputs."""
 
 import importlib
+import math
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm import checkpoints
+from flax_bilstm.showing import shown
 from parity.checking import check_pair
 from parity.compare import Progress
 from parity.place import Case
@@ -23,6 +25,9 @@ from parity.report import Report
 from parity.sides import data, pair
 from parity.sides.side import TARGET
 from parity.sides.variants import varied
+
+MOST_NUMBERS = 2**30
+"""Most random numbers, of all inputs, seeds and steps."""
 
 FILES = (".npz", ".npy")
 INPUT = "FILE.npz, FILE.npy, 4x11x16 (normal numbers) or 4x11:100 (whole numbers below 100)"
@@ -61,6 +66,7 @@ def proof(
         ValueError: the functions do not make a pair of models, or these do not take the inputs.
         OSError: a file cannot be read.
     """
+    _check_amount(inputs, seeds, steps)
     always = all(each.endswith(FILES) for each in inputs)
     drawn: list[Any] = [_inputs(inputs, seed) for seed in range(1 if always else seeds)]
     theirs = made("--reference", reference, torch.nn.Module)
@@ -137,6 +143,17 @@ def _inputs(given: Sequence[str], seed: int) -> dict[str, np.ndarray] | tuple[np
     return arrays[0] if isinstance(arrays[0], dict) else tuple(arrays)
 
 
+def _check_amount(given: Sequence[str], seeds: int, steps: int) -> None:
+    """Refuse sizes whose random numbers, drawn for each seed and step, would fill the memory."""
+    each = sum(math.prod(_shape(one)[0]) for one in given if not one.endswith(FILES))
+    if each * (seeds + steps) > MOST_NUMBERS:
+        raise ValueError(
+            f"--input: expected at most {MOST_NUMBERS:,} random numbers in all, got "
+            f"{shown(f'{each:,}')} for each of {seeds} seeds and {steps} steps; choose smaller "
+            "sizes"
+        )
+
+
 def _file(path: str) -> Any:
     """The array of a .npy, or the arrays of a .npz by name."""
     try:
@@ -148,10 +165,15 @@ def _file(path: str) -> Any:
 
 def _drawn(given: str, rng: np.random.Generator) -> np.ndarray:
     """Random numbers of a shape such as "4x11x16"; for "4x11:100" integers below 100."""
-    found = re.fullmatch(r"(\d+(?:x\d+)*)(?::([1-9]\d*))?", given)
-    if not found:
-        raise ValueError(f"--input: expected {INPUT}, got {given!r}")
-    shape = tuple(map(int, found[1].split("x")))
-    if found[2]:
-        return rng.integers(0, int(found[2]), shape)
+    shape, below = _shape(given)
+    if below is not None:
+        return rng.integers(0, below, shape)
     return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _shape(given: str) -> tuple[tuple[int, ...], int | None]:
+    """The shape, and what integers are below; None for normal numbers."""
+    found = re.fullmatch(r"(\d{1,18}(?:x\d{1,18}){0,31})(?::([1-9]\d{0,17}))?", given)
+    if not found:
+        raise ValueError(f"--input: expected {INPUT}, got {shown(given)}")
+    return tuple(map(int, found[1].split("x"))), int(found[2]) if found[2] else None

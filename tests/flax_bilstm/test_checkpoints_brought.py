@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_bilstm as fb
 from flax_bilstm import checkpoints
+from flax_bilstm.cli import main
 
 torch = pytest.importorskip("torch")
 
@@ -242,3 +246,37 @@ def test_an_optimizer_in_a_folder_of_distributed_checkpoints(
     (group,) = read["param_groups"]
     assert group["params"] == [0, 1, 2, 3]
     assert group["lr"] == 0.1
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("file", ["folder", "file"])
+def test_an_optimizer_whose_state_is_by_name(flat: bool, file: str, tmp_path: Path) -> None:
+    """As torch.distributed.checkpoint.state_dict makes it, of an optimizer with another order."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    lstm = torch.nn.LSTM(3, 4)
+    order = list(reversed(list(lstm.named_parameters())))
+    groups = [{"params": [each for _, each in order[:1]], "lr": 0.5},
+              {"params": [each for _, each in order[1:]]}]  # fmt: skip
+    adam = torch.optim.AdamW(groups, lr=0.25, weight_decay=0.125)
+    lstm(torch.ones(1, 1, 3))[0].sum().backward()
+    adam.step()
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    optimizer = get_optimizer_state_dict(lstm, adam, options=options)
+    assert any(key.startswith("state.bias_hh_l0.") for key in optimizer) == flat
+    content = {"model": lstm.state_dict(), "optim": optimizer}
+    if file == "folder":
+        with warnings.catch_warnings(action="ignore"):
+            dcp.save(content, checkpoint_id=tmp_path / "step")
+    else:
+        torch.save(content, tmp_path / "step")
+
+    read = checkpoints.read(tmp_path / "step").optimizer
+    assert read is not None
+    model = fb.from_state_dict(lstm.state_dict())
+    names = [name for name, _ in order]
+    found = nnx.state(fb.optimizer_from_torch(model, read))
+    expected = nnx.state(fb.optimizer_from_torch(model, adam.state_dict(), names))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert main(["convert", str(tmp_path / "step"), str(tmp_path / "out.orbax")]) == 0

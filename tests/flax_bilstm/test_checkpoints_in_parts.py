@@ -70,6 +70,39 @@ def test_fastai_keeps_the_dropped_weight_outside_of_its_module(
     assert read.notes[-1] == f"folded: weight dropping of {owner}module.weight_hh_l0 (1)"
 
 
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(
+    ("outer", "owner", "prefix"),
+    [
+        ("", "", "module"),
+        ("", "0.rnns.0.", "0.rnns.0"),
+        ("", "0.rnns.0.", "0.rnns.0.module"),
+        ("module.", "0.rnns.0.", "0.rnns.0"),
+        ("module.", "0.rnns.0.", "0.rnns.0.module"),
+    ],
+)
+def test_a_prefix_takes_what_fastai_dropped_too(
+    outer: str, owner: str, prefix: str, copied: bool, tmp_path: Path
+) -> None:
+    """Not the copy in the module, in which weights are zeros."""
+    whole = torch.nn.LSTM(2, 3).state_dict()
+    stored = {f"{owner}module.{name}": tensor for name, tensor in whole.items()}
+    masked = stored.pop(f"{owner}module.weight_hh_l0") * 0
+    if copied:
+        stored[f"{owner}module.weight_hh_l0"] = masked
+    stored |= {f"{owner}weight_hh_l0_raw": whole["weight_hh_l0"], "1.weight": torch.ones(2, 2)}
+    torch.save({outer + name: tensor for name, tensor in stored.items()}, tmp_path / "model.pt")
+    lstm = fb.load(tmp_path / "model.pt", prefix=prefix)
+    found = fb.state_dict(lstm)
+    assert found.keys() == whole.keys()
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(found[name], tensor.numpy())
+    if prefix == "0.rnns.0" and not outer:
+        into = fb.load(tmp_path / "model.pt", into=Wrapped(), prefix=prefix)
+        found = fb.state_dict(into.module)
+        np.testing.assert_array_equal(found["weight_hh_l0"], whole["weight_hh_l0"].numpy())
+
+
 class Wrapped(nnx.Module):
     """What fastai's WeightDropout is around an LSTM, without the dropout."""
 

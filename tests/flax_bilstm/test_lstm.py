@@ -47,6 +47,8 @@ def test_a_list_or_numpy_array_will_do(assert_identical):
         ({"hidden_size": -2}, "hidden_size: expected an integer of at least 1, got -2"),
         ({"hidden_size": 2.5}, "hidden_size: expected an integer of at least 1, got 2.5"),
         ({"num_layers": 0}, "num_layers: expected an integer of at least 1, got 0"),
+        ({"num_layers": 10**9}, "num_layers: expected at most 10000, got 1000000000"),
+        ({"num_layers": 10_001}, "num_layers: expected at most 10000, got 10001"),
         ({"num_layers": True}, "num_layers: expected an integer of at least 1, got True"),
         ({"proj_size": 4}, "proj_size: expected 0 .* less than hidden_size = 4, got 4"),
         ({"proj_size": -1}, "proj_size: expected 0 .* less than hidden_size = 4, got -1"),

@@ -13,6 +13,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm.conversion.optimizer import describe
+from flax_bilstm.conversion.order import in_the_models_names
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_ref")
@@ -155,6 +156,43 @@ def test_a_malformed_state_is_one_error_of_ours_or_does_no_harm(path: tuple[Any,
         for take in (functools.partial(fb.optimizer_from_torch, model), describe):
             with contextlib.suppress(_OurError):
                 _as_ours(take, state_dict)
+
+
+ODD_NAMES = [
+    ["a\x1b[31m", "line\nbreak", *("x" * 10_000 for _ in range(10))],
+    [{}, [], None, 2**70, *"abcdefgh"],
+]
+
+
+@pytest.mark.parametrize("names", ODD_NAMES, ids=["escapes", "no strings"])
+def test_names_in_a_state_are_shown_escaped_and_not_whole(names: list[Any]) -> None:
+    state_dict = edited(lambda s: s["param_groups"][0].update(param_names=names))
+    model = fb.BiLSTMWithAttention(3, 4, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    renamed = dict.fromkeys(["fc.bias"])
+    with pytest.raises(ValueError, match="optimizer: expected") as info:
+        fb.optimizer_from_torch(model, in_the_models_names(state_dict, renamed))
+    assert str(info.value).isprintable()
+    assert len(str(info.value)) < 3_000
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("lr", "\x1b[31m" + "x" * 10**6),
+        ("betas", [[0] * 10**6] * 2),
+        ("eps", 10**5_000),
+        ("an option \x1b[31m" + "x" * 10**5, 1),
+    ],
+    ids=["text", "lists", "a number", "a name"],
+)
+def test_values_in_a_state_are_shown_escaped_and_not_whole(where: str, value: Any) -> None:
+    state_dict = edited(lambda s: s["param_groups"][0].update({where: value}))
+    if where.startswith("an option"):
+        del state_dict["param_groups"][0]["lr"]
+    with pytest.raises(ValueError, match="optimizer: ") as info:
+        describe(state_dict)
+    assert all(line.isprintable() for line in str(info.value).splitlines())
+    assert len(str(info.value)) < 3_000
 
 
 class Stacked(nnx.Module):

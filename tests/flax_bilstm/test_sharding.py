@@ -197,6 +197,8 @@ def test_pad_batch_refuses_arrays_of_two_sizes():
 def test_pad_batch_refuses_a_multiple_that_is_not_positive():
     with pytest.raises(ValueError, match="multiple: expected an integer of at least 1, got 0"):
         sharding.pad_batch(np.zeros(2), 0)
+    with pytest.raises(ValueError, match="multiple: expected at most 1048576, got 2147483647"):
+        sharding.pad_batch(np.zeros(2), 2**31 - 1)
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion")

@@ -104,6 +104,11 @@ def test_zero_training_steps_leave_training_out(network):
     assert any("training" in row.check for row in check(network, training_steps=1).rows)
 
 
+def test_more_batches_than_fit_in_memory_are_refused(network):
+    with pytest.raises(ValueError, match=r"training_steps: expected at most 10,000, .* 1000000000"):
+        check(network, training_steps=10**9)
+
+
 def test_targets_and_batches_come_from_the_seed(network):
     def losses(seed):
         report = check(network, training_steps=1, seed=seed)

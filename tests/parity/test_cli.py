@@ -103,12 +103,17 @@ def test_an_output_that_is_a_file_is_bad_input(checkpoint, capsys):
     assert "parity: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--steps", "--jobs"])
-def test_counts_below_one_are_refused(option, capsys):
+@pytest.mark.parametrize("count", ["0", "1000000000", "9" * 5_000])
+@pytest.mark.parametrize(
+    ("option", "most"), [("--seeds", "10,000"), ("--steps", "10,000"), ("--jobs", "1,024")]
+)
+def test_counts_below_one_or_beyond_any_memory_are_refused(option, most, count, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([option, "0"])
+        cli.main([option, count])
     assert caught.value.code == 2
-    assert "from 1, got '0'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"expected a whole number from 1 to {most}, got {count[:200]}" in error
+    assert len(error) < 2_000
 
 
 def test_without_a_checkpoint_the_whole_proof_runs(tmp_path, monkeypatch, capsys):

@@ -1,11 +1,13 @@
 """A corpus of good files, and damage to them by seed."""
 
+import functools
 import io
 import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +17,47 @@ NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\x7f",
 OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95"
 
 
+ARRAYS = {
+    name: np.arange(size, dtype=np.float32).reshape(shape)
+    for name, size, shape in [
+        ("weight_ih_l0", 8, (4, 2)),
+        ("weight_hh_l0", 4, (4, 1)),
+        ("bias_ih_l0", 4, (4,)),
+        ("bias_hh_l0", 4, (4,)),
+    ]
+}
+"""The state dict of an nn.LSTM(2, 1)."""
+
+
+@functools.cache
 def corpus() -> list[bytes]:
     """A small, good file of each format: PyTorch's two, a pickle, safetensors."""
-    arrays = {
-        name: np.arange(size, dtype=np.float32).reshape(shape)
-        for name, size, shape in [
-            ("weight_ih_l0", 8, (4, 2)),
-            ("weight_hh_l0", 4, (4, 1)),
-            ("bias_ih_l0", 4, (4,)),
-            ("bias_hh_l0", 4, (4,)),
-        ]
-    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         files = []
         for write in (torch_writing.write, safetensors_file.write):
-            write(arrays, path)
+            write(ARRAYS, path)
             files.append(path.read_bytes())
-    return [*files, _repacked(files[0], lambda data: data), *_pickles(arrays)]
+    return [*files, _repacked(files[0], lambda data: data), *_pickles(ARRAYS)]
+
+
+Write = Callable[[Path], Any]
+"""What writes a checkpoint to a path."""
+
+
+def put(content: bytes, path: Path) -> None:
+    """Write a file."""
+    path.write_bytes(content)
+
+
+def good() -> Sequence[Write]:
+    """What writes the good files."""
+    return [functools.partial(put, content) for content in corpus()]
+
+
+def write(rng: np.random.Generator, path: Path) -> None:
+    """Write a damaged file."""
+    path.write_bytes(damaged(corpus(), rng))
 
 
 def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
@@ -40,9 +65,8 @@ def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
     return [pickle.dumps(content, protocol) for protocol in (2, 4, 5)]
 
 
-def damaged(originals: Sequence[bytes], seed: int) -> bytes:
-    """One of the files after one to four changes, the same for the same seed."""
-    rng = np.random.default_rng(seed)
+def damaged(originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    """One of the files after one to four changes."""
     data = originals[int(rng.integers(len(originals)))]
 
     def change(data: bytes) -> bytes:

@@ -166,6 +166,11 @@ def test_loud_and_quiet_inputs_are_checked_unless_other_variants_are_named(
 MISTAKES = {
     "no input": (("model.pt",), {}, "--input"),
     "no shape": (("model.pt", "--input", "4,3"), {}, "4x11x16"),
+    "an input of 10¹⁸ numbers": (
+        ("model.pt", *NAMES, "--input", "1000000000x1000000000"), {},
+        "at most 1,073,741,824 random numbers in all, got 1,000,000,000,000,000,000 for each of",
+    ),
+    "an input of endless sizes": (("model.pt", "--input", "9" * 5_000), {}, "(5,000 characters)"),
     "another shape": (("model.pt", *NAMES, "--input", "4x9"), {}, "float32[4, 9]"),
     "no file": (("model.pt", "--input", "none.npz"), {}, "none.npz"),
     "no arrays": (("model.pt", "--input", "text.npz"), {}, "text.npz"),
