@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
-        with _progress(errors) as progress:
+        with _progress(errors) as progress, _no_exit():
             report = _report(options, progress)
         report.write(options.output)
         if options.checkpoint is None and options.reference is None:
@@ -224,6 +224,17 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Raise ValueError for the user's code that ends the program, whose status would be ours."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ValueError(
+            f"--reference, --candidate: their code calls exit({error.code})"
+        ) from error
 
 
 @contextmanager

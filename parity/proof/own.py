@@ -152,6 +152,9 @@ def _drawn(given: str, rng: np.random.Generator) -> np.ndarray:
     if not found:
         raise ValueError(f"--input: expected {INPUT}, got {given!r}")
     shape = tuple(map(int, found[1].split("x")))
-    if found[2]:
-        return rng.integers(0, int(found[2]), shape)
-    return rng.standard_normal(shape, dtype=np.float32)
+    try:
+        if found[2]:
+            return rng.integers(0, int(found[2]), shape)
+        return rng.standard_normal(shape, dtype=np.float32)
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"--input: {given} cannot be drawn: {error}") from error
