@@ -8,13 +8,14 @@ import torch
 from flax import nnx
 
 from flax_bilstm.arguments import quoted
+from parity import arguments
 from parity.compare import Progress, compare_sides
 from parity.place import ONE_CASE, Case
 from parity.report import Report
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
-from parity.sides.side import TARGET, Arrays, Pair
+from parity.sides.side import TARGET, Arrays, Pair, Side
 from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
 
@@ -88,8 +89,14 @@ def check(
         ValueError: the reference does not take x, or a parameter has no counterpart, or there are
             more than `MOST_STEPS` steps.
     """
-    inputs = data.named(x, torch_model, flax_model) | dict(keywords or {})
-    targets = {name: np.asarray(array) for name, array in (targets or {}).items()}
+    arguments.refuse(
+        loss=loss, known=known, optimizers=optimizers, training_steps=training_steps, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    inputs = arguments.inputs(
+        data.named(x, torch_model, flax_model), arguments.arrays("keywords", keywords)
+    )
+    targets = arguments.arrays("targets", targets)
     sides = pair.of_modules(
         torch_model, flax_model, {**inputs, **targets}, names=names, ignore=ignore, stages=stages,
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
@@ -129,7 +136,7 @@ def check_pair(
             f"{quoted(training_steps)}."
         )
     rng = np.random.default_rng(seed)
-    shape = data.target_shape(pair.reference.forward(pair.reference.parameters, inputs, TRUTH))
+    shape = _target_shape(pair.reference, inputs) if targeted else ()
 
     def with_target(inputs: Arrays) -> dict[str, np.ndarray]:
         return {**inputs, TARGET: rng.standard_normal(shape)} if targeted else dict(inputs)
@@ -140,3 +147,9 @@ def check_pair(
         pair, first, dtypes=dtypes, optimizers=optimizers, batches=batches, case=case,
         facts={"seed": seed}, progress=progress,
     )  # fmt: skip
+
+
+def _target_shape(reference: Side, inputs: Arrays) -> tuple[int, ...]:
+    """The shape of the loss's target."""
+    stages = reference.forward(reference.parameters, inputs, TRUTH)
+    return data.target_shape(stages, reference.output)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output: expected a folder, or nothing yet, at {options.output}")
-        with _progress(errors) as progress:
+        with _progress(errors) as progress, _no_exit():
             report = _report(options, progress)
         report.write(options.output)
         if options.checkpoint is None and options.reference is None:
@@ -239,6 +239,17 @@ def _up_to(most: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Raise ValueError for the user's code that ends the program, whose status would be ours."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ValueError(
+            f"--reference, --candidate: their code calls exit({error.code})"
+        ) from error
 
 
 @contextmanager

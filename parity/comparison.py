@@ -7,6 +7,7 @@ import numpy as np
 
 from parity.place import Place
 from parity.results import Row, without_distance
+from parity.sides.side import real
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,
@@ -42,6 +43,7 @@ def judge(
             training, where an optimizer can turn a sign that only rounding determines into a whole
             step.
     """
+    truth, candidate, *own = real(truth, candidate, *own)
     dtype, broken = place.dtype, _incomparable(truth, candidate, own)
     if broken is not None:
         return without_distance(place, broken)
@@ -50,6 +52,7 @@ def judge(
     runs = [run for run in own if run is not None]
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
+    truth, candidate, *runs = without_fill(dtype, truth, candidate, *runs)
     strayed = [_distance(run, truth)[0] for run in runs]
     spread, scale = max([spread, *strayed]), magnitude(truth)
     limit = bound(dtype, spread, scale)
@@ -76,6 +79,25 @@ def judge(
     if np.isinf(distance) and not row.passed and not row.note:
         row = replace(row, note=_not_finite("the candidate", candidate))
     return _with_elements(row, truth, candidate, where, beyond)
+
+
+def without_fill(
+    dtype: str, truth: np.ndarray, candidate: np.ndarray, *runs: np.ndarray
+) -> list[np.ndarray]:
+    """The arrays, with 0 for numbers that would hide all others, such as the −1e9 of a mask.
+
+    Nothing computes them, since the candidate and all runs have them, and they are so large that
+    the bound that follows from them would determine none of the others.
+    """
+    every = [truth, candidate, *runs]
+    largest = int(np.argmax(np.abs(candidate))) if candidate.size else 0
+    if not candidate.size or any(run.flat[largest] != candidate.flat[largest] for run in runs):
+        return every
+    filled = np.logical_and.reduce([run == candidate for run in runs]) & np.isfinite(candidate)
+    rest = magnitude(np.where(filled, 0, truth))
+    if rest == 0 or bound(dtype, 0.0, magnitude(truth)) <= TOLERANCES[dtype].ceiling * rest:
+        return every
+    return [np.where(filled, np.zeros_like(array), array) for array in every]
 
 
 def _with_elements(
@@ -150,20 +172,26 @@ def _equal(
 def identical(reference: Value, candidate: Value, place: Place, note: str) -> Row:
     """The row of a candidate that must be equal to the reference to the last bit.
 
-    The dtypes must be equal too: a parameter that one side widened would be trained differently.
+    The dtypes must be equal too, except those of whole numbers: a parameter that one side widened
+    would be trained differently.
     `note` is the failing row's note.
     """
+    reference, candidate = real(reference, candidate)
     broken = _incomparable(reference, candidate, ()) or _infinite(reference, candidate)
     if broken is not None:
         return without_distance(place, broken)
     if reference is None or candidate is None:
         return Row(**vars(place), passed=True)
-    if reference.dtype != candidate.dtype:
+    whole = reference.dtype.kind in "iu" and candidate.dtype.kind in "iu"  # JAX has int32 for int64
+    if reference.dtype != candidate.dtype and not whole:
         return without_distance(
             place, f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
         )
     distance, where, _ = _distance(candidate, reference.astype(np.float64))
-    unequal = np.argwhere(_bits(reference) != _bits(candidate))  # tells 0.0 from -0.0
+    same = (
+        reference == candidate if whole else _bits(reference) == _bits(candidate)
+    )  # −0.0 is not 0.0
+    unequal = np.argwhere(~same)
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
         note = f"{note}: only the sign of zero, 0.0 or −0.0"

@@ -151,7 +151,9 @@ def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
                 1
             )
             factors = np.float64(epsilon(dtype)) * ulps + 1
-            moved[name] = np.asarray(moved[name].astype(np.float64) * factors, dtype)
+            with np.errstate(over="ignore"):
+                there = np.asarray(moved[name].astype(np.float64) * factors, dtype)
+            moved[name] = np.where(np.isinf(there), moved[name], there)  # the largest number stays
     return moved
 
 

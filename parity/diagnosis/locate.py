@@ -18,7 +18,7 @@ from parity.place import Place
 from parity.results import Row, first_failing
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
-from parity.sides.side import Arrays, Gradients, Pair, Side
+from parity.sides.side import Arrays, Gradients, Pair, Side, outputs
 from parity.tolerances import TRUTH
 
 
@@ -97,21 +97,21 @@ def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence
             if inner is not None:
                 return [inner]
         known = match.of_module_stage(row, judged, pair, run, values, pair.torch_model)
-        return [_explained(row, judged, check, known)]
+        return [_explained(row, judged, check, known, pair.reference.output)]
     return []
 
 
-def _explained(row: Row, judged: Judged, check: str, known: str) -> Row:
+def _explained(row: Row, judged: Judged, check: str, known: str, output: str) -> Row:
     what = "" if check == "forward" else _flow(row, judged)
     words = known or row.note or match.UNKNOWN
     size = "" if row.note else f"; {_size(row)}"
-    name = row.name if check == "forward" else _made_in(row.name)
+    name = row.name if check == "forward" else _made_in(row.name, output)
     return replace(row, name=name, note=f"{what}{words}{size}")
 
 
-def _made_in(stage: str) -> str:
+def _made_in(stage: str, output: str) -> str:
     """The stage that computes the gradient that arrives here: the module that reads the value."""
-    if stage == "output" or stage.startswith("output."):
+    if outputs([stage], output):
         return "loss"
     module, found, _ = stage.partition(".input")
     return module if found else stage

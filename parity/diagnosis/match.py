@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.comparison import Value, magnitude
+from parity.comparison import Value, magnitude, without_fill
 from parity.diagnosis.mistakes import arrays, functions
 from parity.diagnosis.mistakes.update import of_update as mistaken_updates
 from parity.diagnosis.stages import Alone, run
@@ -19,12 +19,15 @@ from parity.results import Row
 from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import STATES
 from parity.sides.side import Arrays, Gradients, Pair
-from parity.tolerances import TRUTH, bound, epsilon
+from parity.tolerances import TRUTH, bound, determined, epsilon
 
 UNKNOWN = "no known mistake explains it"
 """The note when no known mistake reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
 """Distance in ULP, words, and the part of the stage that the mistake points at."""
+OVERFLOWING = np.errstate(over="ignore", invalid="ignore")
+"""A mistake may add the largest numbers of a dtype, as masks have them."""
+
 UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
 """What a mistake raises if it does not apply to arrays of these sizes."""
 
@@ -34,6 +37,7 @@ def of_lstm_stage(found: Alone) -> tuple[str, str]:
     return _closest(_mistakes(found))
 
 
+@OVERFLOWING
 def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
     """How the wrong arrays of a stage are related to the right ones; "" if no relation is known.
 
@@ -43,15 +47,21 @@ def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
         if not row.failed or not np.isfinite(row.distance):
             continue
         truth, given = judged.truth[row.name], judged.candidate[row.name]
-        if truth is not None and given is not None:
+        if truth is not None and given is not None and not _complex(truth, given):
             words = _related(truth, given, row) or _by_parameter(
                 truth, given, row, parameters or {}
             )
             if words:
-                return words
+                return words if row is judged.failure else f"at {row.name}, {words}"
     return ""
 
 
+def _complex(*arrays: Value) -> bool:
+    """Whether one of them is complex: no known mistake is one of complex numbers."""
+    return any(array is not None and array.dtype.kind == "c" for array in arrays)
+
+
+@OVERFLOWING
 def of_module_stage(
     row: Row, judged: Judged, pair: Any, run: Any, values: Arrays, model: Any
 ) -> str:
@@ -72,6 +82,8 @@ def of_module_stage(
     spreads = {r.name: r.spread for r in failing}
     alike = [r.name for r in failing] if row.check == "gradients" else [row.name]
     given = {name: judged.candidate[name] for name in alike}
+    if _complex(*given.values()):
+        return ""
 
     def matches() -> Iterator[Match]:
         for words, calls in functions.of_stage(model, _longest(values)):
@@ -207,8 +219,11 @@ def _distance(
     dtype: str,
     spreads: Mapping[str, float],
 ) -> float:
-    """The largest distance in ULP of each array's scale; infinite if one is out of bounds."""
-    worst = 0.0
+    """The largest distance in ULP of each array's scale; infinite if one is out of bounds.
+
+    Infinite, too, if no array is determined.
+    """
+    worst, shown = 0.0, False
     largest = max(map(magnitude, mistaken.values()), default=0.0)
     for name, array in mistaken.items():
         claimed = given.get(name)
@@ -218,12 +233,15 @@ def _distance(
             return float("inf")
         array = np.zeros(()) if array is None else array
         claimed = np.zeros(()) if claimed is None else claimed
+        array, claimed, _ = without_fill(dtype, array, claimed, array)
         distance = float(np.max(np.abs(claimed.astype(np.float64) - array), initial=0.0))
-        scale = magnitude(array) or largest
-        if not (np.isfinite(scale) and distance <= bound(dtype, spreads.get(name, 0.0), scale)):
+        scale, spread = magnitude(array) or largest, spreads.get(name, 0.0)
+        if not (np.isfinite(scale) and distance <= bound(dtype, spread, scale)):
             return float("inf")
-        worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
-    return worst
+        if determined(dtype, spread, scale):  # to be near any other array shows nothing
+            shown = True
+            worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
+    return worst if shown else float("inf")
 
 
 def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:

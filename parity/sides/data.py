@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 import flax_bilstm as fb
-from parity.sides.side import Arrays, floating
+from flax_bilstm.conversion import tensors
+from parity.sides.side import Arrays, floating, outputs, real
 from parity.sides.variants import is_mask
 
 
@@ -18,8 +19,8 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
         ValueError: an input of an LSTM is not floating, or there are too many inputs.
     """
     if isinstance(x, Mapping):
-        return {name: np.asarray(array) for name, array in x.items()}
-    arrays = [np.asarray(each) for each in (x if isinstance(x, tuple) else (x,))]
+        return {name: tensors.array_of(f"x: {name}", array) for name, array in x.items()}
+    arrays = [tensors.array_of("x", each) for each in (x if isinstance(x, tuple) else (x,))]
     ours = _lstms(torch_model, flax_model)
     if not (ours or isinstance(flax_model, fb.BiLSTMWithAttention)):
         return {"x": arrays[0]} if len(arrays) == 1 else {f"x{i}": a for i, a in enumerate(arrays)}
@@ -52,14 +53,16 @@ def _lstms(torch_model: Any, flax_model: Any) -> bool:
     return isinstance(flax_model, fb.LSTM) and isinstance(torch_model, torch.nn.LSTM)
 
 
-def target_shape(stages: Arrays) -> tuple[int, ...]:
-    """The shape of the floating outputs, joined in one array."""
-    outputs = [
-        array
-        for name, array in stages.items()
-        if (name == "output" or name.startswith("output.")) and floating(array)
-    ] or list(stages.values())[-1:]
-    return outputs[0].shape if len(outputs) == 1 else (sum(array.size for array in outputs),)
+def target_shape(stages: Arrays, output: str = "output") -> tuple[int, ...]:
+    """The shape of the floating outputs, joined in one array; of complex ones with both parts."""
+    given = (stages[name] for name in outputs(stages, output))
+    parts = [part for array in given for part in real(array) if floating(part)]
+    if not parts:
+        raise ValueError(
+            "loss: torch_model returns no floating numbers that it could compare with a target: "
+            "return scores too, or give another loss="
+        )
+    return parts[0].shape if len(parts) == 1 else (sum(part.size for part in parts),)
 
 
 def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndarray]:

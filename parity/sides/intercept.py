@@ -98,8 +98,12 @@ class Taps:
         return handle
 
     def keep(self, name: str, value: Any) -> Any:
-        """Record the value of a stage; return the value that the run continues with."""
-        if self._chosen is not None and name not in self._chosen:
+        """Record the value of a stage; return the value that the run continues with.
+
+        Of two stages of one name, such as a submodule and a key of what its parent returns, the
+        first one is the stage.
+        """
+        if name in self.own or (self._chosen is not None and name not in self._chosen):
             return value
         self.own[name] = value
         return self._substitute(name, value)

@@ -50,6 +50,7 @@ class Running:
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
         hidden: paths of the submodules whose calls could not be intercepted.
+        moved: paths of the variables that a call changes, which later calls may read.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Running:
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
         self.start_training: Callable[[nnx.Module], None] | None = None
         self.hidden: set[str] = set()
+        self.moved: set[str] = set()
         self._values = Program(self._traced_values)
         self._slopes = Program(partial(self._traced_slopes, False))
         self._trained_slopes = Program(partial(self._traced_slopes, True))
@@ -153,14 +155,19 @@ class Running:
         shapes = self._known_shapes[key].items()
         if not values:
             return {n: np.zeros(s.shape, s.dtype) for n, s in shapes}
-        return {
-            n: np.asarray(values[n], s.dtype)
-            for n, s in shapes
-            if n in values and values[n].shape == s.shape
-        }
+        with np.errstate(over="ignore"):  # a mask may have the smallest number of another dtype
+            return {
+                n: np.asarray(values[n], s.dtype)
+                for n, s in shapes
+                if n in values and values[n].shape == s.shape
+            }
 
     def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:
-        own, _ = self._run(self.variables.model(leaves), inputs, given, forced)
+        model = self.variables.model(leaves)
+        before = _held(model)
+        own, _ = self._run(model, inputs, given, forced)
+        after = _held(model)
+        self.moved |= {path for path, leaf in before.items() if after.get(path) is not leaf}
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(
@@ -207,7 +214,7 @@ class Running:
             output = self.call(model, inputs)
         self.hidden |= taps.hidden
         outputs = substituting(given, forced, None)
-        output = trees.mapped(self.output, output, outputs.keep, strict=True)
+        output = trees.mapped(self.output, output, trees.once(outputs.keep), strict=True)
         return {**taps.own, **outputs.own}, output
 
     def _ports(self, path: str, module: Any) -> Ports:
@@ -217,3 +224,8 @@ class Running:
 def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
     return {name: array.copy() for name, array in cast(inputs, dtype).items()}
+
+
+def _held(model: nnx.Module) -> dict[str, Any]:
+    """The value of every variable by its path."""
+    return {dotted(path): leaf.get_raw_value() for path, leaf in flat(nnx.state(model)).items()}

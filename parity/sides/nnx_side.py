@@ -15,7 +15,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_running import Running
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Side, Step, cast
+from parity.sides.side import Arrays, Gradients, Side, Step, beside, cast
 from parity.sides.variables import Variables
 from parity.tolerances import TRUTH
 
@@ -59,6 +59,7 @@ class NnxSide(Side):
         self._variables = Variables(module, rows)
         self.running = Running(self._variables, call, loss, stages or {}, recurrent, chosen, output)
         """Shared with the sides that `holding` returns, so that nothing is compiled again."""
+        self.output = output
         self._trainings: dict[Any, Training] = {}
         super().__init__(name, self._variables.parameters())
 
@@ -165,8 +166,9 @@ class NnxSide(Side):
                 {p: by_leaf[dotted(p)] for p in self._variables.found if dotted(p) in by_leaf}
             )
             backward = dict(reversed(by_parameter.items()))
+            inputs_slopes = {n: np.asarray(g) for n, g in found.inputs.items()}
             return (
-                {**backward, **{n: np.asarray(g) for n, g in found.inputs.items()}},
+                {**backward, **beside(self.parameters, inputs_slopes)},
                 {n: np.asarray(g) for n, g in found.stages.items()},
             )
 

@@ -81,7 +81,10 @@ class Training:
         updates, model = self._merged(range(len(held)))  # the place of each in the list
         self._leaves = {p: leaf.get_raw_value() for p, leaf in flat(nnx.state(model)).items()}
         self._moments = {
+            # Of no parameters, the state has no moments.
             theirs: moments(updates.opt_state, self._optimizer, ours)
+            if self._variables.trained
+            else {}
             for theirs, ours in self._optimizer.moments.items()
         }
         return held

@@ -25,7 +25,7 @@ from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
 from parity.sides.recurrent import both_recurrent
-from parity.sides.side import Arrays, Pair
+from parity.sides.side import Arrays, Pair, outputs
 from parity.sides.state_function import StateFunction
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
@@ -92,6 +92,11 @@ def of_modules(
             raise ValueError(f"known: expected words on why {pattern!r} differs, got {reason!r}")
     if not isinstance(torch_model, torch.nn.Module):
         raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
+    unreal = [n for n, p in torch_model.named_parameters() if p.is_complex()]
+    if unreal:
+        raise ValueError(
+            f"torch_model: expected real parameters, got complex {unreal}; hold two real ones"
+        )
     if not isinstance(flax_model, nnx.Module):
         if not callable(flax_model) or isinstance(flax_model, torch.nn.Module):
             kind = type(flax_model).__name__
@@ -121,11 +126,14 @@ def of_modules(
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
     tensors = [name for row in rows for name in row.torch_names]
 
+    output = "the output" if hasattr(torch_model, "output") else "output"  # a layer has that name
     reference = TorchSide(
         torch_model, torch_call, loss, names=tensors,
-        stages=stages, recurrent=recurrent, alone=alone,
+        stages=stages, recurrent=recurrent, alone=alone, output=output,
     )  # fmt: skip
-    candidate = NnxSide(flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent)
+    candidate = NnxSide(
+        flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent, output=output
+    )
     read = {n: array for n, array in inputs.items() if n not in targets}
     chosen, notes = _common(reference, candidate, read)
     reference.chosen = candidate.running.chosen = chosen
@@ -135,10 +143,13 @@ def of_modules(
             refuse()
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
         notes.append(f"in flax_model only, where nothing uses it: {unused}; delete it there")
+    ignored = [name for name in torch_model.state_dict() if matches(name, ignore)]
+    if ignored:
+        notes.append(f"ignored, so neither compared nor trained alike: {', '.join(ignored)}")
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
     settings, more = (
-        training_mode.of_function(torch_model)
+        training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)
         else training_mode.arrange(reference, candidate, flax_model, inputs, paired)
     )
@@ -226,21 +237,38 @@ def _common(
         raise ValueError(
             f"x: torch_model does not take {sizes}: {type(error).__name__}: {error}"
         ) from error
+    returned = [theirs[name] for name in outputs(theirs, reference.output)]
+    if not any(array.size for array in returned):
+        raise ValueError(
+            "x: torch_model returns no numbers for it, so that nothing could be compared; expected "
+            f"at least one, got outputs of shapes {[array.shape for array in returned]}"
+        )
+    again = reference.forward(reference.parameters, inputs, TRUTH)
+    if any(not np.allclose(array, again[n], equal_nan=True) for n, array in theirs.items()):
+        raise ValueError(
+            "torch_model: called twice with the same inputs, it returns different numbers: it is "
+            "random in evaluation mode, or keeps something from call to call; switch that off"
+        )
     try:
         ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
     except Exception:  # the check raises the same error, and makes a row of it
         return frozenset(), []
     both = [name for name in theirs if name in ours]
-    outputs = [name for name in theirs if name == "output" or name.startswith("output.")]
-    right = all(name in ours and ours[name].shape == theirs[name].shape for name in outputs)
+    either = outputs((*theirs, *ours), reference.output)
+    right = all(
+        name in ours and ours[name].shape == theirs[name].shape
+        for name in outputs(theirs, reference.output)
+    )
     other = [n for n in both if ours[n].shape != theirs[n].shape and right]
-    chosen = frozenset(both) - frozenset(other) - frozenset(outputs)
+    chosen = frozenset(both) - frozenset(other) - frozenset(either)
     notes = []
     hidden = sorted(candidate.running.hidden)
     if hidden:
         notes.append(f"not intercepted, since a JAX transformation calls them: {', '.join(hidden)}")
-    only = sorted({n for n in (*theirs, *ours) if n not in both and n not in outputs
-                   and not n.startswith("output")})  # fmt: skip
+    kept = sorted(candidate.running.moved)
+    if kept:
+        notes.append(f"flax_model changes {', '.join(kept)}, so only first calls are compared")
+    only = sorted({n for n in (*theirs, *ours) if n not in both and n not in either})
     only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]
     if only:
         notes.append(f"stages of one side only, left out: {', '.join(only)}")

@@ -67,14 +67,15 @@ class Program:
         )
         key = (structure, signature, precision)
         if key not in self._known:
-            self._known[key] = self._lowered(args, self.simply or config.jax_enable_x64)
+            self._known[key] = self._lowered(args, key, self.simply or config.jax_enable_x64)
         return self._known[key]
 
-    def _lowered(self, args: Any, simply: bool) -> Started:
+    def _lowered(self, args: Any, key: Any, simply: bool) -> Started:
         config: Any = jax.config
         lowered = jax.jit(self.function).lower(*args)
         options = config.read("jax_disable_most_optimizations"), simply
-        text = f"{lowered.as_text()} {jax.tree.structure(args)} {options}"
+        # The text has only the arguments that are used; all must be those it was compiled for.
+        text = f"{lowered.as_text()} {key} {options}"
         known = hashlib.sha256(text.encode()).hexdigest()
         if known not in _COMPILED:
             _COMPILED[known] = _compilers().submit(_compile, lowered, simply)

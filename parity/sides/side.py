@@ -7,7 +7,7 @@ are the sides of models; a side of another kind is another subclass.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -80,6 +80,9 @@ class Side(ABC):
         name: its name in reports.
         parameters: its parameters, under the reference's names and layout.
     """
+
+    output = "output"
+    """The name of its output, which several arrays follow: `output.logits`."""
 
     opens = False
     """Whether it can be run stage by stage, with `local` and `local_gradients`."""
@@ -168,6 +171,18 @@ class Pair:
         )
 
 
+def outputs(names: Iterable[str], output: str) -> list[str]:
+    """The names that are those of the output's arrays."""
+    return [name for name in names if name == output or name.startswith(f"{output}.")]
+
+
+def real(*arrays: Any) -> list[Any]:
+    """The arrays; if any is complex, all of them with real and imaginary part on a last axis."""
+    if not any(array is not None and array.dtype.kind == "c" for array in arrays):
+        return list(arrays)
+    return [None if a is None else np.stack((a.real, a.imag), -1) for a in arrays]
+
+
 def floating(array: Any) -> bool:
     """Whether the dtype of an array, of NumPy or JAX, is a floating one, bfloat16 among them."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
@@ -175,7 +190,13 @@ def floating(array: Any) -> bool:
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
-    return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
+    with np.errstate(over="ignore"):  # a mask may have the smallest number of another dtype
+        return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
+
+
+def beside(taken: Collection[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What inputs have, under names that are not taken: a parameter may be called like an input."""
+    return {f"input {n}" if n in taken else n: value for n, value in inputs.items()}
 
 
 def without_target(inputs: Arrays) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import torch
 from flax import nnx
@@ -14,22 +15,26 @@ from flax_bilstm.conversion.transforms import SAME
 class StateFunction(nnx.Module):
     """A function of the reference's state dict and the inputs, as a module.
 
-    It trains all parameters except ignored ones, which are still in its state dict.
+    It trains all parameters except frozen and ignored ones, which are still in its state dict.
     """
 
     def __init__(
         self, function: Callable[..., Any], torch_model: torch.nn.Module, ignore: Sequence[str]
     ) -> None:
         self.function, self.ignore = function, tuple(ignore)
-        trained = {n for n, _ in torch_model.named_parameters() if not matches(n, ignore)}
-        self.tensors = nnx.Dict(
-            {
-                name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
-                    jnp.asarray(tensor.detach().cpu().numpy())
-                )
-                for name, tensor in torch_model.state_dict().items()
-            }
-        )
+        trained = {
+            n for n, p in torch_model.named_parameters()
+            if p.requires_grad and not matches(n, ignore)
+        }  # fmt: skip
+        with jax.enable_x64(True):  # otherwise counts of batches, in int64, would become int32
+            self.tensors = nnx.Dict(
+                {
+                    name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
+                        jnp.asarray(tensor.detach().cpu().numpy())
+                    )
+                    for name, tensor in torch_model.state_dict().items()
+                }
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,14 +16,22 @@ from parity.sides.intercept import (
     Ports,
     Taps,
     intercepted_torch,
-    placed,
     torch_submodules,
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.one_by_one import run_each
 from parity.sides.optimizers import Optimizer, refuse_unknown
 from parity.sides.recurrent import torch_ports
-from parity.sides.side import Arrays, Gradients, Side, Step, cast, differentiable, without_target
+from parity.sides.side import (
+    Arrays,
+    Gradients,
+    Side,
+    Step,
+    beside,
+    cast,
+    differentiable,
+    without_target,
+)  # fmt: skip
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.tolerances import TRUTH
 
@@ -108,8 +117,12 @@ class TorchSide(Side):
         updates = optimizer.torch(model.parameters())
         for batch in batches:
             inputs = self._tensors(batch, dtype)
-            value = self.loss.torch(self._output(model, inputs), inputs)
-            value.backward()
+            with _differentiated():
+                output = self._output(model, inputs)
+            value = self._loss(output, inputs)
+            if value.requires_grad:
+                with _differentiated():
+                    value.backward()
             updates.step()
             updates.zero_grad()  # frees memory while other sides make their step
             yield self._left_behind(value, model, updates, optimizer)
@@ -167,37 +180,31 @@ class TorchSide(Side):
         """
         model, given = self._model(parameters, dtype), self._tensors(inputs, dtype)
         sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
+        given |= {n: tensor.clone() for n, tensor in sources.items()}  # it may be changed in place
         leaves = self._tensors(values, dtype)
         if not forced:
             leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
         taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
 
-        own, output = self._run(model, given, leaves, forced)
-        with placed("loss"):
-            value = self.loss.torch(output, given)
+        with _differentiated():
+            own, output = self._run(model, given, leaves, forced)
+        value = self._loss(output, given)
         weights = self._tensors(cotangents, dtype)
         value = value + sum(
             (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
         )
-        trained = list(model.named_parameters(remove_duplicate=False))
-        backward = {**dict(reversed(trained)), **sources}
-        asked = {n: t for n, t in {**backward, **taken}.items() if t.requires_grad}
-        found = dict(
-            zip(
-                asked,
-                torch.autograd.grad(value, list(asked.values()), allow_unused=True),
-                strict=True,
-            )
+        every = dict(model.named_parameters(remove_duplicate=False))
+        trained = {n: every[n] for n in reversed(every) if n in self.parameters}
+        slopes = _slopes(value, [*trained.values(), *sources.values(), *taken.values()])
+        by_parameter, by_input, by_stage = (
+            {n: next(slopes) for n in names} for names in (trained, sources, taken)
         )
-        buffers = {n: None for n in self.parameters if n not in backward}
-        slopes = {n: found.get(n) for n in backward if n in self.parameters or n in sources}
+        buffers = {n: None for n in self.parameters if n not in trained}
         return (
-            {**buffers, **{n: None if g is None else array_of(g) for n, g in slopes.items()}},
-            {
-                n: array_of(torch.zeros_like(v) if found[n] is None else found[n])
-                for n, v in taken.items()
-            },
-        )
+            {**buffers, **by_parameter, **beside(self.parameters, by_input)},
+            {n: array_of(torch.zeros_like(v)) if by_stage[n] is None else by_stage[n]
+             for n, v in taken.items()},
+        )  # fmt: skip
 
     def _run(
         self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True
@@ -226,7 +233,7 @@ class TorchSide(Side):
         with intercepted_torch(handlers, modules):
             output = self.call(model, inputs)
         outputs = Taps(substitute)
-        output = trees.mapped(self.output, output, outputs.keep, strict=True)
+        output = trees.mapped(self.output, output, trees.once(outputs.keep), strict=True)
         return {**taps.own, **outputs.own}, output
 
     def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
@@ -234,6 +241,17 @@ class TorchSide(Side):
         if self.alone and "lengths" in inputs:
             return self._run(model, inputs, {})[1]
         return self.call(model, inputs)
+
+    def _loss(self, output: Any, inputs: Tensors) -> torch.Tensor:
+        """The loss; ValueError if it is not computed, or is no scalar."""
+        try:
+            value = self.loss.torch(output, inputs)
+            if isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point():
+                return value
+            wrong = f"gives {getattr(value, 'shape', value)}, not a floating scalar tensor"
+        except Exception as error:  # the user's code can raise anything
+            wrong = f"raises {type(error).__name__}: {error}"
+        raise ValueError(f"loss: {self.loss.name}, on the output of torch_model, {wrong}")
 
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
@@ -272,3 +290,22 @@ class TorchSide(Side):
                 moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
         state = model.state_dict()
         return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
+
+
+def _slopes(value: torch.Tensor, at: Sequence[torch.Tensor]) -> Iterator[Any]:
+    """The gradient of the value at each of the tensors; None where there is none."""
+    asked = [tensor for tensor in at if tensor.requires_grad and value.requires_grad]
+    with _differentiated():
+        found = iter(torch.autograd.grad(value, asked, allow_unused=True) if asked else ())
+    slopes = (next(found) if tensor.requires_grad and asked else None for tensor in at)
+    return (None if slope is None else array_of(slope) for slope in slopes)
+
+
+@contextmanager
+def _differentiated() -> Iterator[None]:
+    """Raise ValueError for what the user's module raises only where gradients are computed."""
+    try:
+        yield
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(f"torch_model: it cannot be differentiated: {words}") from error

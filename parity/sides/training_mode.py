@@ -59,8 +59,8 @@ def arrange(
     ours = nnx_submodules(flax_model)
     modules = (*reference.module.modules(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
-    if not found and not stateful:
-        return (), []
+    if not stateful and not found:
+        return (), _unseen(reference, inputs)
     over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
     start = partial(start_torch, over_n=over_n)
     problem = _problem(partial(reference.output_of, inputs, start), ours.values())
@@ -69,19 +69,35 @@ def arrange(
         judged = tuple(setting for setting in found if setting.name == MOMENTUM)
         return judged, [": ".join(filter(None, (f"training mode is not run: {problem}", words)))]
     if not stateful:
-        return tuple(found), []
+        return tuple(found), _unseen(reference, inputs)
     reference.start_training, candidate.running.start_training = start, start_flax
     return tuple(found), [NOTE] if over_n else []
 
 
-def of_function(torch_model: torch.nn.Module) -> tuple[tuple[Setting, ...], list[str]]:
+def of_function(reference: TorchSide, inputs: Arrays) -> tuple[tuple[Setting, ...], list[str]]:
     """`arrange` for a candidate that is a function, which has no layers and no statistics."""
-    theirs = torch_submodules(torch_model)
+    theirs = torch_submodules(reference.module)
     rates = distinct(dropout.rates(theirs).values())
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     what = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
-    return (), [what] if seen else []
+    return (), [what] if seen else _unseen(reference, inputs)
+
+
+def _unseen(reference: TorchSide, inputs: Arrays) -> list[str]:
+    """A note if the reference computes something else in training mode, but for its layers of
+    Dropout: `F.dropout`, noise, more outputs. In evaluation mode, nothing shows it."""
+    usual = reference.output_of(inputs, lambda model: None)
+    try:
+        with torch.random.fork_rng():
+            trained = reference.output_of(inputs, start_torch)
+    except Exception as error:  # the user's code can raise anything
+        return [f"training mode is not run: the reference raises {type(error).__name__}: {error}"]
+    if usual.keys() == trained.keys() and all(
+        np.array_equal(trained[name], array, equal_nan=True) for name, array in usual.items()
+    ):
+        return []
+    return ["training mode is not run: the reference computes something else in it"]
 
 
 def _problem(run: Callable[[], Arrays], ours: Iterable[Any]) -> str:

@@ -44,6 +44,20 @@ def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> An
     return value
 
 
+def once(change: Change) -> Change:
+    """The change, which refuses a second array of the same name, such as that of {"a.b": …} and
+    {"a": {"b": …}}."""
+    seen = set()
+
+    def checked(name: str, array: Any) -> Any:
+        if name in seen:
+            raise ValueError(f"two arrays of the output are called {name}: rename one of the keys")
+        seen.add(name)
+        return change(name, array)
+
+    return checked
+
+
 def arrays(name: str, value: Any) -> dict[str, Any]:
     """Every array in the value by its name, in order; raises like `mapped`."""
     found: dict[str, Any] = {}
@@ -52,7 +66,7 @@ def arrays(name: str, value: Any) -> dict[str, Any]:
         found[name] = array
         return array
 
-    mapped(name, value, note, strict=True)
+    mapped(name, value, once(note), strict=True)
     return found
 
 

@@ -51,6 +51,15 @@ def test_identical_fails_where_the_dtype_differs(dtype):
     assert f"the reference is float32, the candidate {np.dtype(dtype)}" in row.note
 
 
+def test_whole_numbers_may_have_another_width():
+    """JAX has int32 for PyTorch's int64."""
+    ids = np.arange(4)
+    assert identical(ids, ids.astype(np.int32), *GIVEN).passed
+    row = identical(ids, (ids + (ids == 2)).astype(np.int32), *GIVEN)
+    assert (row.passed, row.where, row.beyond) == (False, (2,), 1)
+    assert not identical(ids > 1, (ids > 1).astype(np.int32), *GIVEN).passed
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_identical_fails_where_both_are_not_finite(value):
     bad = np.array([value], np.float32)

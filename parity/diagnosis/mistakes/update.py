@@ -18,6 +18,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "the weight decay is added to the gradient (Adam with L2), not to the step (AdamW)": {
         "decoupled_weight_decay": False
     },
+    "the weight decay is added to the step (AdamW), not to the gradient (Adam with L2)": {
+        "decoupled_weight_decay": True
+    },
+    "the largest second moment is not kept (amsgrad)": {"amsgrad": False},
     "eps is 1e-7, Keras's default": {"eps": 1e-7},
     "eps is 1e-6": {"eps": 1e-6},
     "eps is 0": {"eps": 0.0},
@@ -28,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "the momentum is Nesterov's": {"nesterov": True},
     "there is no momentum": {"momentum": 0.0},
     "the momentum is 0.99": {"momentum": 0.99},
+    "the momentum is not dampened": {"dampening": 0.0},
     "the momentum is dampened, from its second step on": {"dampening": 0.9},
     "the gradients are ascended": {"maximize": True},
 }
@@ -170,6 +175,16 @@ def _as_adam(optimizer: Make, places: dict[str, Any]) -> Make:
         made = optimizer(parameters)
         if not isinstance(made, torch.optim.Adam):  # AdamW is one
             raise ValueError(f"{type(made).__name__} is no Adam")
+        for group in made.param_groups:
+            decays = group["weight_decay"]
+            if (
+                group["amsgrad"]
+                or group["maximize"]
+                or (decays and not group["decoupled_weight_decay"])
+            ):
+                raise ValueError("its formula is another one")
+            if "unscaled" in places and not decays:
+                raise ValueError("there is no weight decay")
         return _Adam(made.param_groups, **places)
 
     return make

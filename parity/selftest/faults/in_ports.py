@@ -75,4 +75,12 @@ FUNCTION = (
           "the layer's output is rounded to bfloat16",
           function("head", lambda real: lambda w, y: pieces.only_float32(pieces.bfloat16)(
               real(w, y))), case="function"),
+    Fault("an error of 1e-6 beside the −1e9 of a mask", "output.masked", "forward", UNKNOWN,
+          function("fill", lambda real: lambda scores, mask: real(scores + 1e-6, mask)),
+          case="mask"),
+    Fault("no gradient into a parameter that is called as the input is", "x", "gradients",
+          "no gradient", function("scaled", lambda real: lambda w, x: (
+              real(jax.lax.stop_gradient(w), x))), case="mask"),
+    Fault("the spectrum's conjugate", "output", "forward", UNKNOWN,
+          function("fourier", lambda real: lambda x: jnp.conj(real(x))), case="spectrum"),
 )  # fmt: skip

@@ -95,9 +95,72 @@ def recurrent(w: StateDict, x: Array) -> Array:
     return jax.vmap(one)(x)
 
 
+class TorchMasked(nn.Module):
+    """Scores beside the same scores behind a mask; the parameter has the name of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(batch, time, 4) → two arrays of this shape."""
+        scores = x * self.x
+        return {"scores": scores, "masked": scores.masked_fill(x > 0, FILL)}
+
+
+FILL = -1e9
+
+
+def scaled(weight: Array, x: Array) -> Array:
+    """The scores."""
+    return weight * x
+
+
+def fill(scores: Array, mask: Array) -> Array:
+    """The scores, with `FILL` behind the mask."""
+    return jnp.where(mask, FILL, scores)
+
+
+def masked(w: StateDict, x: Array) -> dict[str, Array]:
+    """`TorchMasked`."""
+    scores = scaled(w["x"], x)
+    return {"scores": scores, "masked": fill(scores, x > 0)}
+
+
+class TorchSpectrum(nn.Module):
+    """The complex spectrum of a weighted signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, 4) → (batch, time // 2 + 1, 4)."""
+        return torch.fft.rfft(x * self.weight, dim=1)
+
+
+def fourier(x: Array) -> Array:
+    """The spectrum along time."""
+    return jnp.fft.rfft(x, axis=1)
+
+
+def spectrum(w: StateDict, x: Array) -> Array:
+    """`TorchSpectrum`."""
+    return fourier(x * w["weight"])
+
+
 BY_HAND = {
     "raw": Network(TorchRaw, Raw, signal((BATCH, TIME, 4), (BATCH, 4))),
     "function": Network(
         TorchRecurrent, recurrent, signal((BATCH, TIME, 4), (BATCH, 3)), function=True
+    ),
+    "mask": Network(
+        TorchMasked, masked, signal((BATCH, TIME, 4), (2 * BATCH * TIME * 4,)), function=True
+    ),
+    "spectrum": Network(
+        TorchSpectrum,
+        spectrum,
+        signal((BATCH, TIME, 4), (BATCH, TIME // 2 + 1, 4, 2)),
+        function=True,
     ),
 }

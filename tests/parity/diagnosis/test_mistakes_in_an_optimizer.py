@@ -60,6 +60,20 @@ IN_UPDATES = {
             optax.scale_by_adam(), optax.scale(-1e-3), optax.add_decayed_weights(-1e-2)
         ),
     ),
+    "the weight decay is added to the step (AdamW), not to the gradient (Adam with L2)": (
+        replace(ADAM, torch=lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=0.1)),
+        optax.adamw(1e-3, weight_decay=0.1),
+    ),
+    "the largest second moment is not kept (amsgrad)": (
+        replace(ADAM, torch=lambda p: torch.optim.Adam(p, lr=1e-3, amsgrad=True)),
+        optax.adam(1e-3),
+    ),
+    "the momentum is not dampened": (
+        replace(
+            MOMENTUM, torch=lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, dampening=0.5)
+        ),
+        optax.sgd(0.01, momentum=0.9),
+    ),
     "each gradient is clipped to ±1": (
         MOMENTUM, optax.chain(optax.clip(1), optax.sgd(0.01, momentum=0.9)),
     ),

@@ -7,7 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import parity
+from parity.comparison import judge
 from parity.diagnosis import match
+from parity.judge import Judged
+from parity.place import Place
 
 from .words import family, words_of
 
@@ -42,6 +45,24 @@ def test_a_mistake_in_any_output_is_named(words):
         training_steps=0,
     )
     assert words_of(report.first_divergence.note) == words
+
+
+def test_what_explains_another_array_is_said_of_that_one():
+    rng = np.random.default_rng(0)
+    truth = {"weight": rng.standard_normal(6), "bias": rng.standard_normal(6)}
+    given = {"weight": rng.standard_normal(6), "bias": np.zeros(6)}
+    rows = tuple(
+        judge(truth[n], given[n], [truth[n]], Place(check="gradients", dtype="float64", name=n))
+        for n in truth
+    )
+    assert match.of_arrays(Judged(truth, given, rows)) == "at bias, it is zero"
+    assert match.of_arrays(Judged(truth, given, rows[1:])) == "it is zero"
+
+
+def test_nothing_explains_an_array_that_only_rounding_determines():
+    array = {"y": np.ones(3)}
+    assert match._distance(array, array, "float64", {"y": 1e-15}) == 0
+    assert np.isinf(match._distance(array, array, "float64", {"y": 1.0}))
 
 
 RNG = np.random.default_rng(0)

@@ -75,6 +75,14 @@ class OurTokens(nnx.Module):
 
 def raises():
     raise RuntimeError("no luck")
+
+
+def exits():
+    raise SystemExit(0)
+
+
+def exits_when_called():
+    return lambda state, x: exits()
 """
 NAMES = ("--names", "head=last", "--ignore", "spare")
 
@@ -184,6 +192,12 @@ MISTAKES = {
     "no such function": (("model.pt", "--input", "4x3"), {"ours": "port:None_"}, "port:None_"),
     "no module": (("model.pt", "--input", "4x3"), {"theirs": "portt:Theirs"}, "portt"),
     "it raises": (("model.pt", "--input", "4x3"), {"theirs": "port:raises"}, "no luck"),
+    "it exits": (("model.pt", "--input", "4x3"), {"theirs": "port:exits"}, "exit(0)"),
+    "it exits later": (
+        ("model.pt", "--ignore", "spare", "--input", "4x3"), {"ours": "port:exits_when_called"},
+        "exit(0)",
+    ),
+    "too large": (("model.pt", "--input", "999999x999999x9999"), {}, "cannot be drawn"),
     "not a module": (("model.pt", "--input", "4x3"), {"theirs": "port:Ours"}, "torch.nn"),
     "both of torch": (("model.pt", "--input", "4x3"), {"ours": "port:Theirs"}, "nnx.Module"),
 }  # fmt: skip

@@ -51,6 +51,12 @@ def test_the_same_program_is_compiled_once_and_changed_code_again(compiled):
     assert len(compiled) == 2
 
 
+def test_the_same_program_is_compiled_again_where_an_unused_argument_has_another_type(compiled):
+    x = np.ones(3, np.float32)
+    for unused in (np.ones(2, np.int32), np.ones(2, bool), np.ones((), bool)):
+        np.testing.assert_array_equal(Program(lambda x, unused: 2 * x)(x, unused), 2 * x)
+
+
 def test_a_program_is_started_with_shapes_alone_and_used_with_arrays(compiled):
     program = Program(lambda x: {"twice": 2 * x, "sum": x.sum()})
     started = program.start(jax.ShapeDtypeStruct((3,), np.float32))

@@ -1,0 +1,76 @@
+"""The arguments of `parity.check`, refused in one place if nothing can be checked with them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from flax_bilstm.conversion import tensors
+from parity.sides.losses import Loss
+from parity.sides.optimizers import Optimizer
+from parity.sides.side import TARGET
+
+Check = Callable[[Any], bool]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 0
+
+
+def _optimizers(value: Any) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(each, Optimizer) for each in value)
+
+
+MEANT: dict[str, tuple[Check, str]] = {
+    "loss": (
+        lambda value: isinstance(value, Loss),
+        "a parity.Loss, as those in parity.losses",
+    ),
+    "known": (lambda value: isinstance(value or {}, Mapping), "a mapping, a pattern → the reason"),
+    "optimizers": (_optimizers, "a tuple of parity.Optimizer, such as those in parity.optimizers"),
+    "training_steps": (_whole, "a whole number from 0"),
+    "seed": (_whole, "a whole number from 0"),
+    "progress": (callable, "a function of a line of text"),
+}
+"""The argument → whether a value can be meant, and what is expected in words."""
+
+
+def refuse(**given: Any) -> None:
+    """Raise TypeError for the first argument of these that cannot be meant."""
+    for name, value in given.items():
+        meant, words = MEANT[name]
+        if not meant(value):
+            raise TypeError(f"{name}: expected {words}, got {value!r}")
+
+
+def arrays(argument: str, given: Any) -> dict[str, np.ndarray]:
+    """The arrays of a mapping, of PyTorch and JAX too; empty for None.
+
+    Raises:
+        TypeError: it is no mapping.
+        ValueError: a value is no array of numbers.
+    """
+    if not isinstance(given or {}, Mapping):
+        raise TypeError(f"{argument}: expected a mapping, a name → an array, got {given!r}")
+    return {name: tensors.array_of(f"{argument}: {name}", a) for name, a in (given or {}).items()}
+
+
+def inputs(positional: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """All inputs of the models by name.
+
+    Raises:
+        ValueError: two have the same name, or one that of the loss's target.
+    """
+    twice = [name for name in keywords if name in positional]
+    if twice:
+        raise ValueError(
+            f"keywords: {twice} are also names of inputs by position; give those others: x={{…}}"
+        )
+    every = {**positional, **keywords}
+    if TARGET in every:
+        raise ValueError(
+            f"x, keywords: {TARGET!r} is the name of what the loss compares the output with: give "
+            "that in targets=, and an input of the models by position under another name"
+        )
+    return every

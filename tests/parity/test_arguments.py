@@ -1,0 +1,157 @@
+"""What nothing can be checked with is refused in one sentence of ours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import parity
+from parity.sides.losses import CROSS_ENTROPY
+
+X = np.ones((3, 4), np.float32)
+LINEAR = torch.nn.Linear(4, 4)
+
+
+def port(w, x):
+    return x @ w["weight"].T + w["bias"][None]
+
+
+def loss(torch_loss):
+    return parity.Loss("mine", torch_loss, lambda output, inputs: output.sum())
+
+
+def raising(output, inputs):
+    raise RuntimeError("no")
+
+
+BAD = {
+    "loss: expected a parity.Loss": {"loss": "mse"},
+    "known: expected a mapping": {"known": ["a"]},
+    "optimizers: expected a tuple of parity.Optimizer": {"optimizers": ["sgd"]},
+    "optimizers: expected a tuple of": {"optimizers": parity.optimizers.SGD},
+    "training_steps: expected a whole number from 0, got -1": {"training_steps": -1},
+    "training_steps: expected a whole number from 0, got 1.5": {"training_steps": 1.5},
+    "seed: expected a whole number from 0": {"seed": "a"},
+    "progress: expected a function": {"progress": None},
+    "keywords: expected a mapping": {"keywords": [1, 2]},
+    "targets: expected a mapping": {"targets": [X]},
+    "keywords: m: expected a tensor or array, got NoneType": {"keywords": {"m": None}},
+    r"keywords: \['x'\] are also names of inputs by position": {"keywords": {"x": X}},
+    "'target' is the name of what the loss compares": {"keywords": {"target": X}},
+    "'target' is the name of what the loss": {"x": {"x": X, "target": X}},
+    "x: expected a tensor or array, got NoneType": {"x": (X, None)},
+    "loss: mine, on the output of torch_model, raises RuntimeError: no": {"loss": loss(raising)},
+    "loss: mine, on the output of torch_model, gives torch.Size": {"loss": loss(lambda o, i: o)},
+    "loss: mine, on the output of torch_model, gives 1.0": {"loss": loss(lambda o, i: 1.0)},
+    "loss: cross entropy, .* expected targets=": {"loss": CROSS_ENTROPY},
+    "loss: mean squared error, .* raises .* size": {"targets": {"target": X[:, :3]}},
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_arguments_are_named(words, quickly_compiled):
+    options = {"training_steps": 0, "dtypes": ["float64"], **BAD[words]}
+    with pytest.raises((TypeError, ValueError), match=words):
+        parity.check(LINEAR, port, options.pop("x", X), **options)
+
+
+class Classes(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x).argmax(-1)
+
+
+def test_a_model_without_floating_outputs_needs_a_loss():
+    with pytest.raises(ValueError, match="loss: torch_model returns no floating numbers"):
+        parity.check(Classes(4, 4), port, X)
+
+
+def test_complex_parameters_are_refused():
+    model = torch.nn.Module()
+    model.w = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="expected real parameters, got complex \\['w'\\]"):
+        parity.check(model, port, X)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.ones(3, 4, requires_grad=True),
+        torch.ones(3, 4, dtype=torch.bfloat16),
+        jnp.ones((3, 4)),
+    ],
+    ids=["with a gradient", "bfloat16", "of JAX"],
+)
+def test_tensors_of_any_kind_are_inputs(x, quickly_compiled):
+    parity.check(LINEAR, port, x, training_steps=0).assert_passed()
+
+
+class Frozen(torch.nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        if weights:
+            self.linear = torch.nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, x):
+        return self.linear(x) if hasattr(self, "linear") else 2 * x
+
+
+def frozen(w, x):
+    return x @ w["linear.weight"].T + w["linear.bias"][None] if w else 2 * x
+
+
+@pytest.mark.parametrize("weights", [True, False], ids=["frozen", "without parameters"])
+def test_what_is_not_trained_is_compared_all_the_same(weights, quickly_compiled):
+    with jax.numpy_dtype_promotion("standard"):
+        parity.check(Frozen(weights), frozen, X, training_steps=1).assert_passed()
+
+
+def test_inputs_of_which_nothing_comes_are_refused():
+    with pytest.raises(ValueError, match=r"x: torch_model returns no numbers .* \[\(0, 4\)\]"):
+        parity.check(LINEAR, port, X[:0])
+
+
+class Kept(torch.nn.Module):
+    """Random, or carrying its output from call to call."""
+
+    def __init__(self, random):
+        super().__init__()
+        self.linear, self.random, self.last = torch.nn.Linear(4, 4), random, 0.0
+
+    def forward(self, x):
+        y = self.linear(x) + self.last
+        self.last = 0.0 if self.random else y.detach()
+        return torch.nn.functional.dropout(y, 0.5) if self.random else y
+
+
+@pytest.mark.parametrize("random", [True, False], ids=["random", "stateful"])
+def test_a_reference_that_differs_from_call_to_call_is_refused(random):
+    with pytest.raises(ValueError, match="torch_model: called twice with the same inputs"):
+        parity.check(Kept(random), frozen, X)
+
+
+class Blocked(torch.nn.Linear):
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise RuntimeError("only for inference")
+        return super().forward(x)
+
+
+def test_a_reference_that_has_no_gradients_is_refused():
+    with pytest.raises(ValueError, match="torch_model: it cannot be differentiated: RuntimeError"):
+        parity.check(Blocked(4, 4), port, X, training_steps=0)
+
+
+class InPlace(torch.nn.Linear):
+    def forward(self, x):
+        x += 1
+        return super().forward(x)
+
+
+def test_a_reference_may_change_its_input_in_place(quickly_compiled):
+    x = X.copy()
+    options = {"training_steps": 1, "optimizers": [parity.optimizers.SGD], "dtypes": ["float64"]}
+    parity.check(InPlace(4, 4), lambda w, x: port(w, x + 1), x, **options).assert_passed()
+    np.testing.assert_array_equal(x, X)
+    assert not parity.check(InPlace(4, 4), port, x, **options).passed
