@@ -197,7 +197,6 @@ MISTAKES = {
         ("model.pt", "--ignore", "spare", "--input", "4x3"), {"ours": "port:exits_when_called"},
         "exit(0)",
     ),
-    "too large": (("model.pt", "--input", "999999x999999x9999"), {}, "cannot be drawn"),
     "not a module": (("model.pt", "--input", "4x3"), {"theirs": "port:Ours"}, "torch.nn"),
     "both of torch": (("model.pt", "--input", "4x3"), {"ours": "port:Theirs"}, "nnx.Module"),
 }  # fmt: skip
