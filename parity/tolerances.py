@@ -25,10 +25,11 @@ asks for; and if none fails by more than the row's `rechecked` times its bound, 
 chaotic training, saturated gates, a gradient that is zero but for cancellation. The reference does
 not determine it, so a candidate within the bound is neither right nor wrong there. The row says so,
 with the reason, and is counted; a check that has no determined array does not pass. An undetermined
-array beyond the bound has failed, like any other. Outside training, the elements of such an array
-that are determined, by the same rule with `ONE_ELEMENT` · k instead of k, must each be right. So no
-error is hidden by an array that is uncertain only in parts: the first steps of a chaotic sequence,
-the finite elements beside a NaN.
+array beyond the bound has failed, like any other, but k is at least `UNDETERMINED_K` there: the
+runs are noise, of which the candidate's may be the largest. Outside training, the elements of such
+an array that are determined, by the same rule with `ONE_ELEMENT` · k instead of k, must each be
+right. So no error is hidden by an array that is uncertain only in parts: the first steps of a
+chaotic sequence, the finite elements beside a NaN.
 
 **Numbers below the smallest normal one** are kept by some programs (PyTorch) and replaced by zero
 in others (XLA). Every other nudged run replaces them by zero, so that the effect is part of the own
@@ -118,6 +119,12 @@ ONE_ELEMENT = 64.0
 """An undetermined array has many elements, and a run gives only one number for each: the largest of
 4 is less than 1/1024 of the next in 1 of 10¹²."""
 
+UNDETERMINED_K = 8.0
+"""The least k for an undetermined array; it matters for bfloat16, whose k is 1. Of the
+candidate's run and the reference's, all of which are noise, each is the largest as often as any
+other: with k = 1, the gradient of a bias before a softmax, zero but for rounding, failed right
+ports."""
+
 REQUIRED_ACCURACY = 0.95
 """The reference's accuracy on the digits' test images: an untrained one would prove nothing."""
 
@@ -139,7 +146,8 @@ def smallest(dtype: str) -> float:
 def bound(dtype: str, own: float, scale: float) -> float:
     """The largest distance that is allowed, in the array's own unit."""
     row = TOLERANCES[dtype]
-    return row.k * own + row.floor * max(epsilon(dtype) * scale, smallest(dtype))
+    k = row.k if determined(dtype, own, scale) else max(row.k, UNDETERMINED_K)
+    return k * own + row.floor * max(epsilon(dtype) * scale, smallest(dtype))
 
 
 def determined(dtype: str, own: float, scale: float) -> bool:

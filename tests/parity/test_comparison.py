@@ -107,6 +107,16 @@ def test_nothing_hides_in_an_undetermined_array():
     assert judge(Y, Y + late, runs(late, -late), HERE).verdict == "undetermined"
 
 
+def test_among_runs_of_noise_the_candidate_may_be_the_largest():
+    """In bfloat16, whose k is 1: 8 times the largest is allowed; of a determined array 1."""
+    here = Place(check="gradients", name="b", dtype="bfloat16")
+    zero, noise = np.full((3, 4), 1e-19), 1e-3
+    own = [zero + noise, zero - noise]
+    assert judge(zero, zero + 3 * noise, own, here).verdict == "undetermined"
+    assert judge(zero, zero + 9 * noise, own, here).verdict == "FAILED"
+    assert judge(Y, Y + 0.3, [Y + 0.1, Y - 0.1], here).verdict == "FAILED"
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_beside_an_element_that_is_not_finite_the_others_are_judged(bad):
     truth = Y.copy()
