@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from flax_bilstm.showing import shown
 
 METADATA = "_METADATA"
 """The file in the folder of every tree that Orbax writes."""
+
+MOST_ABSENT = 100_000
+"""Most chunks that are not stored, since their numbers are all equal."""
 
 DRIVERS = (("zarr", ".zarray"), ("zarr3", "zarr.json"))
 """For both formats of arrays, tensorstore's name, and the file that describes an array."""
@@ -50,7 +53,7 @@ def check_arrays(folder: Path) -> None:
     for name in named:
         if not os.path.normpath(folder / name).startswith(f"{folder}{os.sep}"):
             raise ValueError(f"an array outside of the folder, {shown(name)}")
-    arrays = dict(_arrays(folder, metadata))
+    arrays, stored_keys = _arrays(folder, metadata)
     if not arrays:
         raise ValueError("its arrays are missing")
     for name, value in named.items():
@@ -65,8 +68,28 @@ def check_arrays(folder: Path) -> None:
         raise ValueError(
             f"arrays of {size:,} bytes in a folder of {on_disk:,} bytes, expected at most {most:,}"
         )
+    _check_chunks(arrays, stored_keys)
     for array in arrays.values():
         array.read().result()
+
+
+def _check_chunks(arrays: Mapping[str, Any], stored: int) -> None:
+    """Refuse chunks too large for the memory, where tensorstore ends the process, or too many.
+
+    Orbax's chunks are never larger than their array.
+    """
+    count = 0
+    for name, array in arrays.items():
+        layout = array.chunk_layout
+        for chunk in (layout.read_chunk.shape, layout.write_chunk.shape):
+            pairs = list(zip(chunk or (), array.shape, strict=True))  # a scalar has none
+            if any(part > max(size, 1) for part, size in pairs):
+                raise ValueError(
+                    f"chunks of shape {chunk} of {shown(name)}, which is {array.shape}"
+                )
+        count += math.prod(-(-size // part) for part, size in pairs)
+    if count > stored + MOST_ABSENT:
+        raise ValueError(f"arrays of {count:,} chunks, of which at most {stored:,} are there")
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -79,8 +102,11 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _arrays(folder: Path, metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The arrays by name, opened, not yet read: in files, or in a database of tensorstore's."""
+def _arrays(folder: Path, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The arrays by name, opened, not yet read, and how many keys are stored.
+
+    The keys are files, or in a database of tensorstore's.
+    """
     import tensorstore
 
     driver, described = DRIVERS[bool(metadata.get("use_zarr3", False))]
@@ -88,9 +114,12 @@ def _arrays(folder: Path, metadata: Mapping[str, Any]) -> Iterator[tuple[str, An
     files = {"driver": "file", "path": f"{folder}/"}
     in_database = metadata.get("use_ocdbt", False)
     store = {"driver": "ocdbt", "base": files, "path": ""} if in_database else files
-    for key in tensorstore.KvStore.open(store).result().list().result():
+    arrays = {}
+    keys = tensorstore.KvStore.open(store).result().list().result()
+    for key in keys:
         owner, _, name = key.decode().rpartition("/")
         if name == described:
             place = {**store, "path": f"{store['path']}{owner}/"}
             spec = {"driver": driver, "kvstore": place, "fill_missing_data_reads": sparse}
-            yield owner, tensorstore.open(spec).result()
+            arrays[owner] = tensorstore.open(spec).result()
+    return arrays, len(keys)

@@ -195,6 +195,17 @@ ORBAX: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda one: [(folder / ".zarray").write_text("1") for folder in one.parent.glob("a*[0-9]")],
         "Expected object, but received: 1",
     ),
+    "chunks beyond any memory": (  # for which tensorstore ends the process
+        lambda one: _replaced(one / ".zarray", '"chunks":[4,2]', '"chunks":[1099511627776,2]'),
+        r"chunks of shape \(1099511627776, 2\) of a7, which is \(4, 2\)",
+    ),
+    "more chunks than files": (
+        lambda one: [
+            _replaced(one / ".zarray", '"chunks":[4,2]', '"chunks":[1,1]'),
+            _replaced(one / ".zarray", '"shape":[4,2]', f'"shape":[{2**28},2]'),
+        ],
+        "arrays of 536,870,931 chunks, of which at most ",
+    ),
     "an array that is missing": (shutil.rmtree, "its array a7 is missing"),
     "another kind of arrays": (
         lambda one: _replaced(one.parent / "_METADATA", '"use_zarr3": false', '"use_zarr3": true'),
