@@ -42,8 +42,9 @@ def originals() -> Sequence[Folder]:
 def write(rng: np.random.Generator, path: Path) -> None:
     """Write a folder with damaged files, some with a change inside the database of arrays."""
     folder = dict(originals()[int(rng.integers(len(originals())))])
-    folders.written(*folders.damaged(folder, rng), path)
-    if rng.random() < 0.2 and (path / "manifest.ocdbt").is_file():
+    folder, replaced = folders.damaged(folder, rng)
+    folders.written(folder, replaced, path)
+    if rng.random() < 0.2 and "manifest.ocdbt" in folder and not replaced:  # a FIFO would block
         _change_database(rng, path)
 
 
