@@ -58,7 +58,7 @@ def compare_sides(
         )
     narrowest = max(dtypes, key=epsilon)
     trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
-    trains = trains if pair.reference.parameters else []
+    optimizers = optimizers if pair.reference.parameters else ()
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     parameters = sum(array.size for array in pair.reference.parameters.values())
     facts = {

@@ -221,7 +221,7 @@ def _distance(
 ) -> float:
     """The largest distance in ULP of each array's scale; infinite if one is out of bounds.
 
-    Infinite, too, if no array is determined.
+    Infinite, too, if no array is determined or equal.
     """
     worst, shown = 0.0, False
     largest = max(map(magnitude, mistaken.values()), default=0.0)
@@ -231,14 +231,15 @@ def _distance(
             continue
         if array is not None and claimed is not None and array.shape != claimed.shape:
             return float("inf")
-        array = np.zeros(()) if array is None else array
-        claimed = np.zeros(()) if claimed is None else claimed
+        array = np.zeros_like(claimed) if array is None else array
+        claimed = np.zeros_like(array) if claimed is None else claimed
         array, claimed, _ = without_fill(dtype, array, claimed, array)
         distance = float(np.max(np.abs(claimed.astype(np.float64) - array), initial=0.0))
         scale, spread = magnitude(array) or largest, spreads.get(name, 0.0)
         if not (np.isfinite(scale) and distance <= bound(dtype, spread, scale)):
             return float("inf")
-        if determined(dtype, spread, scale):  # to be near any other array shows nothing
+        # To be near an array that is not determined shows nothing; to be equal to it does.
+        if distance == 0 or determined(dtype, spread, scale):
             shown = True
             worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
     return worst if shown else float("inf")

@@ -60,9 +60,10 @@ def test_what_explains_another_array_is_said_of_that_one():
 
 
 def test_nothing_explains_an_array_that_only_rounding_determines():
-    array = {"y": np.ones(3)}
-    assert match._distance(array, array, "float64", {"y": 1e-15}) == 0
-    assert np.isinf(match._distance(array, array, "float64", {"y": 1.0}))
+    array, near = {"y": np.ones(3)}, {"y": np.ones(3) + 1e-15}
+    assert 0 < match._distance(array, near, "float64", {"y": 1e-15}) < 10
+    assert np.isinf(match._distance(array, near, "float64", {"y": 1.0}))
+    assert match._distance(array, array, "float64", {"y": 1.0}) == 0
 
 
 RNG = np.random.default_rng(0)
