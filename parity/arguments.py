@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from flax_bilstm.arguments import quoted
 from flax_bilstm.conversion import tensors
 from parity.sides.losses import Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import TARGET
+
+MOST_STEPS = 10_000
+"""Most steps of training: the batches are all kept, for both sides and every dtype."""
 
 Check = Callable[[Any], bool]
 
@@ -41,7 +45,16 @@ def refuse(**given: Any) -> None:
     for name, value in given.items():
         meant, words = MEANT[name]
         if not meant(value):
-            raise TypeError(f"{name}: expected {words}, got {value!r}")
+            raise TypeError(f"{name}: expected {words}, got {quoted(value)}")
+
+
+def limit_steps(training_steps: int) -> None:
+    """Raise ValueError for more than `MOST_STEPS`."""
+    if training_steps > MOST_STEPS:
+        raise ValueError(
+            f"training_steps: expected at most {MOST_STEPS:,}, each with a batch that is kept, got "
+            f"{quoted(training_steps)}"
+        )
 
 
 def arrays(argument: str, given: Any) -> dict[str, np.ndarray]:
@@ -52,7 +65,7 @@ def arrays(argument: str, given: Any) -> dict[str, np.ndarray]:
         ValueError: a value is no array of numbers.
     """
     if not isinstance(given or {}, Mapping):
-        raise TypeError(f"{argument}: expected a mapping, a name → an array, got {given!r}")
+        raise TypeError(f"{argument}: expected a mapping, a name → an array, got {quoted(given)}")
     return {name: tensors.array_of(f"{argument}: {name}", a) for name, a in (given or {}).items()}
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from flax import nnx
 
-from flax_bilstm.arguments import quoted
 from parity import arguments
 from parity.compare import Progress, compare_sides
 from parity.place import ONE_CASE, Case
@@ -18,9 +17,6 @@ from parity.sides.optimizers import OPTIMIZERS, Optimizer
 from parity.sides.side import TARGET, Arrays, Pair, Side
 from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
-
-MOST_STEPS = 10_000
-"""Most steps of training: the batches are all kept, for both sides and every dtype."""
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
 """What the models are called with: one array, several by position, or several by name."""
@@ -87,7 +83,7 @@ def check(
     Raises:
         TypeError: a model is of an unsupported type.
         ValueError: the reference does not take x, or a parameter has no counterpart, or there are
-            more than `MOST_STEPS` steps.
+            more than 10,000 training steps.
     """
     arguments.refuse(
         loss=loss, known=known, optimizers=optimizers, training_steps=training_steps, seed=seed,
@@ -130,11 +126,7 @@ def check_pair(
     Args:
         targeted: whether a `target` for the loss has to be drawn.
     """
-    if training_steps > MOST_STEPS:
-        raise ValueError(
-            f"training_steps: expected at most {MOST_STEPS:,}, each with a batch that is kept, got "
-            f"{quoted(training_steps)}."
-        )
+    arguments.limit_steps(training_steps)
     rng = np.random.default_rng(seed)
     shape = _target_shape(pair.reference, inputs) if targeted else ()
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from flax_bilstm.showing import shown
-from parity.checking import MOST_STEPS
+from parity.arguments import MOST_STEPS
 from parity.compare import Progress
 from parity.proof import digits, own, published
 from parity.render import text as rendering

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.distance import Value, distances, largest_distance, magnitude, without_fill
 from parity.place import Place
 from parity.results import Row, without_distance
 from parity.sides.side import real
@@ -16,10 +17,6 @@ from parity.tolerances import (
     epsilon,
     smallest,
 )
-
-Value = np.ndarray | None
-PIECE = 2**15
-"""The number of elements whose distances are computed at once."""
 
 
 def judge(
@@ -53,11 +50,11 @@ def judge(
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
     truth, candidate, *runs = without_fill(dtype, truth, candidate, *runs)
-    strayed = [_distance(run, truth)[0] for run in runs]
+    strayed = [largest_distance(run, truth)[0] for run in runs]
     spread, scale = max([spread, *strayed]), magnitude(truth)
     limit = bound(dtype, spread, scale)
     known = determined(dtype, spread, scale)
-    distance, where, beyond = _distance(candidate, truth, limit)
+    distance, where, beyond = largest_distance(candidate, truth, limit)
     row = Row(
         **vars(place),
         passed=distance <= limit,
@@ -79,25 +76,6 @@ def judge(
     if np.isinf(distance) and not row.passed and not row.note:
         row = replace(row, note=_not_finite("the candidate", candidate))
     return _with_elements(row, truth, candidate, where, beyond)
-
-
-def without_fill(
-    dtype: str, truth: np.ndarray, candidate: np.ndarray, *runs: np.ndarray
-) -> list[np.ndarray]:
-    """The arrays, with 0 for numbers that would hide all others, such as the −1e9 of a mask.
-
-    Nothing computes them, since the candidate and all runs have them, and they are so large that
-    the bound that follows from them would determine none of the others.
-    """
-    every = [truth, candidate, *runs]
-    largest = int(np.argmax(np.abs(candidate))) if candidate.size else 0
-    if not candidate.size or any(run.flat[largest] != candidate.flat[largest] for run in runs):
-        return every
-    filled = np.logical_and.reduce([run == candidate for run in runs]) & np.isfinite(candidate)
-    rest = magnitude(np.where(filled, 0, truth))
-    if rest == 0 or bound(dtype, 0.0, magnitude(truth)) <= TOLERANCES[dtype].ceiling * rest:
-        return every
-    return [np.where(filled, np.zeros_like(array), array) for array in every]
 
 
 def _with_elements(
@@ -123,8 +101,8 @@ def _wrong_elements(
     truth: np.ndarray, candidate: np.ndarray, runs: Sequence[np.ndarray], dtype: str, scale: float
 ) -> tuple[tuple[int, ...], int, str] | None:
     """Among the elements that the reference determines: the worst, how many are wrong, a note."""
-    spread = np.max([_distances(run, truth) for run in runs], axis=0)
-    distance = _distances(candidate, truth)
+    spread = np.max([distances(run, truth) for run in runs], axis=0)
+    distance = distances(candidate, truth)
     row, unit = TOLERANCES[dtype], max(epsilon(dtype) * scale, smallest(dtype))
     allowed = row.k * ONE_ELEMENT * spread
     known = allowed <= max(row.ceiling * scale, row.floor * smallest(dtype))
@@ -187,11 +165,9 @@ def identical(reference: Value, candidate: Value, place: Place, note: str) -> Ro
         return without_distance(
             place, f"{note}: the reference is {reference.dtype}, the candidate {candidate.dtype}"
         )
-    distance, where, _ = _distance(candidate, reference.astype(np.float64))
-    same = (
-        reference == candidate if whole else _bits(reference) == _bits(candidate)
-    )  # −0.0 is not 0.0
-    unequal = np.argwhere(~same)
+    distance, where, _ = largest_distance(candidate, reference.astype(np.float64))
+    bits = (lambda array: array) if whole else _bits  # −0.0 is not 0.0
+    unequal = np.argwhere(bits(reference) != bits(candidate))
     if distance == 0 and len(unequal):
         where = tuple(int(i) for i in unequal[0])
         note = f"{note}: only the sign of zero, 0.0 or −0.0"
@@ -208,16 +184,6 @@ def identical(reference: Value, candidate: Value, place: Place, note: str) -> Ro
 def _bits(array: np.ndarray) -> np.ndarray:
     """The elements as unsigned integers of their size."""
     return array.view(f"u{array.dtype.itemsize}")
-
-
-def magnitude(array: Value) -> float:
-    """The largest absolute value of the finite elements; 0 if there are none."""
-    if array is None or array.size == 0:
-        return 0.0
-    largest = max(abs(float(array.max())), abs(float(array.min())))
-    if np.isfinite(largest):
-        return largest
-    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
 
 
 def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:
@@ -254,35 +220,3 @@ def _infinite(reference: Value, candidate: Value) -> str | None:
 def _not_finite(side: str, array: np.ndarray) -> str:
     bad = np.argwhere(~np.isfinite(array))
     return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
-
-
-def _distance(
-    value: np.ndarray, truth: np.ndarray, limit: float = np.inf
-) -> tuple[float, tuple[int, ...], int]:
-    """Max |value − truth|, its index, and how many are above the limit.
-
-    Computed in pieces that fit in the cache.
-    """
-    if truth.size == 0:
-        return 0.0, (), 0
-    values, truths = value.reshape(-1), truth.reshape(-1)
-    largest, worst, beyond = -1.0, 0, 0
-    for start in range(0, truth.size, PIECE):
-        piece = slice(start, start + PIECE)
-        difference = _distances(values[piece], truths[piece])
-        here = int(np.argmax(difference))
-        if difference[here] > largest:
-            largest, worst = float(difference[here]), start + here
-        if difference[here] > limit:
-            beyond += int(np.count_nonzero(difference > limit))
-    return largest, tuple(int(i) for i in np.unravel_index(worst, truth.shape)), beyond
-
-
-def _distances(value: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """|value − truth|, computed in float64; infinite where either is not finite."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.asarray(np.subtract(value.astype(np.float64, copy=False), truth))
-    np.abs(difference, out=difference)
-    if difference.size and np.isnan(difference.flat[np.argmax(difference)]):  # NaN is the largest
-        difference[np.isnan(difference)] = np.inf
-    return difference

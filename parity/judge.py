@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from parity import lockstep, nudging
-from parity.comparison import Value, doubtful
+from parity.comparison import doubtful
+from parity.distance import Value
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
 from parity.sides.side import Pair, Side

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parity import nudging
-from parity.comparison import Value, doubtful, identical, judge
+from parity.comparison import doubtful, identical, judge
+from parity.distance import Value
 from parity.memory import give_back
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance

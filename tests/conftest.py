@@ -16,6 +16,8 @@ import jaxtyping
 import pytest
 from jax._src import compiler  # nothing public sets compiler options for all programs at once
 
+from .compiling import UNOPTIMIZED, simple_emitters
+
 # Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
 # as they are imported, so one that came in earlier would go unchecked without a word.
 assert "flax_bilstm" not in sys.modules, "flax_bilstm was imported before the type-checking hook"
@@ -102,32 +104,16 @@ def no_network() -> Iterator[None]:
         yield
 
 
-def where_known(options: dict[str, bool]) -> dict[str, bool]:
-    """The options if this version of XLA has them, else nothing."""
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
-SIMPLE_EMITTERS = where_known({"xla_cpu_use_fusion_emitters": False})
-"""XLA's older way from fusions to LLVM: it takes a third of the time to compile."""
-
-UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""What `jax_disable_most_optimizations` sets."""
-
-
 @pytest.fixture
 def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For tests of what is computed, not of its rounding: compiling is most of a test's time.
 
     XLA optimizes the program as ever; the machine code of it is made simply and hardly optimized.
     """
-    as_ever = compiler.get_compile_options
+    as_ever, emitters = compiler.get_compile_options, simple_emitters()
 
     def options(*args: Any, env_options_overrides: Any = None, **others: Any) -> Any:
-        overrides = SIMPLE_EMITTERS | (env_options_overrides or {})
+        overrides = emitters | (env_options_overrides or {})
         return as_ever(*args, env_options_overrides=overrides, **others)
 
     monkeypatch.setattr(compiler, "get_compile_options", options)
@@ -152,7 +138,7 @@ def compile_draws_quickly() -> None:
 
     Must come before the test modules are imported: several hold models of their own.
     """
-    as_ever = compiler.compile_or_get_cached
+    as_ever, overrides = compiler.compile_or_get_cached, simple_emitters() | UNOPTIMIZED
     draws: dict[tuple[str, str], Any] = {}
 
     def compiled(backend: Any, program: Any, devices: Any, options: Any, *others: Any) -> Any:
@@ -160,7 +146,6 @@ def compile_draws_quickly() -> None:
             return as_ever(backend, program, devices, options, *others)
         draw = (str(program), str(devices))
         if draw not in draws:
-            overrides = SIMPLE_EMITTERS | UNOPTIMIZED
             options.env_option_overrides = [*options.env_option_overrides, *overrides.items()]
             draws[draw] = as_ever(backend, program, devices, options, *others)
         return draws[draw]
@@ -174,7 +159,7 @@ compile_draws_quickly()
 @pytest.fixture(scope="session")
 def quick_environment() -> dict[str, str]:
     """`quickly_compiled` for other processes; and one thread, since the workers share the cores."""
-    flags = [f"--{name}={str(value).lower()}" for name, value in SIMPLE_EMITTERS.items()]
+    flags = [f"--{name}={str(value).lower()}" for name, value in simple_emitters().items()]
     return {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "OMP_NUM_THREADS": "1",

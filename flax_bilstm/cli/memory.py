@@ -6,11 +6,17 @@ import gc
 
 
 def give_back() -> None:
-    """Give back what reference cycles and the C library keep.
-
-    glibc keeps what Orbax's threads have freed in small pieces: up to the size of the tensors.
-    """
+    """Give back what reference cycles and the C library keep."""
     gc.collect()
     gc.collect(0)  # JAX gives memory back at the collection after the one that deleted it
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # of other C libraries
+    trim()
+
+
+def trim() -> None:
+    """Give back what glibc keeps of freed memory; other C libraries have no such function.
+
+    It keeps freed arrays for the thread that freed them, and what Orbax's threads have freed in
+    small pieces: up to the size of the tensors.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

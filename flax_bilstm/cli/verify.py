@@ -150,12 +150,12 @@ def forward(
             forget(part)
             graph, state = nnx.split(model)
             x = np.asarray(_apply(graph, state, x))
-            _give_back(jax.tree.leaves(state))
+            _delete(jax.tree.leaves(state))
     return x
 
 
-def _give_back(arrays: Sequence[Array]) -> None:
-    """Free the memory of a module's arrays; the module itself is in reference cycles."""
+def _delete(arrays: Sequence[Array]) -> None:
+    """Delete a module's arrays, since the module itself stays for a while, in reference cycles."""
     large = sum(array.nbytes for array in arrays) >= LARGE
     for array in arrays:
         array.delete()

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from parity.comparison import Value, magnitude, without_fill
 from parity.diagnosis.mistakes import arrays, functions
 from parity.diagnosis.mistakes.update import of_update as mistaken_updates
 from parity.diagnosis.stages import Alone, run
+from parity.distance import Value, magnitude, without_fill
 from parity.judge import Judged
 from parity.results import Row
 from parity.sides.optimizers import Optimizer

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Scalar, Shaped
 
 from parity.sides import trees
-from parity.sides.side import TARGET, floating
+from parity.sides.side import TARGET
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,20 @@ def _inner_product(output: Any, cotangent: Any) -> Any:
     return (output * cotangent).sum()
 
 
-def _in_two(tensor: torch.Tensor) -> torch.Tensor:
-    """Real and imaginary part on a last axis."""
-    return torch.stack((tensor.real, tensor.imag), -1)
-
-
 def _on_target(
     torch_loss: Callable, jax_loss: Callable, name: str, *, targeted: bool = True
 ) -> Loss:
     """A loss of all floating outputs, joined in one array, and of a target of that shape."""
 
     def in_torch(output: Any, inputs: Mapping[str, Any]) -> Any:
-        parts = _floating(output, torch.is_complex, _in_two, torch.is_floating_point)
+        parts = _floating(output, torch.stack)
         whole = parts[0] if len(parts) == 1 else torch.cat([part.ravel() for part in parts])
         if TARGET not in inputs:
             raise ValueError(f'expected targets={{"{TARGET}": …}}, the class of each row')
         return torch_loss(whole, inputs[TARGET])
 
     def in_jax(output: Any, inputs: Mapping[str, Any]) -> Any:
-        parts = _floating(
-            output, jnp.iscomplexobj, lambda a: jnp.stack((a.real, a.imag), -1), floating
-        )
+        parts = _floating(output, jnp.stack)
         whole = parts[0] if len(parts) == 1 else jnp.concatenate([part.ravel() for part in parts])
         if jax_loss is not _cross_entropy and whole.shape != inputs[TARGET].shape:
             raise ValueError(
@@ -80,19 +73,18 @@ def _on_target(
     return Loss(name, in_torch, in_jax, targeted)
 
 
-def _floating(
-    output: Any,
-    is_complex: Callable[[Any], bool],
-    real: Callable[[Any], Any],
-    is_floating: Callable[[Any], bool],
-) -> list[Any]:
+def _floating(output: Any, stack: Callable[..., Any]) -> list[Any]:
     """The floating arrays of an output, sorted by name: the sides may order a dict differently.
 
-    Complex ones with real and imaginary part on a last axis.
+    Complex ones are stacked, with real and imaginary part on a last axis.
     """
-    found = trees.arrays("output", output)
-    parts = [real(found[n]) if is_complex(found[n]) else found[n] for n in sorted(found)]
-    return [part for part in parts if is_floating(part)]
+    found = sorted(trees.arrays("output", output).items())
+    named = [(str(array.dtype), array) for _, array in found]  # dtypes of PyTorch or of JAX
+    return [
+        stack((array.real, array.imag), -1) if "complex" in dtype else array
+        for dtype, array in named
+        if "complex" in dtype or "float" in dtype
+    ]
 
 
 MEAN_SQUARED_ERROR = _on_target(

@@ -21,11 +21,12 @@ from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, training_mode
+from parity.sides.common_stages import common_stages
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
 from parity.sides.recurrent import both_recurrent
-from parity.sides.side import Arrays, Pair, outputs
+from parity.sides.side import Arrays, Pair
 from parity.sides.state_function import StateFunction
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
@@ -135,7 +136,7 @@ def of_modules(
         flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent, output=output
     )
     read = {n: array for n, array in inputs.items() if n not in targets}
-    chosen, notes = _common(reference, candidate, read)
+    chosen, notes = common_stages(reference, candidate, read)
     reference.chosen = candidate.running.chosen = chosen
     if spare:
         moved = NnxSide(_with_other(flax_model, spare), rows, flax_call, loss)
@@ -221,60 +222,6 @@ def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) ->
         if name and name in theirs and path:
             found[name] = path
     return {name: found[name] for name in theirs if name in found}
-
-
-def _common(
-    reference: TorchSide, candidate: NnxSide, inputs: Arrays
-) -> tuple[frozenset[str], list[str]]:
-    """The stages that both sides have, and notes on stages that are left out.
-
-    A stage whose shapes differ is kept if the outputs' shapes differ too: it may be the cause.
-    """
-    try:
-        theirs = reference.forward(reference.parameters, inputs, TRUTH)
-    except Exception as error:  # the user's code can raise anything
-        sizes = {name: f"{array.dtype}{list(array.shape)}" for name, array in inputs.items()}
-        raise ValueError(
-            f"x: torch_model does not take {sizes}: {type(error).__name__}: {error}"
-        ) from error
-    returned = [theirs[name] for name in outputs(theirs, reference.output)]
-    if not any(array.size for array in returned):
-        raise ValueError(
-            "x: torch_model returns no numbers for it, so that nothing could be compared; expected "
-            f"at least one, got outputs of shapes {[array.shape for array in returned]}"
-        )
-    again = reference.forward(reference.parameters, inputs, TRUTH)
-    if any(not np.allclose(array, again[n], equal_nan=True) for n, array in theirs.items()):
-        raise ValueError(
-            "torch_model: called twice with the same inputs, it returns different numbers: it is "
-            "random in evaluation mode, or keeps something from call to call; switch that off"
-        )
-    try:
-        ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
-    except Exception:  # the check raises the same error, and makes a row of it
-        return frozenset(), []
-    both = [name for name in theirs if name in ours]
-    either = outputs((*theirs, *ours), reference.output)
-    right = all(
-        name in ours and ours[name].shape == theirs[name].shape
-        for name in outputs(theirs, reference.output)
-    )
-    other = [n for n in both if ours[n].shape != theirs[n].shape and right]
-    chosen = frozenset(both) - frozenset(other) - frozenset(either)
-    notes = []
-    hidden = sorted(candidate.running.hidden)
-    if hidden:
-        notes.append(f"not intercepted, since a JAX transformation calls them: {', '.join(hidden)}")
-    kept = sorted(candidate.running.moved)
-    if kept:
-        notes.append(f"flax_model changes {', '.join(kept)}, so only first calls are compared")
-    only = sorted({n for n in (*theirs, *ours) if n not in both and n not in either})
-    only = [n for n in only if n.partition("[")[0].partition(".input")[0] not in hidden]
-    if only:
-        notes.append(f"stages of one side only, left out: {', '.join(only)}")
-    if other:
-        notes.append(f"stages of another shape on either side, left out: {', '.join(other)}")
-    return chosen, notes
 
 
 def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ from parity.sides.side import (
     without_target,
 )  # fmt: skip
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
+from parity.sides.torch_gradients import differentiated, loss_of, slopes_at
 from parity.tolerances import TRUTH
 
 
@@ -117,11 +117,11 @@ class TorchSide(Side):
         updates = optimizer.torch(model.parameters())
         for batch in batches:
             inputs = self._tensors(batch, dtype)
-            with _differentiated():
+            with differentiated():
                 output = self._output(model, inputs)
-            value = self._loss(output, inputs)
+            value = loss_of(self.loss, output, inputs)
             if value.requires_grad:
-                with _differentiated():
+                with differentiated():
                     value.backward()
             updates.step()
             updates.zero_grad()  # frees memory while other sides make their step
@@ -186,16 +186,16 @@ class TorchSide(Side):
             leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
         taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
 
-        with _differentiated():
+        with differentiated():
             own, output = self._run(model, given, leaves, forced)
-        value = self._loss(output, given)
+        value = loss_of(self.loss, output, given)
         weights = self._tensors(cotangents, dtype)
         value = value + sum(
             (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
         )
         every = dict(model.named_parameters(remove_duplicate=False))
         trained = {n: every[n] for n in reversed(every) if n in self.parameters}
-        slopes = _slopes(value, [*trained.values(), *sources.values(), *taken.values()])
+        slopes = slopes_at(value, [*trained.values(), *sources.values(), *taken.values()])
         by_parameter, by_input, by_stage = (
             {n: next(slopes) for n in names} for names in (trained, sources, taken)
         )
@@ -242,17 +242,6 @@ class TorchSide(Side):
             return self._run(model, inputs, {})[1]
         return self.call(model, inputs)
 
-    def _loss(self, output: Any, inputs: Tensors) -> torch.Tensor:
-        """The loss; ValueError if it is not computed, or is no scalar."""
-        try:
-            value = self.loss.torch(output, inputs)
-            if isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point():
-                return value
-            wrong = f"gives {getattr(value, 'shape', value)}, not a floating scalar tensor"
-        except Exception as error:  # the user's code can raise anything
-            wrong = f"raises {type(error).__name__}: {error}"
-        raise ValueError(f"loss: {self.loss.name}, on the output of torch_model, {wrong}")
-
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
 
@@ -290,22 +279,3 @@ class TorchSide(Side):
                 moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
         state = model.state_dict()
         return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
-
-
-def _slopes(value: torch.Tensor, at: Sequence[torch.Tensor]) -> Iterator[Any]:
-    """The gradient of the value at each of the tensors; None where there is none."""
-    asked = [tensor for tensor in at if tensor.requires_grad and value.requires_grad]
-    with _differentiated():
-        found = iter(torch.autograd.grad(value, asked, allow_unused=True) if asked else ())
-    slopes = (next(found) if tensor.requires_grad and asked else None for tensor in at)
-    return (None if slope is None else array_of(slope) for slope in slopes)
-
-
-@contextmanager
-def _differentiated() -> Iterator[None]:
-    """Raise ValueError for what the user's module raises only where gradients are computed."""
-    try:
-        yield
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}"
-        raise ValueError(f"torch_model: it cannot be differentiated: {words}") from error

@@ -13,14 +13,10 @@ from flax import nnx
 
 import flax_bilstm as fb
 
+from ..compiling import UNOPTIMIZED, simple_emitters
 from .configurations import Configuration
 
-SIMPLY = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-compiled = partial(jax.jit, static_argnums=0, compiler_options=SIMPLY)
+compiled = partial(jax.jit, static_argnums=0, compiler_options=simple_emitters() | UNOPTIMIZED)
 
 
 def make_room(config: Configuration) -> None:

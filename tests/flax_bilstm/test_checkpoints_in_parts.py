@@ -51,18 +51,23 @@ def test_weights_in_parts_are_folded_and_named(make: Callable[[], Any], tmp_path
     assert any(note.startswith("folded: ") for note in read.notes)
 
 
+def dropped(whole: dict[str, Any], owner: str, copied: bool) -> dict[str, Any]:
+    """An LSTM's state dict as fastai's WeightDropout has it: {owner}.{name}_raw, and the masked
+    copy, if there is one, in {owner}.module.{name}."""
+    stored = {f"{owner}module.{name}": tensor for name, tensor in whole.items()}
+    masked = stored.pop(f"{owner}module.weight_hh_l0") * 0
+    if copied:
+        stored[f"{owner}module.weight_hh_l0"] = masked
+    return stored | {f"{owner}weight_hh_l0_raw": whole["weight_hh_l0"]}
+
+
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("owner", ["", "0.rnns.0."])
 def test_fastai_keeps_the_dropped_weight_outside_of_its_module(
     owner: str, copied: bool, tmp_path: Path
 ) -> None:
-    """fastai's WeightDropout: {owner}.{name}_raw, and the masked copy in {owner}.module.{name}."""
     whole = torch.nn.LSTM(2, 3).state_dict()
-    stored = {f"{owner}module.{name}": tensor for name, tensor in whole.items()}
-    masked = stored.pop(f"{owner}module.weight_hh_l0") * 0
-    if copied:
-        stored[f"{owner}module.weight_hh_l0"] = masked
-    torch.save(stored | {f"{owner}weight_hh_l0_raw": whole["weight_hh_l0"]}, tmp_path / "model.pt")
+    torch.save(dropped(whole, owner, copied), tmp_path / "model.pt")
     read = folded(checkpoints.read(tmp_path / "model.pt"))
     assert set(read.tensors) == {f"{owner}module.{name}" for name in whole}
     found = read.tensors[f"{owner}module.weight_hh_l0"]
@@ -86,11 +91,7 @@ def test_a_prefix_takes_what_fastai_dropped_too(
 ) -> None:
     """Not the copy in the module, in which weights are zeros."""
     whole = torch.nn.LSTM(2, 3).state_dict()
-    stored = {f"{owner}module.{name}": tensor for name, tensor in whole.items()}
-    masked = stored.pop(f"{owner}module.weight_hh_l0") * 0
-    if copied:
-        stored[f"{owner}module.weight_hh_l0"] = masked
-    stored |= {f"{owner}weight_hh_l0_raw": whole["weight_hh_l0"], "1.weight": torch.ones(2, 2)}
+    stored = dropped(whole, owner, copied) | {"1.weight": torch.ones(2, 2)}
     torch.save({outer + name: tensor for name, tensor in stored.items()}, tmp_path / "model.pt")
     lstm = fb.load(tmp_path / "model.pt", prefix=prefix)
     found = fb.state_dict(lstm)

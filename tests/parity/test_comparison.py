@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parity import comparison
+from parity import distance
 from parity.comparison import doubtful, identical, judge
 from parity.place import Place
 
@@ -170,13 +170,13 @@ def test_arrays_without_axes_or_elements(shape):
 
 
 def test_a_failing_row_counts_the_wrong_elements_and_has_both_values_at_the_worst():
-    wrong = np.ones((comparison.PIECE, 3))  # three pieces
+    wrong = np.ones((distance.PIECE, 3))  # three pieces
     wrong[0, 1] = wrong[-1, 2] = 1 + 1e-9
     wrong[-1, 0] = 1.5
     ones = np.ones_like(wrong)
     row = judge(ones, wrong, [ones, ones * (1 + 1e-15)], HERE)
-    assert (row.size, row.beyond) == (3 * comparison.PIECE, 3)
-    assert (row.where, row.candidate, row.truth) == ((comparison.PIECE - 1, 0), 1.5, 1.0)
+    assert (row.size, row.beyond) == (3 * distance.PIECE, 3)
+    assert (row.where, row.candidate, row.truth) == ((distance.PIECE - 1, 0), 1.5, 1.0)
     right = judge(ones, ones, [ones, ones * (1 + 1e-15)], HERE)
     assert (right.passed, right.beyond, right.candidate, right.truth) == (True, 0, 1.0, 1.0)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flax_bilstm.checkpoints import safetensors_file, torch_writing
+from tools.fuzzing.values import pick
 
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\xff" * 8)
 OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95"
@@ -67,11 +68,11 @@ def _pickles(arrays: dict[str, np.ndarray]) -> list[bytes]:
 
 def damaged(originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
     """One of the files after one to four changes."""
-    data = originals[int(rng.integers(len(originals)))]
+    data = pick(originals, rng)
 
     def change(data: bytes) -> bytes:
         for _ in range(rng.integers(1, 5)):
-            data = CHANGES[rng.integers(len(CHANGES))](data, originals, rng)
+            data = pick(CHANGES, rng)(data, originals, rng)
         return data
 
     if data.startswith(b"PK") and rng.random() < 0.7:
@@ -106,11 +107,11 @@ def _flip(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> 
 
 
 def _number(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    return _put(data, NUMBERS[rng.integers(len(NUMBERS))], rng)
+    return _put(data, pick(NUMBERS, rng), rng)
 
 
 def _opcode(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    return _put(data, OPCODES[(i := int(rng.integers(len(OPCODES)))) : i + 1], rng)
+    return _put(data, bytes([pick(OPCODES, rng)]), rng)
 
 
 def _cut(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
@@ -128,7 +129,7 @@ def _double(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -
 
 
 def _splice(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    other = originals[int(rng.integers(len(originals)))]
+    other = pick(originals, rng)
     start = _at(other, rng)
     return _put(data, other[start : start + int(rng.integers(1, 100))], rng)
 

@@ -13,7 +13,7 @@ from flax_bilstm.conversion.algorithms import ALGORITHMS
 from tools.fuzzing import folders, optimizers
 from tools.fuzzing.damage import ARRAYS
 from tools.fuzzing.folders import Folder, made
-from tools.fuzzing.values import JSON, PICKLED, changed
+from tools.fuzzing.values import JSON, PICKLED, changed, pick
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def _in_pieces(folder: Folder) -> Folder:
 
 def write(rng: np.random.Generator, path: Path) -> None:
     """Write a folder whose metadata is changed, or whose files are damaged."""
-    folder = dict(originals()[int(rng.integers(len(originals())))])
+    folder = dict(pick(originals(), rng))
     if rng.random() < 0.6:
         tree = changed(pickle.loads(folder[".metadata"]), rng, JSON + PICKLED)
         folders.written(folder | {".metadata": pickle.dumps(tree)}, {}, path)

@@ -4,14 +4,14 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tools.fuzzing import damage
-from tools.fuzzing.values import JSON, changed
+from tools.fuzzing.values import JSON, changed, pick
 
 Folder = dict[str, bytes]
 """Relative path → the file's bytes."""
@@ -39,11 +39,11 @@ def damaged(folder: Folder, rng: np.random.Generator) -> tuple[Folder, dict[str,
     for _ in range(rng.integers(1, 4)):
         if not folder:
             break
-        name = _some(list(folder), rng)
+        name = pick(list(folder), rng)
         if rng.random() < 0.1:
-            replaced[name] = _some(REPLACEMENTS, rng)
+            replaced[name] = pick(REPLACEMENTS, rng)
         else:
-            folder = _some(CHANGES, rng)(folder, name, rng)
+            folder = pick(CHANGES, rng)(folder, name, rng)
     return folder, replaced
 
 
@@ -59,12 +59,8 @@ def written(folder: Folder, replaced: dict[str, Replacement], path: Path) -> Non
             file.write_bytes(content)
 
 
-def _some(options: Sequence[Any], rng: np.random.Generator) -> Any:
-    return options[int(rng.integers(len(options)))]
-
-
 def _bytes(folder: Folder, name: str, rng: np.random.Generator) -> Folder:
-    change = _some(damage.CHANGES, rng)
+    change = pick(damage.CHANGES, rng)
     return folder | {name: change(folder[name], list(folder.values()), rng)}
 
 
@@ -73,7 +69,7 @@ def _values(folder: Folder, name: str, rng: np.random.Generator) -> Folder:
     texts = [each for each, content in folder.items() if content.lstrip().startswith(b"{")]
     if not texts:
         return _bytes(folder, name, rng)
-    chosen = _some(texts, rng)
+    chosen = pick(texts, rng)
     try:
         tree = json.loads(folder[chosen])
     except ValueError:  # damaged by an earlier change
@@ -90,13 +86,13 @@ def _emptied(folder: Folder, name: str, rng: np.random.Generator) -> Folder:
 
 
 def _exchanged(folder: Folder, name: str, rng: np.random.Generator) -> Folder:
-    other = _some(list(folder), rng)
+    other = pick(list(folder), rng)
     return folder | {name: folder[other], other: folder[name]}
 
 
 def _added(folder: Folder, name: str, rng: np.random.Generator) -> Folder:
     strange = ("999999999999999999", "default", "x" * 200, "model.safetensors", ".metadata", "a\nb")
-    new = f"{_some(strange, rng)}{_some(['', '/_METADATA'], rng)}"
+    new = f"{pick(strange, rng)}{pick(['', '/_METADATA'], rng)}"
     clash = any(f"{a}/".startswith(f"{b}/") for o in folder for a, b in ((o, new), (new, o)))
     return folder if clash else folder | {new: folder[name]}
 

@@ -11,6 +11,7 @@ from flax_bilstm.checkpoints import safetensors_file, torch_writing
 from tools.fuzzing import folders
 from tools.fuzzing.damage import ARRAYS
 from tools.fuzzing.folders import Folder, made
+from tools.fuzzing.values import pick
 
 INDEX = "model.safetensors.index.json"
 HALVES = {"a.safetensors": slice(None, 2), "b.safetensors": slice(2, None)}
@@ -42,5 +43,5 @@ def _save(index: str | None, shards: dict[str, slice], path: Path) -> None:
 
 def write(rng: np.random.Generator, path: Path) -> None:
     """Write a folder with damaged files."""
-    folder = dict(originals()[int(rng.integers(len(originals())))])
+    folder = dict(pick(originals(), rng))
     folders.written(*folders.damaged(folder, rng), path)

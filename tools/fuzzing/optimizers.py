@@ -10,7 +10,7 @@ import numpy as np
 
 from flax_bilstm.conversion.algorithms import ALGORITHMS, FLAG, NUMBER, PAIR, Algorithm
 from tools.fuzzing.damage import ARRAYS, Write, put
-from tools.fuzzing.values import JSON, PICKLED, changed
+from tools.fuzzing.values import JSON, PICKLED, changed, pick
 
 VALUES = {NUMBER: 0.5, PAIR: (0.9, 0.999), FLAG: True}
 
@@ -51,7 +51,7 @@ def good() -> Sequence[Write]:
 
 def write(rng: np.random.Generator, path: Path) -> None:
     """Write a checkpoint whose optimizer's state is malformed."""
-    content = contents()[int(rng.integers(len(contents())))]
+    content = pick(contents(), rng)
     changes = int(rng.integers(1, 4))
     malformed = content["optimizer"]
     for _ in range(changes):

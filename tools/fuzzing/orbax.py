@@ -12,7 +12,7 @@ import flax_bilstm as fb
 from flax_bilstm.checkpoints import orbax_writing
 from tools.fuzzing import damage, folders
 from tools.fuzzing.folders import Folder, made
-from tools.fuzzing.values import JSON, changed
+from tools.fuzzing.values import JSON, changed, pick
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def originals() -> Sequence[Folder]:
 
 def write(rng: np.random.Generator, path: Path) -> None:
     """Write a folder with damaged files, some with a change inside the database of arrays."""
-    folder = dict(originals()[int(rng.integers(len(originals())))])
+    folder = dict(pick(originals(), rng))
     folder, replaced = folders.damaged(folder, rng)
     folders.written(folder, replaced, path)
     if rng.random() < 0.2 and "manifest.ocdbt" in folder and not replaced:  # a FIFO would block
@@ -56,12 +56,12 @@ def _change_database(rng: np.random.Generator, path: Path) -> None:
     try:
         arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
         names = arrays.list().result()
-        name = names[int(rng.integers(len(names)))]
+        name = pick(names, rng)
         content = arrays.read(name).result().value
         if content.startswith(b"{") and rng.random() < 0.8:
             new = json.dumps(changed(json.loads(content), rng, JSON)).encode()
         else:
-            new = damage.CHANGES[int(rng.integers(len(damage.CHANGES)))](content, [content], rng)
+            new = pick(damage.CHANGES, rng)(content, [content], rng)
         arrays.write(name, new).result()
     except ValueError:  # it is damaged already
         return

@@ -30,20 +30,21 @@ def changed(tree: Any, rng: np.random.Generator, odd: Sequence[Any] = JSON) -> A
     """The value after one change at a random place; `tree` itself is not modified."""
     parts = _parts(tree)
     if not parts or rng.random() < 0.2:
-        return _pick(odd, rng)
-    key = _pick(list(parts), rng)
+        return pick(odd, rng)
+    key = pick(list(parts), rng)
     kind = rng.integers(10)
     if kind == 0:  # a missing part
         return _rebuilt(tree, {k: v for k, v in parts.items() if k != key})
     if kind == 1 and isinstance(tree, (dict, list)):  # one more
-        return _rebuilt(tree, parts | {_pick([*NAMES, len(parts)], rng): parts[key]})
+        return _rebuilt(tree, parts | {pick([*NAMES, len(parts)], rng): parts[key]})
     if kind == 2:  # two that are exchanged
-        other = _pick(list(parts), rng)
+        other = pick(list(parts), rng)
         return _rebuilt(tree, parts | {key: parts[other], other: parts[key]})
     return _rebuilt(tree, parts | {key: changed(parts[key], rng, odd)})
 
 
-def _pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
+def pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One of the options."""
     return options[int(rng.integers(len(options)))]
 
 

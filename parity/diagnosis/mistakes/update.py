@@ -175,16 +175,16 @@ def _as_adam(optimizer: Make, places: dict[str, Any]) -> Make:
         made = optimizer(parameters)
         if not isinstance(made, torch.optim.Adam):  # AdamW is one
             raise ValueError(f"{type(made).__name__} is no Adam")
-        for group in made.param_groups:
-            decays = group["weight_decay"]
-            if (
-                group["amsgrad"]
-                or group["maximize"]
-                or (decays and not group["decoupled_weight_decay"])
-            ):
-                raise ValueError("its formula is another one")
-            if "unscaled" in places and not decays:
-                raise ValueError("there is no weight decay")
+        if any(map(_differs_from_adam, made.param_groups)):
+            raise ValueError("its formula is another one")
+        if "unscaled" in places and not all(g["weight_decay"] for g in made.param_groups):
+            raise ValueError("there is no weight decay")
         return _Adam(made.param_groups, **places)
 
     return make
+
+
+def _differs_from_adam(group: dict[str, Any]) -> bool:
+    """Whether a group's options make the formula another one than `_Adam`'s."""
+    with_l2 = group["weight_decay"] and not group["decoupled_weight_decay"]
+    return bool(group["amsgrad"] or group["maximize"] or with_l2)

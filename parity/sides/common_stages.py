@@ -1,0 +1,70 @@
+"""The stages that both sides have, found by running the reference and tracing the candidate."""
+
+import numpy as np
+
+from parity.sides.nnx_side import NnxSide
+from parity.sides.side import Arrays, outputs
+from parity.sides.torch_side import TorchSide
+from parity.tolerances import TRUTH
+
+
+def common_stages(
+    reference: TorchSide, candidate: NnxSide, inputs: Arrays
+) -> tuple[frozenset[str], list[str]]:
+    """The stages that both sides have, and notes on stages that are left out.
+
+    A stage whose shapes differ is kept if the outputs' shapes differ too: it may be the cause.
+
+    Raises:
+        ValueError: the reference does not take the inputs, returns nothing, or is random.
+    """
+    theirs = _of_reference(reference, inputs)
+    try:
+        ours = candidate.shapes(candidate.parameters, inputs, TRUTH)
+    except Exception:  # the check raises the same error, and makes a row of it
+        return frozenset(), []
+    both = [name for name in theirs if name in ours]
+    either = outputs((*theirs, *ours), reference.output)
+    right = all(
+        name in ours and ours[name].shape == theirs[name].shape
+        for name in outputs(theirs, reference.output)
+    )
+    other = [n for n in both if ours[n].shape != theirs[n].shape and right]
+    hidden = candidate.running.hidden
+    only = [
+        name
+        for name in sorted({*theirs, *ours} - {*both, *either})
+        if name.partition("[")[0].partition(".input")[0] not in hidden
+    ]
+    notes = {
+        "not intercepted, since a JAX transformation calls them: {}": sorted(hidden),
+        "flax_model changes {}, so only first calls are compared": sorted(candidate.running.moved),
+        "stages of one side only, left out: {}": only,
+        "stages of another shape on either side, left out: {}": other,
+    }
+    chosen = frozenset(both) - frozenset(other) - frozenset(either)
+    return chosen, [words.format(", ".join(names)) for words, names in notes.items() if names]
+
+
+def _of_reference(reference: TorchSide, inputs: Arrays) -> Arrays:
+    """The reference's stages, if it returns something, and the same when it is called again."""
+    try:
+        stages = reference.forward(reference.parameters, inputs, TRUTH)
+    except Exception as error:  # the user's code can raise anything
+        sizes = {name: f"{array.dtype}{list(array.shape)}" for name, array in inputs.items()}
+        raise ValueError(
+            f"x: torch_model does not take {sizes}: {type(error).__name__}: {error}"
+        ) from error
+    returned = [stages[name] for name in outputs(stages, reference.output)]
+    if not any(array.size for array in returned):
+        raise ValueError(
+            "x: torch_model returns no numbers for it, so that nothing could be compared; expected "
+            f"at least one, got outputs of shapes {[array.shape for array in returned]}"
+        )
+    again = reference.forward(reference.parameters, inputs, TRUTH)
+    if any(not np.allclose(array, again[n], equal_nan=True) for n, array in stages.items()):
+        raise ValueError(
+            "torch_model: called twice with the same inputs, it returns different numbers: it is "
+            "random in evaluation mode, or keeps something from call to call; switch that off"
+        )
+    return stages
