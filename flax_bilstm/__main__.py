@@ -7,6 +7,7 @@ import sys
 
 import jax
 
+from flax_bilstm.checkpoints.orbax_threads import ignore_late_results
 from flax_bilstm.cli import main
 
 M_MMAP_THRESHOLD = -3
@@ -19,6 +20,7 @@ def run() -> None:
     SIGTERM ends it as Ctrl-C does, and unfinished output is removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ignore_late_results()
     jax.config.update("jax_platforms", "cpu")
     with contextlib.suppress(OSError, AttributeError, TypeError):  # of other C libraries
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)

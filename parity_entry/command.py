@@ -8,8 +8,10 @@ NEEDED = {"matplotlib", "optax", "rich", "sklearn", "torch"}
 def run() -> None:
     """Run the command line; a missing dependency is bad input, with one message on stderr."""
     try:
+        from flax_bilstm.checkpoints.orbax_threads import ignore_late_results
         from parity.cli import main
 
+        ignore_late_results()
         code = main()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -104,6 +104,14 @@ def no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_late_results() -> None:
+    """As in the commands: it may come while another test runs, which would fail."""
+    from flax_bilstm.checkpoints.orbax_threads import ignore_late_results
+
+    ignore_late_results()
+
+
 @pytest.fixture
 def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For tests of what is computed, not of its rounding: compiling is most of a test's time.

@@ -1,12 +1,10 @@
 """Writes Orbax checkpoint directories."""
 
-import contextlib
 import errno
-import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm.checkpoints.not_written import not_written
+from flax_bilstm.checkpoints.orbax_threads import one_report
 from flax_bilstm.conversion.rows import variables
 
 BESIDE_ARRAYS = 2**18  # bytes
@@ -39,7 +38,7 @@ def write(module: nnx.Module, path: Path, optimizer: Mapping[str, Any] | None = 
         tree["optimizer"] = jax.tree.map(np.asarray, optimizer)
     _check_room(tree, path)
     try:
-        with _one_report(), ocp.StandardCheckpointer() as checkpointer:
+        with one_report(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except Exception as error:  # a full disk raises one of several
         raise not_written(path, error) from error
@@ -63,18 +62,3 @@ def _largest_file() -> int:
         return sys.maxsize
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return sys.maxsize if most == resource.RLIM_INFINITY else most
-
-
-@contextlib.contextmanager
-def _one_report() -> Iterator[None]:
-    """Without the errors that Orbax's threads log, with tracebacks: the same error is raised."""
-
-    def is_others(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_others)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_others)

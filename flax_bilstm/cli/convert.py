@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class _Converted(NamedTuple):
 def convert(job: Conversion, say: Callable[[str], None]) -> str:
     """Do `job` and return the report; `say` is called with progress messages.
 
+    Arrays are read anew where they would otherwise take memory that something else needs.
+
     Raises:
         DifferenceError: what was read back, or what PyTorch computes from it, differs. Nothing
             was kept.
@@ -54,12 +56,56 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
     check_target(job.source, job.target, job.overwrite)
     whole = replacing(job.target, keep=not job.dry_run, overwrite=job.overwrite)
     with whole as temporary:
-        say(f"Reading {job.source}")
-        read = checkpoints.read(job.source, job.prefix, job.key)
-        with jax.enable_x64(job.into is None or _is_wide(job, read)):
-            lines = _written(job, read, target_format, temporary, say)
+        converted, lines = _written(job, target_format, temporary, say)
+        give_back()
+        say("Reading it back and comparing")
+        with jax.enable_x64(True):
+            ours, changed = _changed(job, converted, temporary)
+            del converted
+            give_back()
+            lines += _compared(job, ours, changed, temporary)
     done = "would be written (dry run)" if job.dry_run else "written"
     return "\n".join([*lines, f"{job.target}: {done}, {target_format.title}"])
+
+
+def _read(job: Conversion) -> Checkpoint:
+    return checkpoints.read(job.source, job.prefix, job.key)
+
+
+def _written(
+    job: Conversion, target_format: checkpoints.Format, temporary: Path, say: Callable[[str], None]
+) -> tuple[_Converted, list[str]]:
+    """Read, convert and write; also returns report lines."""
+    say(f"Reading {job.source}")
+    read = _read(job)
+    with jax.enable_x64(job.into is None or _is_wide(job, read)):
+        with checkpoints.naming(job.source), np.errstate(over="ignore"):
+            module = None if job.into is None else module_of(job.into)
+            if module is not None:
+                read = checkpoints.fitting(read, module, job.names, job.ignore)
+            converted = _converted(job, read, module)
+        forget(read.tensors)
+        lines = [f"{job.source}: {converted.words}", *(f"  {note}" for note in read.notes)]
+        lines += [f"  left out: {name}" for name in converted.skipped]
+
+        say(f"Writing {job.target}")
+        if target_format.write is not None:
+            if read.optimizer is not None:
+                lines.append("  left out: the optimizer's state; an Orbax directory can carry it")
+            target_format.write(converted.tensors, temporary)
+        elif converted.module is None:
+            raise ValueError(
+                "DST: an Orbax directory has the variables of a Flax module, and this is another "
+                "network than flax_bilstm's own; pass --into package.module:function, which makes "
+                "your module, or choose a .safetensors or PyTorch file."
+            )
+        else:
+            # Orbax copies the module and needs the memory; the tensors can be read again.
+            written, read = converted.module, read._replace(tensors={})
+            converted = converted._replace(module=module, tensors={})
+            lines += optimizer.write(job, read, written, temporary)
+    forget(converted.tensors)
+    return converted, lines
 
 
 def _is_wide(job: Conversion, read: Checkpoint) -> bool:
@@ -71,45 +117,6 @@ def _is_wide(job: Conversion, read: Checkpoint) -> bool:
     return "float64" in (
         [job.dtype] if job.dtype else {t.dtype.name for t in read.tensors.values()}
     )
-
-
-def _written(
-    job: Conversion,
-    read: Checkpoint,
-    target_format: checkpoints.Format,
-    temporary: Path,
-    say: Callable[[str], None],
-) -> list[str]:
-    """Convert, write, read back and compare; returns the report's lines."""
-    with checkpoints.naming(job.source), np.errstate(over="ignore"):
-        module = None if job.into is None else module_of(job.into)
-        if module is not None:
-            read = checkpoints.fitting(read, module, job.names, job.ignore)
-        converted = _converted(job, read, module)
-    forget(read.tensors)
-    lines = [f"{job.source}: {converted.words}", *(f"  {note}" for note in read.notes)]
-    lines += [f"  left out: {name}" for name in converted.skipped]
-
-    say(f"Writing {job.target}")
-    if target_format.write is not None:
-        if read.optimizer is not None:
-            lines.append("  left out: the optimizer's state; an Orbax directory can carry it")
-        target_format.write(converted.tensors, temporary)
-    elif converted.module is None:
-        raise ValueError(
-            "DST: an Orbax directory has the variables of a Flax module, and this is another "
-            "network than flax_bilstm's own; pass --into package.module:function, which makes "
-            "your module, or choose a .safetensors or PyTorch file."
-        )
-    else:
-        lines += optimizer.write(job, read, converted.module, temporary)
-
-    if job.into is None:
-        converted = converted._replace(module=None)  # its memory is needed for the comparison
-        give_back()
-    forget(read.tensors)
-    say("Reading it back and comparing")
-    return [*lines, *_compared(job, read, converted, temporary)]
 
 
 def _converted(job: Conversion, read: Checkpoint, module: nnx.Module | None) -> _Converted:
@@ -150,22 +157,33 @@ def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[
     return cast
 
 
-def _compared(
-    job: Conversion, read: Checkpoint, converted: _Converted, temporary: Path
-) -> list[str]:
-    """Compare what was written with what was read; DifferenceError if they differ."""
+def _changed(
+    job: Conversion, converted: _Converted, temporary: Path
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the tensors are of one of our modules, and the names of those that changed."""
+    options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
     if converted.module is not None and checkpoints.format_of(temporary) is checkpoints.ORBAX:
         again = nnx.clone(converted.module)
         checkpoints.load(temporary, into=again)
-        back = state_dict(again, names=job.names, ignore=job.ignore)
+        expected, back = (state_dict(each, **options) for each in (converted.module, again))
     else:
+        expected = converted.tensors or _cast_tensors(_read(job).tensors, job.dtype)
         back = checkpoints.read(temporary).tensors
-    changed = verification.differing(converted.tensors, back)
-    if is_ours(read.tensors) and job.into is None:
-        if not changed and checkpoints.format_of(job.target) is checkpoints.ORBAX:
-            back = converted.tensors  # the same to the bit, and most often in a mapped file
-            give_back()
-        return _report(verification.verify(read.tensors, back, changed, job.score))
+    ours = job.into is None and is_ours(expected)
+    return ours, verification.differing(expected, back)
+
+
+def _compared(job: Conversion, ours: bool, changed: tuple[str, ...], temporary: Path) -> list[str]:
+    """The report of the comparison; DifferenceError if anything differs."""
+    if ours:
+        return _report(
+            verification.verify(
+                lambda: _read(job).tensors,
+                lambda: checkpoints.read(temporary).tensors,
+                changed,
+                job.score,
+            )
+        )
     if changed:
         raise DifferenceError(
             "what was written differs from what was read, so it was not kept. Tensors that "

@@ -26,20 +26,24 @@ def torch_forward(
     Raises:
         ImportError: PyTorch is not installed.
     """
-    for part in parts(arrays):
+    remaining = parts(arrays)
+    del arrays
+    for part in remaining:
         x = _run(part, x, score)
     return x
 
 
-def _run(arrays: Mapping[str, np.ndarray], x: np.ndarray, score: str) -> np.ndarray:
-    """An nn.LSTM of one layer, or the network."""
+def _run(arrays: dict[str, np.ndarray], x: np.ndarray, score: str) -> np.ndarray:
+    """An nn.LSTM of one layer, or the network. Takes the arrays out of the dict."""
     import torch
 
     kind, sizes = read_sizes(arrays)
     weights = {}
-    for name, array in arrays.items():
+    while arrays:
+        name, array = arrays.popitem()
         weights[name] = torch.from_numpy(array.astype(np.float64))
         forget({name: array})
+        del array
     prefix = "" if kind is LSTM else "lstm."
     recurrent: dict[str, Any] = {
         name.removeprefix(prefix): tensor

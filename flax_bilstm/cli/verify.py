@@ -7,7 +7,7 @@ conversion agrees up to rounding and a wrong one does not.
 import gc
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,33 +65,33 @@ class Verification(NamedTuple):
         return agrees and not self.differing
 
 
-def verify(
-    source: Mapping[str, np.ndarray],
-    back: Mapping[str, np.ndarray],
-    changed: tuple[str, ...],
-    score: str = "dot",
-) -> Verification:
-    """Compare `back`, read from a new file, with its `source`.
+Read = Callable[[], Mapping[str, np.ndarray]]
+"""Reads the tensors of a checkpoint. Called for each use, so that none stay in memory."""
 
-    `changed` are the tensors that differ from what was written. If there are none, what was written
-    will do as `back`.
+
+def verify(source: Read, back: Read, changed: tuple[str, ...], score: str = "dot") -> Verification:
+    """Compare the forward pass of `back`, a new file, with that of its `source`.
+
+    `changed` are the tensors that differ from what was written.
 
     `score` is the reference network's, which cannot be seen in the tensors.
 
     Raises:
         ValueError: `back` is not a state dict that fits a model.
     """
-    x = example(back)
+    tensors = back()
+    x, words = example(tensors), forward_pass(tensors, score)
+    del tensors
     has_torch = importlib.util.find_spec("torch") is not None
-    outputs = forward(back, x, score)
-    of_source = forward(source, x, score)
-    expected = torch_forward(back, x, score) if has_torch else outputs  # leaves buffers behind
+    outputs = forward(back(), x, score)
+    of_source = forward(source(), x, score)
+    expected = torch_forward(back(), x, score) if has_torch else outputs  # leaves buffers behind
     return Verification(
         differing=changed,
         from_source=_largest(outputs, of_source),
         from_torch=_largest(outputs, expected) if has_torch else None,
         tolerance=TOLERANCE * max(1.0, float(np.abs(outputs).max())),
-        forward_pass=forward_pass(back, score),
+        forward_pass=words,
         overflows=not (np.isfinite(outputs).all() and np.isfinite(expected).all()),
     )
 
@@ -140,14 +140,18 @@ def forward(
 ) -> Float64[np.ndarray, "batch ..."]:
     """What the Flax model computes from x with these weights, in float64 on the CPU.
 
-    The weights of one layer are in memory at a time.
+    The weights of one layer are in memory at a time. `scan` reads them where they are; the default
+    would pack those of one direction for its threads, a further copy.
     """
     cpu = jax.devices("cpu")[0]
-    options = score_option(arrays, score)
+    options = score_option(arrays, score) | {"implementation": "scan"}
+    remaining = parts(arrays)
+    del arrays
     with jax.enable_x64(True), jax.default_device(cpu), jax.default_matmul_precision("highest"):
-        for part in parts(arrays):
+        for part in remaining:
             model = from_state_dict(part, param_dtype=jnp.float64, **options)
             forget(part)
+            part.clear()
             graph, state = nnx.split(model)
             x = np.asarray(_apply(graph, state, x))
             _delete(jax.tree.leaves(state))
