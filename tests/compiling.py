@@ -1,5 +1,9 @@
-"""XLA's options for tests of what is computed, not of its rounding: compiling is most of a test."""
+"""What makes compiling, which is most of a test's time, cheaper."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from functools import cache
 
 import jax
@@ -18,3 +22,23 @@ def simple_emitters() -> dict[str, bool]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+def compile_once() -> None:
+    """Share compiled programs between all processes of one run of the tests, in a temporary folder.
+
+    The workers and the processes that tests start inherit the environment, so that only the first
+    process makes the folder, and removes it at its end.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="flax-bilstm-tests-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    settings = {
+        "jax_compilation_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():  # JAX may have been imported before
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)

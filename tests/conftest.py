@@ -16,7 +16,7 @@ import jaxtyping
 import pytest
 from jax._src import compiler  # nothing public sets compiler options for all programs at once
 
-from .compiling import UNOPTIMIZED, simple_emitters
+from .compiling import UNOPTIMIZED, compile_once, simple_emitters
 
 # Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
 # as they are imported, so one that came in earlier would go unchecked without a word.
@@ -57,6 +57,7 @@ def checked(typechecker: Any) -> Any:
 jaxtyping.jaxtyped = checked
 jaxtyping.install_import_hook("flax_bilstm", "beartype.beartype")
 
+compile_once()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -64,6 +65,13 @@ jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs 
 
 # JAX's traces are many objects that live long: looking through them again and again costs 7 %.
 gc.set_threshold(100_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from what stays until the end: `convert` runs it several times a call."""
+    gc.collect()
+    gc.freeze()
+
 
 hypothesis.settings.register_profile(
     "project",

@@ -20,11 +20,8 @@ SMALL = ("--hidden-dim", "8", "--epochs", "5")
 """Seconds instead of a minute; the validation loss falls in each of these epochs."""
 
 
-# Compiled once for all of them.
 PROGRAM = """\
 import runpy
-jax.config.update("jax_compilation_cache_dir", {compiled!r})
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 sys.path.insert(0, {examples!r})
 sys.argv[:] = {command!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -41,11 +38,10 @@ class Script(NamedTuple):
 @pytest.fixture(scope="session")
 def start(tmp_path_factory, quick_environment) -> Callable[..., Script]:
     """(script, output, *options) → the script, started."""
-    compiled = str(tmp_path_factory.mktemp("compiled"))
 
     def start(script: str, output: Path, *options: str) -> Script:
         command = [str(EXAMPLES / script), "--output", str(output), *SMALL, *options]
-        program = PROGRAM.format(compiled=compiled, examples=str(EXAMPLES), command=command)
+        program = PROGRAM.format(examples=str(EXAMPLES), command=command)
         folder = tmp_path_factory.mktemp("process")
         return Script(processes.start(program, folder, quick_environment), folder)
 
