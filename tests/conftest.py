@@ -16,7 +16,7 @@ import jaxtyping
 import pytest
 from jax._src import compiler  # nothing public sets compiler options for all programs at once
 
-from .compiling import UNOPTIMIZED, compile_once, simple_emitters
+from .compiling import UNOPTIMIZED, compile_once, lower_in_one_context, simple_emitters
 
 # Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
 # as they are imported, so one that came in earlier would go unchecked without a word.
@@ -58,6 +58,7 @@ jaxtyping.jaxtyped = checked
 jaxtyping.install_import_hook("flax_bilstm", "beartype.beartype")
 
 compile_once()
+lower_in_one_context()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
