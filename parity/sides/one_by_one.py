@@ -42,7 +42,17 @@ def run_each(
 
         one = {"x": inputs["x"][i : i + 1, :length]}
         runs.append(run(one, substitute))
-    own = {name: _together([run[name] for run, _ in runs], name, time) for name in runs[0][0]}
+    stages = {name: [stage[name] for stage, _ in runs] for name in runs[0][0]}
+    if len(set(inputs["lengths"].tolist())) > 1:  # what is as long as its sequence has other shapes
+        long = {name for name, values in stages.items() if len({v.shape for v in values}) > 1}
+    else:
+        with torch.no_grad():
+            whole, _ = run({"x": inputs["x"][:1]}, lambda name, value: value)
+        long = {name for name, values in stages.items() if whole[name].shape != values[0].shape}
+    own = {
+        name: torch.cat(_padded(values, time) if name in long else values, dim=_axis(name))
+        for name, values in stages.items()
+    }
     return own, torch.cat([output for _, output in runs])
 
 
@@ -51,10 +61,7 @@ def _axis(name: str) -> int:
     return 1 if name.rpartition(".")[2] in STATES else 0
 
 
-def _together(values: list[torch.Tensor], name: str, time: int) -> torch.Tensor:
-    """One stage of sequences that were run one by one, as a batch."""
-    if len({value.shape for value in values}) > 1:
-        rest = [0, 0] * (values[0].ndim - 2)
-        pad = torch.nn.functional.pad
-        values = [pad(value, (*rest, 0, time - value.shape[1])) for value in values]
-    return torch.cat(values, dim=_axis(name))
+def _padded(values: list[torch.Tensor], time: int) -> list[torch.Tensor]:
+    """Zeros after the steps of each sequence, of which its stage has all."""
+    rest = [0, 0] * (values[0].ndim - 2)
+    return [torch.nn.functional.pad(v, (*rest, 0, time - v.shape[1])) for v in values]
