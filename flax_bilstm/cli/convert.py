@@ -162,7 +162,7 @@ def _changed(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the tensors are of one of our modules, and the names of those that changed."""
     options: dict[str, Any] = {"names": job.names, "ignore": job.ignore}
-    if converted.module is not None and checkpoints.format_of(temporary) is checkpoints.ORBAX:
+    if converted.module is not None and checkpoints.format_of(job.target) is checkpoints.ORBAX:
         again = nnx.clone(converted.module)
         checkpoints.load(temporary, into=again)
         expected, back = (state_dict(each, **options) for each in (converted.module, again))

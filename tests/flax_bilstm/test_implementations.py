@@ -165,6 +165,28 @@ def test_second_order_reverse_over_reverse(assert_close, batch, proj, implementa
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("lengths", [False, True])
+@others
+def test_second_order_forward_over_reverse(assert_close, lengths, implementation):
+    """As in `jax.hessian`: outputs, final states and every argument have tangents."""
+    weights, x, state, valid = case(jnp.float64, lengths=lengths, time=3)
+    rng = np.random.default_rng(1)
+    given = (weights, x, state)
+    tangents = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), given)
+
+    def derivatives(implementation):
+        def loss(weights, x, state):
+            outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, True)
+            return jnp.sum(outputs**3) + jnp.sum(final.cell**3) + jnp.sum(final.hidden**2)
+
+        gradient = jax.value_and_grad(loss, argnums=(0, 1, 2))
+        leaves = jax.tree.leaves(jax.jit(partial(jax.jvp, gradient))(given, tangents))
+        return {str(number): leaf for number, leaf in enumerate(leaves)}
+
+    assert_close(derivatives(implementation), derivatives("scan"), 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_the_plain_one_takes_forward_mode_to_second_order():
     weights, x, state, valid = case(jnp.float64, proj=2, time=3)
     run = jax.jit(lambda x, state: IMPLEMENTATIONS["scan"](weights, x, state, valid, True))

@@ -83,7 +83,7 @@ def test_rematerialization_changes_no_gradient(remat: Any, implementation: str) 
 
 
 @pytest.mark.usefixtures("x64")
-def test_forward_mode_and_hessian_through_scan() -> None:
+def test_forward_mode_through_scan_and_hessian_through_both() -> None:
     model = make_lstm(implementation="scan", param_dtype=jnp.float64)
     x = X[:1, :2].astype(jnp.float64)
 
@@ -95,6 +95,9 @@ def test_forward_mode_and_hessian_through_scan() -> None:
     forward = jax.jit(lambda x, tangent: jax.jvp(f, (x,), (tangent,))[1])(x, tangent)
     np.testing.assert_allclose(forward, jnp.vdot(gradient(x), tangent), rtol=1e-12)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(f))(x), gradient(x), rtol=1e-12, atol=1e-15)
+    default = make_lstm(param_dtype=jnp.float64)
+    of_default = jax.jit(jax.hessian(lambda x: jnp.sum(jnp.tanh(default(x)[0]))))(x)
+    np.testing.assert_allclose(of_default, jax.jit(jax.hessian(f))(x), rtol=1e-10, atol=1e-13)
     hessian = jax.jit(jax.hessian(f))(x).reshape(x.size, x.size)
     np.testing.assert_allclose(hessian, hessian.T, rtol=1e-10, atol=1e-15)
     step = 1e-5

@@ -1,6 +1,6 @@
 """`native`: both passes and all gradients of a layer in C++."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_bilstm.recurrence import fused
+from flax_bilstm.recurrence import fused, scan
 from flax_bilstm.recurrence.equations import State, Weights, validity
 from flax_bilstm.recurrence.native import primitives
 from flax_bilstm.recurrence.native.library import native_available
@@ -93,7 +93,7 @@ def _run_and_save(
     call: Call,
     save: bool,
 ) -> tuple[tuple[Array, State, Any], _Residuals]:
-    outputs, final, saved = _forward(weights, x, states, lengths, call, True)
+    outputs, final, saved = _forward_and_saved(weights, x, states, lengths, call)
     residuals = _Residuals(weights, x, states, lengths, outputs, saved)
     return (outputs, final, saved if save else ()), residuals
 
@@ -104,7 +104,7 @@ def _backward(
     return *_pull_back(call, residuals, cotangents[:2]), None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pull_back(
     call: Call, residuals: _Residuals, cotangents: tuple[Array, State]
 ) -> tuple[tuple[Weights, ...], Array, State]:
@@ -118,32 +118,54 @@ def _pull_back(
     return d_weights, d_x, d_initial
 
 
-def _pull_back_and_save(call: Call, residuals: _Residuals, cotangents: tuple[Array, State]) -> Any:
-    return _pull_back(call, residuals, cotangents), (*residuals[:4], cotangents)
+# Second derivatives, in forward and in reverse mode, come from `scan` and `fused`, which JAX can
+# differentiate again. Outputs and what was saved follow from the other residuals, whose tangents
+# are all that count.
 
 
-def _second_derivative(call: Call, saved: Any, cotangents: Any) -> Any:
-    """The derivative of the same gradient, from `fused`, which JAX can differentiate again."""
-    weights, x, states, lengths, first_cotangents = saved
-    valid = None if lengths is None else validity(lengths, x.shape[0])
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _forward_and_saved(
+    weights: tuple[Weights, ...], x: Array, states: State, lengths: Array | None, call: Call
+) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
+    return primitives.forward(weights, x, states, lengths, call, True)
 
-    def results(weights: Any, x: Array, states: State) -> tuple[Array, State]:
-        return _one_by_one(weights, x, states, valid, call.reverse)
+
+@_forward_and_saved.defjvp
+def _forward_tangents(call: Call, primals: Any, tangents: Any) -> Any:
+    run = partial(_one_by_one, scan.run_direction, primals[3], call.reverse)
+    _, (d_outputs, d_final) = jax.jvp(run, primals[:3], tangents[:3])
+    outputs, final, saved = _forward_and_saved(*primals, call)
+    return (outputs, final, saved), (d_outputs, d_final, jax.tree.map(jnp.zeros_like, saved))
+
+
+@_pull_back.defjvp
+def _gradient_tangents(call: Call, primals: Any, tangents: Any) -> Any:
+    residuals, cotangents = primals
+    d_residuals, d_cotangents = tangents
+    run = partial(_one_by_one, fused.run_direction, residuals.lengths, call.reverse)
 
     def gradient(weights: Any, x: Array, states: State, cotangents: Any) -> Any:
-        return jax.vjp(results, weights, x, states)[1](cotangents)
+        return jax.vjp(run, weights, x, states)[1](cotangents)
 
-    _, pull_back = jax.vjp(gradient, weights, x, states, first_cotangents)
-    d_weights, d_x, d_states, d_cotangents = pull_back(cotangents)
-    return _Residuals(d_weights, d_x, d_states, None, None, None), d_cotangents
+    _, d_gradient = jax.jvp(
+        gradient, (*residuals[:3], cotangents), (*d_residuals[:3], d_cotangents)
+    )
+    return _pull_back(call, residuals, cotangents), d_gradient
 
 
 def _one_by_one(
-    weights: tuple[Weights, ...], x: Array, states: State, valid: Array | None, reverse: bool
+    run_direction: Callable[..., Any],
+    lengths: Array | None,
+    reverse: bool,
+    weights: tuple[Weights, ...],
+    x: Array,
+    states: State,
 ) -> tuple[Array, State]:
+    """The same results from another implementation, one direction after the other."""
+    valid = None if lengths is None else validity(lengths, x.shape[0])
     outputs, finals = zip(
         *(
-            fused.run_direction(
+            run_direction(
                 each, x, State(states.hidden[k], states.cell[k]), valid, reverse or k == 1
             )
             for k, each in enumerate(weights)
@@ -154,4 +176,3 @@ def _one_by_one(
 
 
 _forward.defvjp(_run_and_save, _backward)
-_pull_back.defvjp(_pull_back_and_save, _second_derivative)
