@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,7 +20,7 @@ from flax_bilstm.cli.memory import give_back
 from flax_bilstm.cli.named import module_of
 from flax_bilstm.cli.verify import DifferenceError
 from flax_bilstm.conversion.reading import is_ours, read_sizes
-from flax_bilstm.conversion.tensors import Cast
+from flax_bilstm.conversion.tensors import Cast, overflows
 from flax_bilstm.conversion.weights import (
     check_state_dict,
     from_state_dict,
@@ -151,8 +150,7 @@ def _cast_tensors(tensors: Mapping[str, np.ndarray], dtype: str | None) -> dict[
         return dict(tensors)
     cast = dict(Cast(tensors, dtype))
     for name, array in cast.items():
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        if floating and (np.isfinite(tensors[name]) & ~np.isfinite(array)).any():
+        if overflows(tensors[name], array):
             raise ValueError(f"--dtype: {name} has values that overflow in {dtype}.")
     return cast
 
@@ -176,14 +174,18 @@ def _changed(
 def _compared(job: Conversion, ours: bool, changed: tuple[str, ...], temporary: Path) -> list[str]:
     """The report of the comparison; DifferenceError if anything differs."""
     if ours:
-        return _report(
-            verification.verify(
-                lambda: _read(job).tensors,
-                lambda: checkpoints.read(temporary).tensors,
-                changed,
-                job.score,
-            )
+        found = verification.verify(
+            lambda: _read(job).tensors,
+            lambda: checkpoints.read(temporary).tensors,
+            changed,
+            job.score,
         )
+        if found.from_source and not changed and job.dtype is None:
+            raise ValueError(
+                f"SRC: {job.source} changed while it was converted, so nothing was kept. Convert "
+                "it again."
+            )
+        return _report(found)
     if changed:
         raise DifferenceError(
             "what was written differs from what was read, so it was not kept. Tensors that "

@@ -16,6 +16,7 @@ from flax_bilstm.cli.named import Rate, rate_of
 from flax_bilstm.cli.verify import DifferenceError, differing
 from flax_bilstm.conversion.optimizer import describe, optimizer_from_torch
 from flax_bilstm.conversion.order import in_the_models_names, parameter_order, with_names
+from flax_bilstm.conversion.tensors import overflows
 
 
 def write(job: Conversion, read: Checkpoint, module: nnx.Module, temporary: Path) -> list[str]:
@@ -49,12 +50,25 @@ def converted(
 
 
 def _cast(optimizer: Any, dtype: str | None) -> Any:
-    """The optimizer's state with its moments cast to `dtype`."""
+    """The optimizer's state with its moments cast to `dtype`.
+
+    Raises:
+        ValueError: a finite value overflows.
+    """
     if dtype is None:
         return optimizer
-    return jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, optimizer
-    )
+
+    def cast(array: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        if overflows(np.asarray(array), np.asarray(after := array.astype(dtype))):
+            raise ValueError(
+                f"--dtype: the optimizer's moments have values that overflow in {dtype}. Leave "
+                "them out: --no-optimizer."
+            )
+        return after
+
+    return jax.tree.map(cast, optimizer)
 
 
 def _check_optimizer(state: Any, written: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flax_bilstm import arguments
@@ -18,6 +19,7 @@ from flax_bilstm.conversion.algorithms import Call
 from flax_bilstm.conversion.optimizer_fit import problems
 from flax_bilstm.conversion.optimizer_parts import Part, held, keys_of, parts_of, settings_key
 from flax_bilstm.conversion.rows import Names, Row, rows, variables
+from flax_bilstm.conversion.tensors import overflows
 from flax_bilstm.conversion.torch_optimizers import OptimizerState, read, refuse
 from flax_bilstm.conversion.tree import Path
 from flax_bilstm.lstm import LSTM
@@ -221,7 +223,15 @@ def _fill(
                 leaves = one.from_torch([each[moment] for each in tensors])
                 for path, leaf in zip(row.paths, leaves, strict=True):
                     # A copy: the memory can be PyTorch's, whose next step changes it in place.
-                    by_field[field, *path].set_value(jnp.array(leaf))
+                    with np.errstate(over="ignore"):  # refused below
+                        copy = jnp.array(leaf)
+                    if overflows(leaf, np.asarray(copy)):
+                        raise ValueError(
+                            f"optimizer: {moment} of {', '.join(row.torch_names)} has values that "
+                            f"overflow in {copy.dtype}. Convert a float64 state with "
+                            'jax.config.update("jax_enable_x64", True).'
+                        )
+                    by_field[field, *path].set_value(copy)
     for path, variable in inside.items():
         if path[-1] in ("count", "step"):
             count = max(part.steps, int(variable[...])) if path == ("step",) else part.steps

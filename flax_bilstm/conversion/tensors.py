@@ -78,6 +78,11 @@ def copied(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return copy
 
 
+def overflows(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a cast has made a finite number infinite."""
+    return after.dtype != before.dtype and bool((np.isfinite(before) & ~np.isfinite(after)).any())
+
+
 class Cast(Mapping[str, np.ndarray]):
     """Arrays of which the floating ones are cast, each when it is taken: never all at once.
 

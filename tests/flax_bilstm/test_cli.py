@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,25 @@ def test_what_differs_is_not_kept(
     assert run("convert", source, tmp_path / "target.safetensors") == DIFFERS
     printed = capsys.readouterr()
     assert ("fc.bias" in printed.err) == (fault == "a bit")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_source_that_changes_meanwhile_is_not_converted(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    differing = verification.differing
+
+    def then_change(*sides: Any) -> Any:
+        found = differing(*sides)
+        fb.save(fb.BiLSTMWithAttention(3, 4, 2, rngs=nnx.Rngs(1)), source)
+        return found
+
+    monkeypatch.setattr(verification, "differing", then_change)
+    assert run("convert", source, tmp_path / "target.safetensors") == BAD_INPUT
+    assert f"SRC: {source} changed while it was converted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]
 
 

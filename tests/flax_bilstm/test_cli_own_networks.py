@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import orbax_folder
 from flax_bilstm.cli import BAD_INPUT, GOOD
 
@@ -79,6 +80,21 @@ def test_a_network_of_the_users_own_with_its_optimizer(
     moment = tree["optimizer"]["opt_state"]["0"]["mu"]["head"]["kernel"]["value"]
     expected = optimizer.state[model.classifier.weight]["exp_avg"].numpy()
     np.testing.assert_array_equal(moment.T, expected)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors", ".orbax"])
+def test_a_network_of_the_users_own_to_every_format(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = larger_checkpoint(tmp_path / "run.pt", named=True)
+    (tmp_path / "users_port.py").write_text(PORT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_port", raising=False)
+    target = tmp_path / f"port{ending}"
+    options = ("--into", "users_port:make", "--names", "head=classifier", "--ignore", "criterion.*")
+    assert run("convert", tmp_path / "run.pt", target, *options) == GOOD
+    names = {name for name in model.state_dict() if not name.startswith("criterion")}
+    assert ending == ".orbax" or checkpoints.read(target).tensors.keys() == names
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`flax-bilstm convert` on what people really have: training checkpoints, prefixes, optimizers."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,22 @@ def test_a_cast_that_overflows_is_refused(
     torch.save(model.state_dict() | {"fc.bias": torch.tensor([1e6, 1.0])}, path)
     assert run("convert", path, tmp_path / "half.pt", "--dtype", "float16") == BAD_INPUT
     assert "--dtype: fc.bias has values that overflow in float16" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_moments_that_overflow_are_refused(
+    trained: tuple[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, optimizer = trained
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["exp_avg"][0, 0] = 1e30
+    path = tmp_path / "large.pt"
+    torch.save({"state_dict": model.state_dict(), "optimizer": state}, path)
+    assert run("convert", path, tmp_path / "half", "--dtype", "float16") == BAD_INPUT
+    assert "moments have values that overflow in float16" in capsys.readouterr().err
+    state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].double() * 1e20
+    with pytest.raises(ValueError, match=r"exp_avg of lstm\.weight_ih_l0 has values that overflow"):
+        fb.optimizer_from_torch(fb.from_state_dict(model.state_dict()), state)
     assert list(tmp_path.iterdir()) == [path]
 
 
