@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import pytest
+from numpy._core import _multiarray_umath  # a library without our functions
 
 import flax_bilstm as fb
 from flax_bilstm.recurrence.native import library
@@ -70,6 +72,9 @@ def refuse(*_args, **_options):
             "jax.ffi.register_ffi_target", refuse, "refused .* incompatible", id="refused"
         ),
         pytest.param("_ffi_version", lambda: 1, "jaxlib .* has 1", id="jaxlib is too old"),
+        pytest.param(
+            "PATH", Path(_multiarray_umath.__file__), "flax_bilstm_", id="another library"
+        ),
         pytest.param("INTERFACE", 99, "version 99 is called: .* other sources", id="built before"),
     ],
 )

@@ -61,7 +61,7 @@ def native_available() -> Availability:
         )
     try:
         library = load()
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # no library, or none of ours
         return _refused(str(error))
     built, here = library.flax_bilstm_ffi_version(), _ffi_version()
     if built > here:
@@ -101,8 +101,9 @@ def load() -> ctypes.CDLL:
 
     Raises:
         OSError: it cannot be loaded.
+        AttributeError: it does not have the functions.
     """
-    library = ctypes.CDLL(str(PATH))
+    library = ctypes.CDLL(str(PATH.resolve()))
     library.flax_bilstm_best_instruction_set.restype = ctypes.c_char_p
     library.flax_bilstm_choose_instruction_set.restype = ctypes.c_bool
     pointer = ctypes.c_void_p
