@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.checkpoints.shapes import count_of
 from flax_bilstm.checkpoints.shared_memory import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
 from flax_bilstm.showing import shown
@@ -94,13 +95,8 @@ def tensor(
     Raises:
         DamagedError: it has elements outside its storage.
     """
-    numbers = (offset, *size, *stride)
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(size) > 32:
-        raise DamagedError("a tensor's offset, sizes or strides are no numbers from 0 on")
-    count, last = 1, offset
-    for length, step in zip(size, stride, strict=True):
-        count *= length
-        last += (length - 1) * step
+    count = count_of(size, stride, [offset])
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     available = len(storage.data) // dtype.itemsize
     if count == 0:
         if max(size) > 2**62:
@@ -177,10 +173,7 @@ def _numpy_array(budget: Budget, *rest: Any) -> Any:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
             return StandIn("a NumPy array of objects")
-        count = 1
-        for length in shape:
-            count *= length
-        if count * dtype.itemsize != len(data):
+        if count_of(shape) * dtype.itemsize != len(data):
             raise DamagedError("a NumPy array's shape does not fit its bytes")
         budget.take(len(data) + 256)
         return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
@@ -191,6 +184,7 @@ def _numpy_array(budget: Budget, *rest: Any) -> Any:
 def _numpy_buffer(budget: Budget, data: Any, dtype: Any, shape: Any, order: Any, *rest: Any) -> Any:
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes) or order not in ("C", "F"):
         return StandIn("a NumPy array of another kind")
+    count_of(shape)
     budget.take(256)
     return np.ndarray(shape, dtype, data, order=order)
 

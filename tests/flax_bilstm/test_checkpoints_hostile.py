@@ -47,6 +47,22 @@ def shared(names: int) -> bytes:
     return pickle.dumps({f"x{number}": array for number in range(names)})
 
 
+def of_many_axes(axes: int) -> bytes:
+    """The pickle of a NumPy array with so many axes."""
+    return b"".join([
+        b"\x80\x02}U\1acnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85U\1btR",
+        b"(K\1(" + b"K\xff" * axes + b"tcnumpy\ndtype\nU\2f4\x89\x88\x87R(K\3U\1<NNN",
+        b"J\xff\xff\xff\xff" * 2 + b"K\0tb\x89U\4abcdtbs.",
+    ])  # fmt: skip
+
+
+def of_long_integers(kind: bytes) -> bytes:
+    """The pickle of a tensor of 32 axes whose sizes or strides have 100,000 bytes each."""
+    number = b"\x8b" + struct.pack("<i", 100_000) + b"\xff" * 99_999 + b"\1q\0" + b"h\0" * 31
+    usual = tensor((7,) * 32, (8,) * 32)
+    return usual.replace(b"(" + kind * 32 + b"t", b"(" + number + b"t")
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "strides of 0": lambda path: write(path, tensor((40_000, 40_000), (0, 0))),
     "sizes that overflow": lambda path: write(path, tensor((2**40, 2**40), (0, 0))),
@@ -69,6 +85,14 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     ),
     "safetensors of terabytes": lambda path: _safetensors(
         path, b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    ),
+    "sizes of 100,000 bytes": lambda path: write(path, of_long_integers(torch_writing._number(7))),
+    "strides of 100,000 bytes": lambda path: write(
+        path, of_long_integers(torch_writing._number(8))
+    ),
+    "a NumPy array of 1,000,000 axes": lambda path: path.write_bytes(of_many_axes(1_000_000)),
+    "safetensors of 1,000,000 axes": lambda path: _safetensors(
+        path, b'{"w":{"dtype":"F32","shape":[%s255],"data_offsets":[0,4]}}' % (b"255," * 999_999)
     ),
     "deep JSON": lambda path: _safetensors(path, b"{" + b'"a":{' * 100_000),
 }
