@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.checkpoints.pickle_machine import Limits
 from flax_bilstm.checkpoints.shapes import count_of
 from flax_bilstm.checkpoints.shared_memory import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
@@ -54,10 +55,13 @@ class Storage(NamedTuple):
 
 
 class Budget:
-    """Limits the memory that a file's values take, and the bytes of all views of its storages."""
+    """Limits the memory that a file's values take, and the bytes of all views of its storages.
 
-    def __init__(self, file_size: int):
-        self.file_size = file_size
+    `limits`: those of its pickles.
+    """
+
+    def __init__(self, file_size: int, limits: Limits):
+        self.file_size, self.limits = file_size, limits
         self.left = LARGEST_RATIO * file_size + ALWAYS_ALLOWED
         self.views_left = LARGEST_SHARING * file_size + ALWAYS_ALLOWED
 
@@ -142,7 +146,8 @@ def _mapping(budget: Budget, *arguments: Any) -> Any:
     if isinstance(items, dict):
         return items
     budget.take(128 * len(items))
-    return {key: value for key, value in items if isinstance(key, (str, int))}
+    key_of = budget.limits.key
+    return {key_of(key): value for key, value in items if isinstance(key, (str, int))}
 
 
 def _encoded(budget: Budget, text: str, encoding: str) -> Any:

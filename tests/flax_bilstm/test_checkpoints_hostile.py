@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_writing
+from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_file, torch_writing
+from flax_bilstm.checkpoints.pickle_machine import Limits
 
 LIMIT = 5.0
 """Seconds for refusing."""
@@ -63,6 +64,12 @@ def of_long_integers(kind: bytes) -> bytes:
     return usual.replace(b"(" + kind * 32 + b"t", b"(" + number + b"t")
 
 
+def of_one_hash(count: int) -> bytes:
+    """Keys and values in turn, as opcodes: each key is another multiple of the hashes' modulus."""
+    numbers = (number * (2**61 - 1) for number in range(1, count + 1))
+    return b"".join(b"\x8a\x0b" + each.to_bytes(11, "little") + b"K\0" for each in numbers)
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "strides of 0": lambda path: write(path, tensor((40_000, 40_000), (0, 0))),
     "sizes that overflow": lambda path: write(path, tensor((2**40, 2**40), (0, 0))),
@@ -93,6 +100,14 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a NumPy array of 1,000,000 axes": lambda path: path.write_bytes(of_many_axes(1_000_000)),
     "safetensors of 1,000,000 axes": lambda path: _safetensors(
         path, b'{"w":{"dtype":"F32","shape":[%s255],"data_offsets":[0,4]}}' % (b"255," * 999_999)
+    ),
+    "100,000 keys of one hash": lambda path: path.write_bytes(
+        b"\x80\x02}(" + of_one_hash(100_000) + b"u."
+    ),
+    "100,000 pairs of one hash": lambda path: path.write_bytes(
+        b"\x80\x02ccollections\nOrderedDict\n("
+        + of_one_hash(100_000).replace(b"K\0", b"K\0\x86")
+        + b"l\x85R."
     ),
     "deep JSON": lambda path: _safetensors(path, b"{" + b'"a":{' * 100_000),
 }
@@ -134,14 +149,28 @@ def test_the_objects_of_a_pickle_are_counted(item: bytes, monkeypatch: pytest.Mo
     monkeypatch.setattr(pickle_machine, "MOST_OBJECTS", 1_000)
     with pytest.raises(pickled.DamagedError, match="more than 1,000 objects"):
         pickled.load(
-            b"\x80\x02(" + item * 1_001 + b"t.", lambda name, arguments: None, lambda identity: None
+            b"\x80\x02(" + item * 1_001 + b"t.", lambda *call: None, lambda identity: None, Limits()
         )
 
 
-def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickled, "MOST_OPCODES", 1_000)
-    with pytest.raises(pickled.DamagedError, match="more than 1,000 opcodes"):
-        pickled.load(b"\x80\x02" + b"N0" * 500 + b"N.", lambda *call: None, lambda identity: None)
+@pytest.mark.parametrize(
+    "pickles",
+    [
+        b"\x80\x02" + b"N0" * 500 + b"N.",
+        b"".join(
+            pickle.dumps(value, 2)[:2] + b"N0" * 120 + pickle.dumps(value, 2)[2:]
+            for value in (torch_file.LEGACY_MAGIC, 1001, {}, {}, [])
+        ),
+        b"\x80\x02"
+        + b"ctorch.storage\n_load_from_bytes\nB\x52\2\0\0\x80\x02%sN.\x85R0" % (b"N0" * 295) * 2
+        + b"N.",
+    ],
+    ids=["one pickle", "the old format", "a pickle inside another"],
+)
+def test_opcodes_of_all_pickles_count(pickles: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "MOST_OPCODES", 1_000)
+    with pytest.raises(pickled.DamagedError, match="more than 1,000 opcodes in all"):
+        torch_file.load(pickles)
 
 
 def test_more_members_than_any_file_has() -> None:
