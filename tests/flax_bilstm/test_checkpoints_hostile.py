@@ -1,5 +1,6 @@
 """Files made to hang, to fill the memory or to run code: refused in words, soon, in little room."""
 
+import copy
 import os
 import pickle
 import struct
@@ -109,6 +110,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
         + of_one_hash(100_000).replace(b"K\0", b"K\0\x86")
         + b"l\x85R."
     ),
+    "one member under 1,000 names": lambda path: _overlapping(path),
     "deep JSON": lambda path: _safetensors(path, b"{" + b'"a":{' * 100_000),
 }
 
@@ -118,6 +120,23 @@ def _flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.index(np.arange(64.0).tobytes()) + 100] ^= 1
     path.write_bytes(raw)
+
+
+def _overlapping(path: Path) -> None:
+    """An archive whose directory has one storage of 8 MiB under 1,000 names."""
+    names = [f"archive/data/{number:03}" for number in range(1_000)]
+    pickle_ = b"\x80\x02}(" + b"".join(
+        tensor((1,), (1,))[3:-2].replace(b"X\1\0\0\x000", b"X\3\0\0\0" + name[-3:].encode())
+        .replace(b"X\1\0\0\0w", b"X\4\0\0\0w" + name[-3:].encode())
+        for name in names
+    ) + b"u."  # fmt: skip
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickle_)
+        file.writestr(names[0], b"\0" * 2**23)
+        for name in names[1:]:
+            again = copy.copy(file.infolist()[1])
+            again.filename = name
+            file.filelist.append(again)
 
 
 def _safetensors(path: Path, header: bytes) -> None:
