@@ -211,6 +211,15 @@ def test_names_that_no_tensor_has_are_refused_and_escaped(name: Any, tmp_path: P
     assert len(str(info.value)) < 600
 
 
+@pytest.mark.parametrize("content", [{}, {"_extra_state": 1}, {"state_dict": {}}])
+def test_an_empty_state_dict(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="expected a state dict"):
+        checkpoints.read(tmp_path / "m.pkl")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        checkpoints.read(tmp_path / "m.pkl", key="state_dict" if "state_dict" in content else None)
+
+
 def test_what_blocks_a_reader_is_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(ValueError, match="found a FIFO"):
