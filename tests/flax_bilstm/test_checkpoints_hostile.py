@@ -1,6 +1,7 @@
 """Files made to hang, to fill the memory or to run code: refused in words, soon, in little room."""
 
 import copy
+import errno
 import os
 import pickle
 import struct
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_file, torch_writing
 from flax_bilstm.checkpoints.pickle_machine import Limits
@@ -218,6 +221,22 @@ def test_an_empty_state_dict(content: Any, tmp_path: Path) -> None:
         checkpoints.read(tmp_path / "m.pkl")
     with pytest.raises(ValueError, match="expected a state dict"):
         checkpoints.read(tmp_path / "m.pkl", key="state_dict" if "state_dict" in content else None)
+
+
+@pytest.mark.parametrize("call", ["read", "save"])
+def test_paths_that_the_system_refuses(call: str) -> None:
+    path, model = "a" * 5_000, fb.LSTM(2, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(OSError, match=f"could not be {'written' if call == 'save' else call}: File"
+                       " name too long; check the name") as info:  # fmt: skip
+        fb.save(model, path) if call == "save" else fb.load(path)
+    assert str(info.value).startswith(f"{'a' * 200}… (5,000 characters): ")
+    assert info.value.errno == errno.ENAMETOOLONG
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file of Linux")
+def test_a_file_that_the_system_does_not_read() -> None:
+    with pytest.raises(OSError, match=r"^/proc/self/mem: could not be read: Input/output error; "):
+        fb.load("/proc/self/mem")
 
 
 def test_what_blocks_a_reader_is_never_opened(tmp_path: Path) -> None:
