@@ -26,6 +26,7 @@ from flax_bilstm.checkpoints.formats import (
     detect,
     format_of,
 )
+from flax_bilstm.checkpoints.not_written import in_words
 from flax_bilstm.checkpoints.replacing import replacing
 from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
 from flax_bilstm.conversion.flax_paths import load_variables
@@ -97,7 +98,7 @@ def load(
     arguments.module("into", into)
     if options:
         raise TypeError(f"into: {', '.join(options)} cannot be set on an existing module.")
-    form = detect(Path(arguments.path("path", path)))
+    form = _detected(path)
     chosen = () if form is ORBAX else rows(into, names, ignore)
     own = [name for row in chosen for name in row.torch_names]
     keep = [each for each in PREFIXES if own and all(name.startswith(each) for name in own)]
@@ -131,7 +132,7 @@ def save(module: nnx.Module, path: str | os.PathLike[str], *, names: Names | Non
     """
     writer = format_of(Path(arguments.path("path", path))).write
     arrays = state_dict(module, names=names)
-    with replacing(path) as temporary:
+    with in_words(path, "written"), replacing(path) as temporary:
         if writer is None:
             orbax_writing.write(module, temporary)
         else:
@@ -147,7 +148,7 @@ def read(
     Weights stored in parts, by weight_norm for instance, are put together only for this library's
     modules. See `load` for the arguments and the errors.
     """
-    form = detect(Path(arguments.path("path", path)))
+    form = _detected(path)
     checkpoint = _read(path, form, prefix, key)
     if form is ORBAX:
         return checkpoint._replace(tensors=orbax_folder.to_torch(checkpoint.tensors))
@@ -166,6 +167,12 @@ def fitting(
     return folded(checkpoint, own | {n for n in checkpoint.tensors if matches(n, ignore)})
 
 
+def _detected(path: str | os.PathLike[str]) -> Format:
+    place = Path(arguments.path("path", path))
+    with in_words(place, "read"):
+        return detect(place)
+
+
 def _read(
     path: str | os.PathLike[str],
     form: Format,
@@ -175,7 +182,7 @@ def _read(
 ) -> Checkpoint:
     arguments.string_or_none("prefix", prefix)
     arguments.string_or_none("key", key)
-    with naming(path):
+    with naming(path), in_words(path, "read"):
         content = form.read(Path(path))
         checkpoint = unwrap(content.tree, prefix, key, keep)
     return checkpoint._replace(notes=content.notes + checkpoint.notes)

@@ -3,6 +3,7 @@
 The layout: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7 to 4.3.16.
 """
 
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,13 +28,15 @@ def members(data: Bytes, start: int = 0, end: int = -1) -> dict[str, Member]:
     """Name → member of the archive data[start:end], without the folder that torch puts all in.
 
     Raises:
-        DamagedError: it is not an archive, or members are outside it.
+        DamagedError: it is not an archive, or members are outside it or share bytes.
     """
     end = len(data) if end < 0 else end
     try:
-        return dict(_entries(data, start, end))
+        entries = list(_entries(data, start, end))
     except (struct.error, UnicodeError, IndexError) as error:
         raise DamagedError("its zip directory is cut off") from error
+    _check_apart(entries)
+    return dict(entries)
 
 
 def checked(data: Bytes, member: Member) -> None:
@@ -45,6 +48,17 @@ def checked(data: Bytes, member: Member) -> None:
         found = zlib.crc32(view[at : min(at + 2**24, member.end)], found)
     if found != member.checksum:
         raise DamagedError("its bytes do not have the checksum that was stored with them")
+
+
+def _check_apart(entries: list[tuple[str, Member]]) -> None:
+    """Refuse members that share bytes: each would be read, and its checksum computed, again."""
+    ordered = sorted(entries, key=lambda each: each[1].start)
+    for (name, member), (other, after) in itertools.pairwise(ordered):
+        if after.start < member.end:
+            raise DamagedError(
+                f"its members {shown(name)} and {shown(other)} share bytes: one ends before byte "
+                f"{member.end:,}, expected the other to begin there or later, got {after.start:,}"
+            )
 
 
 def _directory(data: Bytes, start: int, end: int) -> tuple[int, int]:

@@ -4,7 +4,6 @@ The metadata is a pickle that says where each piece of each tensor is; each piec
 by torch.save. https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
 """
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from flax_bilstm.checkpoints import torch_file
 from flax_bilstm.checkpoints.mapped import Content, mapped
+from flax_bilstm.checkpoints.shapes import count_of
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 from flax_bilstm.showing import shown
 
@@ -105,10 +105,11 @@ def _joined(name: str, size: tuple[int, ...], pieces: list[tuple[Any, Any]]) -> 
     first = pieces[0][1]
     if isinstance(first, StandIn):
         return first
+    count = count_of(size)
     if len(pieces) == 1 and first.shape == tuple(size):
         return first
     misfit = DamagedError(f"the pieces of {shown(name)} do not fill its shape {shown(str(size))}")
-    if sum(array.size for _, array in pieces) != math.prod(size):
+    if sum(array.size for _, array in pieces) != count:
         raise misfit
     whole, filled = np.empty(size, first.dtype), np.zeros(size, bool)
     for offset, array in pieces:

@@ -1,4 +1,4 @@
-"""Errors of writing a checkpoint, under the name that the user chose for it."""
+"""The system's errors of writing or reading a checkpoint, under the name that the user chose."""
 
 import contextlib
 import errno
@@ -25,6 +25,22 @@ def not_written(temporary: Path, error: Exception) -> OSError:
         return OSError(int(number[1]), os.strerror(int(number[1])), str(temporary))
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return OSError(errno.EIO, shown(first).rstrip("."), str(temporary))
+
+
+@contextlib.contextmanager
+def in_words(path: str | os.PathLike[str], done: str) -> Iterator[None]:
+    """Say in one line which checkpoint could not be read or written (`done`), and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:  # it is in words already
+            raise
+        named = type(error)(
+            f"{shown(os.fspath(path))}: could not be {done}: {error.strerror}; check the name, the "
+            "permissions and the disk."
+        )
+        named.errno = error.errno
+        raise named from error
 
 
 @contextlib.contextmanager

@@ -8,10 +8,15 @@ import struct
 from collections.abc import Callable
 
 from flax_bilstm.checkpoints.pickle_machine import Machine
-from flax_bilstm.checkpoints.stand_ins import DamagedError, Global
+from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn
+
+LARGEST_INTEGER = 64
+"""Most bytes of an integer: arithmetic with longer ones, and even printing them, takes long."""
 
 
-def _long(raw: bytes) -> int:
+def _long(raw: bytes) -> int | StandIn:
+    if len(raw) > LARGEST_INTEGER:
+        return StandIn(f"an integer of {len(raw):,} bytes")
     return int.from_bytes(raw, "little", signed=True)
 
 

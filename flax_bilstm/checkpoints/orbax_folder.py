@@ -64,7 +64,7 @@ def _tree_folder(path: Path) -> Path:
     for _ in range(3):
         if (path / METADATA).is_file():
             return path
-        inside = sorted(child.name for child in path.iterdir() if child.is_dir())
+        inside = sorted(child.name for child in path.iterdir() if _may_hold_a_tree(child))
         steps = {int(match[1]): name for name in inside if (match := STEP.fullmatch(name))}
         items = [name for name in inside if (path / name / METADATA).is_file()]
         usual = [name for name in ITEMS if name in items]
@@ -80,6 +80,12 @@ def _tree_folder(path: Path) -> Path:
         f"with {', '.join(map(shown, inside)) or 'nothing'} in it. Of an ocp.CheckpointManager, "
         "name one step's item, such as 100/default."
     )
+
+
+def _may_hold_a_tree(folder: Path) -> bool:
+    """Whether a folder is a tree's or has one inside, and is not hidden, as a temporary one is."""
+    trees = (METADATA, f"*/{METADATA}")
+    return not folder.name.startswith(".") and any(any(folder.glob(each)) for each in trees)
 
 
 def _restore(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,23 @@
 
 import struct
 from collections.abc import Callable, Hashable
+from numbers import Number
 from typing import Any
 
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, Global, StandIn, Unfinished
 
 MOST_OBJECTS = 2_000_000
 """Most objects, and most places of the memo: each is one byte in the file, and many in memory."""
+
+MOST_OPCODES = 12_000_000
+"""Most opcodes of all pickles of a file."""
+
+FREE_KEYS = 2**20
+"""Whole numbers from 0 up to this one are keys without limit, as in optimizers' states."""
+
+MOST_OTHER_NUMBERS = 10_000
+"""Most other numbers as keys in all pickles of a file: any number of them can have one hash, and a
+dict compares each with all before it. The hashes of strings are random."""
 
 MOST_MARKS = 100_000
 """Most marks at a time: as deep as containers are nested."""
@@ -16,13 +27,42 @@ Call = Callable[[str, tuple[Any, ...]], Any]
 """The name of a function and its arguments → the value that it would make, or a StandIn."""
 
 
+class Limits:
+    """What all pickles of a file may have together."""
+
+    def __init__(self) -> None:
+        self.opcodes = iter(range(MOST_OPCODES))
+        self.numbers = 0
+
+    def key(self, key: Any) -> Hashable:
+        """A key whose hash is cheap, and not that of many others; a StandIn for other objects."""
+        if isinstance(key, (str, bytes, StandIn)) or key is None:
+            return key
+        if not isinstance(key, Number):
+            return StandIn(type(key).__name__)
+        if not (isinstance(key, int) and 0 <= key < FREE_KEYS):
+            self.numbers += 1
+            if self.numbers > MOST_OTHER_NUMBERS:
+                raise DamagedError(
+                    f"its pickle has more than {MOST_OTHER_NUMBERS:,} keys that are numbers, but "
+                    f"not whole ones from 0 to {FREE_KEYS - 1:,}"
+                )
+        return key
+
+
 class Machine:
     """The stack, the memo and the position in the data."""
 
     def __init__(
-        self, data: Bytes, call: Call, persistent: Callable[[Any], Any], start: int, end: int
+        self,
+        data: Bytes,
+        call: Call,
+        persistent: Callable[[Any], Any],
+        start: int,
+        end: int,
+        limits: Limits,
     ):
-        self.data, self.position, self.end = data, start, end
+        self.data, self.position, self.end, self.limits = data, start, end, limits
         self.call, self.persistent = call, persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -120,8 +160,9 @@ class Machine:
     def set_items(self, target: Any, items: list[Any]) -> None:
         """Set keys and values, in turn, of a dict."""
         if isinstance(target, dict):
+            key_of = self.limits.key
             target.update(
-                (_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)
+                (key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True)
             )
         # the items of other objects are dropped
 
@@ -133,11 +174,3 @@ class Machine:
 
 def _name(function: Any) -> str:
     return function.name if isinstance(function, (Global, StandIn)) else type(function).__name__
-
-
-def _key(key: Any) -> Hashable:
-    """A key whose hash is cheap: hashing nested tuples can take forever."""
-    if isinstance(key, tuple):
-        plain = all(isinstance(each, (str, int, float, bytes)) for each in key)
-        return key if plain else StandIn("tuple")
-    return key if isinstance(key, Hashable) else StandIn(type(key).__name__)

@@ -8,12 +8,12 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flax_bilstm.checkpoints import pickle_machine
 from flax_bilstm.checkpoints.opcodes import OPERATIONS
-from flax_bilstm.checkpoints.pickle_machine import Call, Machine
+from flax_bilstm.checkpoints.pickle_machine import Call, Limits, Machine
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError
 
 STOP = ord(".")
-MOST_OPCODES = 12_000_000
 
 
 class Result(NamedTuple):
@@ -25,7 +25,12 @@ class Result(NamedTuple):
 
 
 def load(
-    data: Bytes, call: Call, persistent: Callable[[Any], Any], start: int = 0, end: int = -1
+    data: Bytes,
+    call: Call,
+    persistent: Callable[[Any], Any],
+    limits: Limits,
+    start: int = 0,
+    end: int = -1,
 ) -> Result:
     """Read one pickle from data[start:end].
 
@@ -33,13 +38,15 @@ def load(
         data: the bytes.
         call: makes the value of a known function and its arguments, or a StandIn.
         persistent: makes the value of a persistent id (in PyTorch's files: a storage).
+        limits: what the pickle may have, together with the others of its file.
         start: where the pickle begins.
         end: where it must have ended; -1 for the end of the data.
 
     Raises:
         DamagedError: it is not a pickle, or needs more than its length can explain.
     """
-    machine = Machine(data, call, persistent, start, len(data) if end < 0 else end)
+    end = len(data) if end < 0 else end
+    machine = Machine(data, call, persistent, start, end, limits)
     try:
         value = _run(machine)
     except DamagedError:
@@ -62,7 +69,7 @@ def load(
 
 def _run(machine: Machine) -> Any:
     data, end = machine.data, machine.end
-    for _ in range(MOST_OPCODES):
+    for _ in machine.limits.opcodes:
         if machine.position >= end:
             raise DamagedError("its pickle ends early")
         opcode = data[machine.position]
@@ -73,4 +80,5 @@ def _run(machine: Machine) -> Any:
         if operation is None:
             raise DamagedError(f"its pickle has an unknown opcode {opcode:#x}")
         operation(machine)
-    raise DamagedError(f"its pickle has more than {MOST_OPCODES:,} opcodes")
+    most = pickle_machine.MOST_OPCODES
+    raise DamagedError(f"its pickles have more than {most:,} opcodes in all")

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bilstm.checkpoints.pickle_machine import Limits
+from flax_bilstm.checkpoints.shapes import count_of
 from flax_bilstm.checkpoints.shared_memory import ALWAYS_ALLOWED, LARGEST_SHARING
 from flax_bilstm.checkpoints.stand_ins import DamagedError, Global, StandIn, Unfinished
 from flax_bilstm.showing import shown
@@ -53,10 +55,13 @@ class Storage(NamedTuple):
 
 
 class Budget:
-    """Limits the memory that a file's values take, and the bytes of all views of its storages."""
+    """Limits the memory that a file's values take, and the bytes of all views of its storages.
 
-    def __init__(self, file_size: int):
-        self.file_size = file_size
+    `limits`: those of its pickles.
+    """
+
+    def __init__(self, file_size: int, limits: Limits):
+        self.file_size, self.limits = file_size, limits
         self.left = LARGEST_RATIO * file_size + ALWAYS_ALLOWED
         self.views_left = LARGEST_SHARING * file_size + ALWAYS_ALLOWED
 
@@ -94,13 +99,8 @@ def tensor(
     Raises:
         DamagedError: it has elements outside its storage.
     """
-    numbers = (offset, *size, *stride)
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(size) > 32:
-        raise DamagedError("a tensor's offset, sizes or strides are no numbers from 0 on")
-    count, last = 1, offset
-    for length, step in zip(size, stride, strict=True):
-        count *= length
-        last += (length - 1) * step
+    count = count_of(size, stride, [offset])
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     available = len(storage.data) // dtype.itemsize
     if count == 0:
         if max(size) > 2**62:
@@ -146,7 +146,8 @@ def _mapping(budget: Budget, *arguments: Any) -> Any:
     if isinstance(items, dict):
         return items
     budget.take(128 * len(items))
-    return {key: value for key, value in items if isinstance(key, (str, int))}
+    key_of = budget.limits.key
+    return {key_of(key): value for key, value in items if isinstance(key, (str, int))}
 
 
 def _encoded(budget: Budget, text: str, encoding: str) -> Any:
@@ -177,10 +178,7 @@ def _numpy_array(budget: Budget, *rest: Any) -> Any:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
             return StandIn("a NumPy array of objects")
-        count = 1
-        for length in shape:
-            count *= length
-        if count * dtype.itemsize != len(data):
+        if count_of(shape) * dtype.itemsize != len(data):
             raise DamagedError("a NumPy array's shape does not fit its bytes")
         budget.take(len(data) + 256)
         return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
@@ -191,6 +189,7 @@ def _numpy_array(budget: Budget, *rest: Any) -> Any:
 def _numpy_buffer(budget: Budget, data: Any, dtype: Any, shape: Any, order: Any, *rest: Any) -> Any:
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes) or order not in ("C", "F"):
         return StandIn("a NumPy array of another kind")
+    count_of(shape)
     budget.take(256)
     return np.ndarray(shape, dtype, data, order=order)
 

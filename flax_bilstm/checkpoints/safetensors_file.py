@@ -17,6 +17,8 @@ import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
 from flax_bilstm.checkpoints.not_written import not_written
+from flax_bilstm.checkpoints.shapes import count_of
+from flax_bilstm.checkpoints.stand_ins import DamagedError
 from flax_bilstm.showing import shown
 
 DTYPES = {
@@ -45,7 +47,7 @@ def read(path: Path) -> Content:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = (
             str(error)
-            if isinstance(error, _DamagedError)
+            if isinstance(error, DamagedError)
             else "its header is not the JSON of a safetensors file"
         )
         raise ValueError(
@@ -54,35 +56,27 @@ def read(path: Path) -> Content:
         ) from error
 
 
-class _DamagedError(ValueError):
-    pass
-
-
 def _tensors(data: Any) -> Iterator[tuple[str, np.ndarray]]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, LARGEST_HEADER):
-        raise _DamagedError("its header is cut off")
+        raise DamagedError("its header is cut off")
     header = json.loads(bytes(data[8 : 8 + length]))
     body, at = memoryview(data)[8 + length :], 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda each: tuple(each[1]["data_offsets"])):
         start, end = entry["data_offsets"]
         if entry["dtype"] not in DTYPES:
-            raise _DamagedError(
+            raise DamagedError(
                 f"{shown(name)} has the dtype {shown(entry['dtype'])}, expected one of "
                 f"{', '.join(DTYPES)}"
             )
-        dtype, size = DTYPES[entry["dtype"]], 1
-        for axis in entry["shape"]:
-            if type(axis) is not int or axis < 0:
-                raise _DamagedError(f"{shown(name)} has a shape that is not a list of sizes")
-            size *= axis
+        dtype, size = DTYPES[entry["dtype"]], count_of(entry["shape"])
         if start != at or end - start != size * dtype.itemsize or end > len(body):
-            raise _DamagedError(f"the bytes of {shown(name)} are not where its header says")
+            raise DamagedError(f"the bytes of {shown(name)} are not where its header says")
         yield name, np.ndarray(entry["shape"], dtype, body, start)
         at = end
     if at != len(body):
-        raise _DamagedError("it has bytes that belong to no tensor")
+        raise DamagedError("it has bytes that belong to no tensor")
 
 
 def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flax_bilstm.checkpoints import archive, pickled, rebuilt
 from flax_bilstm.checkpoints.mapped import Content, mapped
-from flax_bilstm.checkpoints.pickle_machine import Call
+from flax_bilstm.checkpoints.pickle_machine import Call, Limits
 from flax_bilstm.checkpoints.rebuilt import Budget, Storage
 from flax_bilstm.checkpoints.stand_ins import Bytes, DamagedError, StandIn
 from flax_bilstm.showing import counted, listed, shown
@@ -60,19 +60,22 @@ def read(path: Path) -> Content:
     return Content(found.value, tuple(notes) if found.skipped else ())
 
 
-def load(data: Bytes, start: int = 0, end: int = -1, *, inside: bool = False) -> pickled.Result:
+def load(
+    data: Bytes, start: int = 0, end: int = -1, *, inside: Limits | None = None
+) -> pickled.Result:
     """The object that torch.save wrote to data[start:end], or a plain pickle.
 
-    `inside`: it is inside another pickle, and must not contain a further one.
+    `inside`: what is left to it inside another pickle; it must not contain a further one.
 
     Raises:
         DamagedError: it is neither.
     """
     end = len(data) if end < 0 else end
-    budget = Budget(end - start)
+    limits = inside or Limits()
+    call = _caller(Budget(end - start, limits), inside is not None)
     if data[start : start + 4] == b"PK\3\4":
-        return _load_archive(data, start, end, _caller(budget, inside))
-    return _load_pickles(data, start, end, _caller(budget, inside))
+        return _load_archive(data, start, end, call, limits)
+    return _load_pickles(data, start, end, call, limits)
 
 
 def is_module(value: Any) -> bool:
@@ -89,7 +92,7 @@ def _one(value: Any) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Result:
+def _load_archive(data: Bytes, start: int, end: int, call: Call, limits: Limits) -> pickled.Result:
     members = archive.members(data, start, end)
     if "constants.pkl" in members or any(name.startswith("code/") for name in members):
         raise DamagedError("it holds a TorchScript program, which is code; nothing was executed")
@@ -114,10 +117,10 @@ def _load_archive(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
 
     pickle = members["data.pkl"]
     archive.checked(data, pickle)
-    return pickled.load(bytes(view[pickle.start : pickle.end]), call, persistent)
+    return pickled.load(bytes(view[pickle.start : pickle.end]), call, persistent, limits)
 
 
-def _load_pickles(data: Bytes, start: int, end: int, call: Call) -> pickled.Result:
+def _load_pickles(data: Bytes, start: int, end: int, call: Call, limits: Limits) -> pickled.Result:
     """A file of the old format, or one plain pickle."""
     counts: dict[str, int] = {}
 
@@ -131,14 +134,14 @@ def _load_pickles(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
     def skip(name: str, arguments: tuple[Any, ...]) -> Any:
         return StandIn(name, arguments)
 
-    first = pickled.load(data, call, note, start, end)
+    first = pickled.load(data, call, note, limits, start, end)
     if not isinstance(first.value, int) or first.value != LEGACY_MAGIC:
         return first
     position = first.end
     for _ in range(2):  # the protocol's number, and the sizes of C's types
-        position = pickled.load(data, skip, note, position, end).end
-    after = pickled.load(data, skip, note, position, end).end
-    keys = pickled.load(data, skip, note, after, end)
+        position = pickled.load(data, skip, note, limits, position, end).end
+    after = pickled.load(data, skip, note, limits, position, end).end
+    keys = pickled.load(data, skip, note, limits, after, end)
     view, at = memoryview(data), keys.end
     storages: dict[str, Any] = {}
     for key in keys.value:
@@ -157,14 +160,14 @@ def _load_pickles(data: Bytes, start: int, end: int, call: Call) -> pickled.Resu
             return StandIn("a part of a storage")
         return _storage(kind, storages[str(key)], count)
 
-    return pickled.load(data, call, persistent, position, end)
+    return pickled.load(data, call, persistent, limits, position, end)
 
 
 def _caller(budget: Budget, inside: bool) -> Call:
     def call(name: str, arguments: tuple[Any, ...]) -> Any:
         if name == "torch.storage._load_from_bytes" and not inside:
             budget.take(len(arguments[0]))  # how a plain pickle stores a tensor
-            return load(arguments[0], inside=True).value
+            return load(arguments[0], inside=budget.limits).value
         return rebuilt.call(name, arguments, budget)
 
     return call

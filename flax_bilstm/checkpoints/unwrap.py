@@ -76,6 +76,11 @@ def unwrap(
     if found.others:
         notes.append(f"other state dicts, by --key: {listed(found.others)}")
     held = {name: value for name, value in found.state_dict.items() if not _is_extra(name, notes)}
+    if not held:
+        raise ValueError(
+            "expected a state dict with at least one tensor, got an empty one; save "
+            "model.state_dict() of a model with weights."
+        )
     _check_names(held)
     held = _without_extras(held, notes)
     names = _strip(held, prefix, keep, notes)

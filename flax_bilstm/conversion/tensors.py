@@ -22,14 +22,27 @@ def to_numpy(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every value as a NumPy array of the same dtype (bfloat16: ml_dtypes), copied only if needed.
 
     Raises:
-        ValueError: a value is not an array or dense tensor of numbers.
+        ValueError: a value is not an array or dense tensor of numbers, or a key is not a name.
     """
     if not isinstance(state_dict, Mapping):
         raise ValueError(
             "state_dict: expected a mapping from names to tensors, got "
             f"{type(state_dict).__name__}; pass module.state_dict()."
         )
-    return {str(name): array_of(str(name), value) for name, value in state_dict.items()}
+    named = ((_name(key), value) for key, value in state_dict.items())
+    return {name: array_of(name, value) for name, value in named}
+
+
+def _name(key: Any) -> str:
+    """A key as text: of a whole number too, but not of one with thousands of digits."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and key.bit_length() < 64:
+        return str(key)
+    raise ValueError(
+        "state_dict: expected names of tensors, strings or whole numbers of at most 63 bits, got "
+        f"{shown(key)} ({type(key).__name__}); pass module.state_dict()."
+    )
 
 
 def array_of(name: str, value: Any) -> np.ndarray:

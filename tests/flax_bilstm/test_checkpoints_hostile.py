@@ -1,5 +1,7 @@
 """Files made to hang, to fill the memory or to run code: refused in words, soon, in little room."""
 
+import copy
+import errno
 import os
 import pickle
 import struct
@@ -11,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_bilstm as fb
 from flax_bilstm import checkpoints
-from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_writing
+from flax_bilstm.checkpoints import archive, pickle_machine, pickled, torch_file, torch_writing
+from flax_bilstm.checkpoints.pickle_machine import Limits
 
 LIMIT = 5.0
 """Seconds for refusing."""
@@ -47,6 +52,28 @@ def shared(names: int) -> bytes:
     return pickle.dumps({f"x{number}": array for number in range(names)})
 
 
+def of_many_axes(axes: int) -> bytes:
+    """The pickle of a NumPy array with so many axes."""
+    return b"".join([
+        b"\x80\x02}U\1acnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85U\1btR",
+        b"(K\1(" + b"K\xff" * axes + b"tcnumpy\ndtype\nU\2f4\x89\x88\x87R(K\3U\1<NNN",
+        b"J\xff\xff\xff\xff" * 2 + b"K\0tb\x89U\4abcdtbs.",
+    ])  # fmt: skip
+
+
+def of_long_integers(kind: bytes) -> bytes:
+    """The pickle of a tensor of 32 axes whose sizes or strides have 100,000 bytes each."""
+    number = b"\x8b" + struct.pack("<i", 100_000) + b"\xff" * 99_999 + b"\1q\0" + b"h\0" * 31
+    usual = tensor((7,) * 32, (8,) * 32)
+    return usual.replace(b"(" + kind * 32 + b"t", b"(" + number + b"t")
+
+
+def of_one_hash(count: int) -> bytes:
+    """Keys and values in turn, as opcodes: each key is another multiple of the hashes' modulus."""
+    numbers = (number * (2**61 - 1) for number in range(1, count + 1))
+    return b"".join(b"\x8a\x0b" + each.to_bytes(11, "little") + b"K\0" for each in numbers)
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "strides of 0": lambda path: write(path, tensor((40_000, 40_000), (0, 0))),
     "sizes that overflow": lambda path: write(path, tensor((2**40, 2**40), (0, 0))),
@@ -70,6 +97,23 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "safetensors of terabytes": lambda path: _safetensors(
         path, b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
     ),
+    "sizes of 100,000 bytes": lambda path: write(path, of_long_integers(torch_writing._number(7))),
+    "strides of 100,000 bytes": lambda path: write(
+        path, of_long_integers(torch_writing._number(8))
+    ),
+    "a NumPy array of 1,000,000 axes": lambda path: path.write_bytes(of_many_axes(1_000_000)),
+    "safetensors of 1,000,000 axes": lambda path: _safetensors(
+        path, b'{"w":{"dtype":"F32","shape":[%s255],"data_offsets":[0,4]}}' % (b"255," * 999_999)
+    ),
+    "100,000 keys of one hash": lambda path: path.write_bytes(
+        b"\x80\x02}(" + of_one_hash(100_000) + b"u."
+    ),
+    "100,000 pairs of one hash": lambda path: path.write_bytes(
+        b"\x80\x02ccollections\nOrderedDict\n("
+        + of_one_hash(100_000).replace(b"K\0", b"K\0\x86")
+        + b"l\x85R."
+    ),
+    "one member under 1,000 names": lambda path: _overlapping(path),
     "deep JSON": lambda path: _safetensors(path, b"{" + b'"a":{' * 100_000),
 }
 
@@ -79,6 +123,23 @@ def _flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.index(np.arange(64.0).tobytes()) + 100] ^= 1
     path.write_bytes(raw)
+
+
+def _overlapping(path: Path) -> None:
+    """An archive whose directory has one storage of 8 MiB under 1,000 names."""
+    names = [f"archive/data/{number:03}" for number in range(1_000)]
+    pickle_ = b"\x80\x02}(" + b"".join(
+        tensor((1,), (1,))[3:-2].replace(b"X\1\0\0\x000", b"X\3\0\0\0" + name[-3:].encode())
+        .replace(b"X\1\0\0\0w", b"X\4\0\0\0w" + name[-3:].encode())
+        for name in names
+    ) + b"u."  # fmt: skip
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickle_)
+        file.writestr(names[0], b"\0" * 2**23)
+        for name in names[1:]:
+            again = copy.copy(file.infolist()[1])
+            again.filename = name
+            file.filelist.append(again)
 
 
 def _safetensors(path: Path, header: bytes) -> None:
@@ -110,14 +171,28 @@ def test_the_objects_of_a_pickle_are_counted(item: bytes, monkeypatch: pytest.Mo
     monkeypatch.setattr(pickle_machine, "MOST_OBJECTS", 1_000)
     with pytest.raises(pickled.DamagedError, match="more than 1,000 objects"):
         pickled.load(
-            b"\x80\x02(" + item * 1_001 + b"t.", lambda name, arguments: None, lambda identity: None
+            b"\x80\x02(" + item * 1_001 + b"t.", lambda *call: None, lambda identity: None, Limits()
         )
 
 
-def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickled, "MOST_OPCODES", 1_000)
-    with pytest.raises(pickled.DamagedError, match="more than 1,000 opcodes"):
-        pickled.load(b"\x80\x02" + b"N0" * 500 + b"N.", lambda *call: None, lambda identity: None)
+@pytest.mark.parametrize(
+    "pickles",
+    [
+        b"\x80\x02" + b"N0" * 500 + b"N.",
+        b"".join(
+            pickle.dumps(value, 2)[:2] + b"N0" * 120 + pickle.dumps(value, 2)[2:]
+            for value in (torch_file.LEGACY_MAGIC, 1001, {}, {}, [])
+        ),
+        b"\x80\x02"
+        + b"ctorch.storage\n_load_from_bytes\nB\x52\2\0\0\x80\x02%sN.\x85R0" % (b"N0" * 295) * 2
+        + b"N.",
+    ],
+    ids=["one pickle", "the old format", "a pickle inside another"],
+)
+def test_opcodes_of_all_pickles_count(pickles: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_machine, "MOST_OPCODES", 1_000)
+    with pytest.raises(pickled.DamagedError, match="more than 1,000 opcodes in all"):
+        torch_file.load(pickles)
 
 
 def test_more_members_than_any_file_has() -> None:
@@ -137,6 +212,31 @@ def test_names_that_no_tensor_has_are_refused_and_escaped(name: Any, tmp_path: P
         checkpoints.read(tmp_path / "m.pkl")
     assert str(info.value).isprintable()
     assert len(str(info.value)) < 600
+
+
+@pytest.mark.parametrize("content", [{}, {"_extra_state": 1}, {"state_dict": {}}])
+def test_an_empty_state_dict(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="expected a state dict"):
+        checkpoints.read(tmp_path / "m.pkl")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        checkpoints.read(tmp_path / "m.pkl", key="state_dict" if "state_dict" in content else None)
+
+
+@pytest.mark.parametrize("call", ["read", "save"])
+def test_paths_that_the_system_refuses(call: str) -> None:
+    path, model = "a" * 5_000, fb.LSTM(2, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(OSError, match=f"could not be {'written' if call == 'save' else call}: File"
+                       " name too long; check the name") as info:  # fmt: skip
+        fb.save(model, path) if call == "save" else fb.load(path)
+    assert str(info.value).startswith(f"{'a' * 200}… (5,000 characters): ")
+    assert info.value.errno == errno.ENAMETOOLONG
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file of Linux")
+def test_a_file_that_the_system_does_not_read() -> None:
+    with pytest.raises(OSError, match=r"^/proc/self/mem: could not be read: Input/output error; "):
+        fb.load("/proc/self/mem")
 
 
 def test_what_blocks_a_reader_is_never_opened(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import operator
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,19 @@ def test_an_orbax_checkpoint_manager_and_its_steps(inside: str, tmp_path: Path) 
     for name, array in fb.state_dict(model).items():
         np.testing.assert_array_equal(read.tensors[name], array * 10)
     assert any("read: " in note for note in read.notes) == (inside != "10/default")
+
+
+@pytest.mark.parametrize(
+    "other", ["plots_2026", "2026/plots", ".flax-bilstm-abcdefg99", ".flax-bilstm-abcdefg99/new"]
+)
+def test_folders_beside_the_steps_of_a_manager(other: str, tmp_path: Path) -> None:
+    """Whose names end in digits, as that of a temporary folder may; one was taken for a step."""
+    path = orbax_step(tmp_path / "run", fb.LSTM(2, 3, rngs=nnx.Rngs(0)))
+    if other.endswith("new"):
+        shutil.copytree(path / "9" / "default", path / other)
+    else:
+        (path / other).mkdir(parents=True)
+    assert "read: 10/default" in checkpoints.read(path).notes
 
 
 def test_linen_variables_and_a_train_state(tmp_path: Path) -> None:

@@ -193,6 +193,20 @@ def test_what_is_no_mapping_is_refused():
         fb.from_state_dict([("a", 1)])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("digits", [5_000, 20])
+def test_whole_numbers_that_are_no_names(digits):
+    with pytest.raises(ValueError, match="names of tensors, strings or whole numbers of at most"):
+        fb.from_state_dict({10**digits: np.zeros(3, np.float32)})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("key", [(1, 2), None, 0.5])
+def test_keys_that_are_no_names(key):
+    with pytest.raises(ValueError, match="state_dict: expected names of tensors, strings or whole"):
+        fb.from_state_dict({key: np.zeros(3, np.float32)})
+
+
 def test_integers_are_refused():
     arrays = {name: a.astype(np.int32) for name, a in held_by(network()).items()}
     with pytest.raises(ValueError, match=r"floating.*int32"):

@@ -17,6 +17,14 @@ from tools.fuzzing.values import pick
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\xff" * 8)
 OPCODES = b"()012BCGIJKLMNPQRSTUVX]abcdeghijlopqrstu}.\x80\x81\x85\x86\x8c\x8e\x93\x94\x95"
 
+MANY = (
+    b"\x8b\xa0\x86\1\0" + b"\xff" * 99_999 + b"\1",  # an integer of 100,000 bytes
+    b"K\xff" * 100_000,  # sizes of so many axes
+    b"255," * 100_000,  # the same in JSON
+    b"".join(b"\x8a\x0b" + (n * (2**61 - 1)).to_bytes(11, "little") + b"K\0"
+             for n in range(20_000)),  # keys of one hash
+)  # fmt: skip
+"""What multiplies, or compares, forever if nothing bounds it."""
 
 ARRAYS = {
     name: np.arange(size, dtype=np.float32).reshape(shape)
@@ -134,4 +142,9 @@ def _splice(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -
     return _put(data, other[start : start + int(rng.integers(1, 100))], rng)
 
 
-CHANGES: tuple[Change, ...] = (_flip, _number, _opcode, _cut, _remove, _double, _splice)
+def _many(data: bytes, originals: Sequence[bytes], rng: np.random.Generator) -> bytes:
+    at = _at(data, rng)
+    return data[:at] + pick(MANY, rng) + data[at:]
+
+
+CHANGES: tuple[Change, ...] = (_flip, _number, _opcode, _cut, _remove, _double, _splice, _many)
