@@ -4,10 +4,14 @@ The imports take 3 to 5 CPU seconds, and the tests start some 30 such processes.
 """
 
 import multiprocessing
+import os
 import runpy
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -20,6 +24,7 @@ FORKS.set_forkserver_preload(
 PREAMBLE = """\
 import os, sys
 import jax
+os.environ.pop("PYTHONSAFEPATH", None)
 os.chdir({folder!r})
 for stream, name in (sys.stdout, "stdout"), (sys.stderr, "stderr"):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream.fileno())
@@ -38,6 +43,10 @@ def start(source: str, folder: Path, environment: dict[str, str]) -> BaseProcess
         folder: where `source` is stored, as `source.py`, and runs.
         environment: what is added to it; too late for what JAX reads when it is imported.
     """
+    if "PYTHONSAFEPATH" not in os.environ:  # imports from where this process does, not from here
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONSAFEPATH", "1")
+            forkserver.ensure_running()
     script = folder / "source.py"
     script.write_text(PREAMBLE.format(folder=str(folder), environment=environment) + source)
     process = FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))
