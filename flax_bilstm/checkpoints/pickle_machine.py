@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Hashable
+from itertools import islice
 from numbers import Number
 from typing import Any
 
@@ -11,7 +12,10 @@ MOST_OBJECTS = 2_000_000
 """Most objects, and most places of the memo: each is one byte in the file, and many in memory."""
 
 MOST_OPCODES = 12_000_000
-"""Most opcodes of all pickles of a file."""
+"""Most opcodes of all pickles of a file: so many take less than five seconds."""
+
+READ_COSTS = 4
+"""Opcodes for which one counts that reads several bytes, such as a string: it takes that long."""
 
 FREE_KEYS = 2**20
 """Whole numbers from 0 up to this one are keys without limit, as in optimizers' states."""
@@ -72,6 +76,7 @@ class Machine:
 
     def read(self, count: int) -> bytes:
         """The next bytes."""
+        next(islice(self.limits.opcodes, READ_COSTS - 2, None), None)
         start, stop = self.position, self.position + count
         if count < 0 or stop > self.end:
             raise DamagedError("its pickle ends early")

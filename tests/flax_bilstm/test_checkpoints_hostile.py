@@ -186,8 +186,9 @@ def test_the_objects_of_a_pickle_are_counted(item: bytes, monkeypatch: pytest.Mo
         b"\x80\x02"
         + b"ctorch.storage\n_load_from_bytes\nB\x52\2\0\0\x80\x02%sN.\x85R0" % (b"N0" * 295) * 2
         + b"N.",
+        b"\x80\x02" + b"X\1\0\0\0a0" * 220 + b"N.",
     ],
-    ids=["one pickle", "the old format", "a pickle inside another"],
+    ids=["one pickle", "the old format", "a pickle inside another", "strings, which count four"],
 )
 def test_opcodes_of_all_pickles_count(pickles: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_machine, "MOST_OPCODES", 1_000)
