@@ -4,7 +4,6 @@ The imports take 3 to 5 CPU seconds, and the tests start some 30 such processes.
 """
 
 import multiprocessing
-import os
 import runpy
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -43,10 +42,9 @@ def start(source: str, folder: Path, environment: dict[str, str]) -> BaseProcess
         folder: where `source` is stored, as `source.py`, and runs.
         environment: what is added to it; too late for what JAX reads when it is imported.
     """
-    if "PYTHONSAFEPATH" not in os.environ:  # imports from where this process does, not from here
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONSAFEPATH", "1")
-            forkserver.ensure_running()
+    with pytest.MonkeyPatch.context() as patch:  # the package that is tested, not the checkout
+        patch.setenv("PYTHONSAFEPATH", "1")
+        forkserver.ensure_running()
     script = folder / "source.py"
     script.write_text(PREAMBLE.format(folder=str(folder), environment=environment) + source)
     process = FORKS.Process(target=runpy.run_path, args=(str(script), None, "__main__"))

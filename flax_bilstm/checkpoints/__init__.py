@@ -26,8 +26,8 @@ from flax_bilstm.checkpoints.formats import (
     detect,
     format_of,
 )
-from flax_bilstm.checkpoints.not_written import in_words
 from flax_bilstm.checkpoints.replacing import replacing
+from flax_bilstm.checkpoints.system_errors import in_words
 from flax_bilstm.checkpoints.unwrap import PREFIXES, Checkpoint, folded, unwrap
 from flax_bilstm.conversion.flax_paths import load_variables
 from flax_bilstm.conversion.reading import is_ours

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.orbax_threads import one_report
+from flax_bilstm.checkpoints.system_errors import not_written
 from flax_bilstm.conversion.rows import variables
 
 BESIDE_ARRAYS = 2**18  # bytes

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flax_bilstm.checkpoints import renaming
-from flax_bilstm.checkpoints.not_written import naming_target
+from flax_bilstm.checkpoints.system_errors import naming_target
 
 ORBAX_MARKER = "_CHECKPOINT_METADATA"
 """The file that Orbax puts into every complete checkpoint folder."""

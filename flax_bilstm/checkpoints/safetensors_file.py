@@ -16,9 +16,9 @@ import safetensors
 import safetensors.numpy
 
 from flax_bilstm.checkpoints.mapped import Content, mapped
-from flax_bilstm.checkpoints.not_written import not_written
 from flax_bilstm.checkpoints.shapes import count_of
 from flax_bilstm.checkpoints.stand_ins import DamagedError
+from flax_bilstm.checkpoints.system_errors import not_written
 from flax_bilstm.showing import shown
 
 DTYPES = {

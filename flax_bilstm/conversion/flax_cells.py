@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.layers import Entry
+from flax_bilstm.conversion.entries import Entry
 from flax_bilstm.conversion.transforms import SAME, TRANSPOSED, Arrays, Transform, concatenated
 
 

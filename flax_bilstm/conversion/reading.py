@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_bilstm.conversion import fit
-from flax_bilstm.conversion.layers import DIRECTIONS, RECURRENT
+from flax_bilstm.conversion.entries import DIRECTIONS, RECURRENT
 from flax_bilstm.conversion.recognize import recognize
 from flax_bilstm.lstm import LSTM
 from flax_bilstm.network import BiLSTMWithAttention

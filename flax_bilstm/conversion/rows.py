@@ -17,8 +17,9 @@ from flax import nnx
 
 from flax_bilstm import arguments
 from flax_bilstm.conversion import flax_cells, transforms
+from flax_bilstm.conversion.entries import Entry, entry
 from flax_bilstm.conversion.flax_cells import SummedBiases
-from flax_bilstm.conversion.layers import Entry, entry, kind_of
+from flax_bilstm.conversion.layers import kind_of
 from flax_bilstm.conversion.stacks import stack_size
 from flax_bilstm.conversion.transforms import Transform
 from flax_bilstm.conversion.tree import (

@@ -27,9 +27,9 @@ def run_each(
     Returns:
         The stages and the output of the whole batch.
     """
-    time = inputs["x"].shape[1]
+    time, lengths = inputs["x"].shape[1], inputs["lengths"].tolist()
     runs = []
-    for i, length in enumerate(inputs["lengths"].tolist()):
+    for i, length in enumerate(lengths):
 
         def substitute(
             name: str, value: torch.Tensor, i: int = i, length: int = length
@@ -42,17 +42,17 @@ def run_each(
 
         one = {"x": inputs["x"][i : i + 1, :length]}
         runs.append(run(one, substitute))
-    stages = {name: [stage[name] for stage, _ in runs] for name in runs[0][0]}
-    if len(set(inputs["lengths"].tolist())) > 1:  # what is as long as its sequence has other shapes
-        long = {name for name, values in stages.items() if len({v.shape for v in values}) > 1}
-    else:
+    found = [stages for stages, _ in runs]
+    others = found
+    if len(set(lengths)) == 1 and lengths[0] < time:  # a longer run shows what has an axis of time
         with torch.no_grad():
-            whole, _ = run({"x": inputs["x"][:1]}, lambda name, value: value)
-        long = {name for name, values in stages.items() if whole[name].shape != values[0].shape}
-    own = {
-        name: torch.cat(_padded(values, time) if name in long else values, dim=_axis(name))
-        for name, values in stages.items()
-    }
+            others = [*found, run({"x": inputs["x"][:1]}, lambda name, value: value)[0]]
+    own = {}
+    for name in found[0]:
+        values = [stages[name] for stages in found]
+        if len({stages[name].shape for stages in others}) > 1:
+            values = _padded(values, time)
+        own[name] = torch.cat(values, dim=_axis(name))
     return own, torch.cat([output for _, output in runs])
 
 

@@ -1,6 +1,7 @@
 """`flax-bilstm convert --into` a network of the user's own, with its optimizer."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def make():
 """
 
 
+@pytest.fixture
+def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """(name, source): a module that `--into name:function` imports, for the length of a test."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return make
+
+
+@pytest.fixture
+def users_port(make_module: Callable[[str, str], None]) -> None:
+    """`--into users_port:make`."""
+    make_module("users_port", PORT)
+
+
 def larger_checkpoint(path: Path, *, named: bool) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = Larger()
@@ -61,15 +80,9 @@ def larger_checkpoint(path: Path, *, named: bool) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_network_of_the_users_own_with_its_optimizer(
-    named: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    named: bool, users_port: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, optimizer = larger_checkpoint(tmp_path / "run.pt", named=named)
-    (tmp_path / "users_port.py").write_text(PORT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
     target = tmp_path / "run.orbax"
     options = ("--into", "users_port:make", "--names", "head=classifier", "--ignore", "criterion.*")
     assert run("convert", tmp_path / "run.pt", target, *options) == GOOD
@@ -84,12 +97,9 @@ def test_a_network_of_the_users_own_with_its_optimizer(
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors", ".orbax"])
 def test_a_network_of_the_users_own_to_every_format(
-    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, users_port: None, tmp_path: Path
 ) -> None:
     model, _ = larger_checkpoint(tmp_path / "run.pt", named=True)
-    (tmp_path / "users_port.py").write_text(PORT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
     target = tmp_path / f"port{ending}"
     options = ("--into", "users_port:make", "--names", "head=classifier", "--ignore", "criterion.*")
     assert run("convert", tmp_path / "run.pt", target, *options) == GOOD
@@ -111,14 +121,11 @@ def test_a_network_of_the_users_own_to_every_format(
 def test_what_the_user_passes_for_a_network_of_their_own(
     options: tuple[str, ...],
     says: str,
+    users_port: None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     larger_checkpoint(tmp_path / "run.pt", named=False)
-    (tmp_path / "users_port.py").write_text(PORT)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
     assert run("convert", tmp_path / "run.pt", tmp_path / "run.orbax", *options) == BAD_INPUT
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run.orbax").exists()
@@ -158,7 +165,7 @@ def tied() -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_groups_ties_raw_parameters_and_buffers(
-    dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: Any, make_module: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     """Without a dtype, `jnp.zeros` has what JAX gives it where 64 bits are not asked for."""
     torch.manual_seed(0)
@@ -179,9 +186,7 @@ def test_groups_ties_raw_parameters_and_buffers(
         port = port.replace("rngs=rngs", "rngs=rngs, param_dtype=jnp.float64").replace(
             "int32", "int64"
         )
-    (tmp_path / "tied_port.py").write_text(port)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tied_port", raising=False)
+    make_module("tied_port", port)
     options = ("--into", "tied_port:make", "--names", "embed=encoder", "--names", "embed=decoder")
     assert run("convert", tmp_path / "run.ckpt", tmp_path / "run.orbax", *options) == GOOD
     tree = orbax_folder.read(tmp_path / "run.orbax").tree
@@ -194,7 +199,11 @@ def test_groups_ties_raw_parameters_and_buffers(
 
 @pytest.mark.parametrize("rate", ["0.5", "port_schedule:schedule"])
 def test_what_the_state_does_not_tell_is_passed(
-    rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rate: str,
+    users_port: None,
+    make_module: Callable[[str, str], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Groups without names, and a scheduler; the optimizer was given a submodule's parameters."""
     torch.manual_seed(0)
@@ -215,11 +224,8 @@ def test_what_the_state_does_not_tell_is_passed(
     scheduler.step()
     content = {"state_dict": run_of.state_dict(), "optimizer_states": [optimizer.state_dict()]}
     torch.save(content, tmp_path / "run.ckpt")
-    (tmp_path / "users_port.py").write_text(PORT)
-    (tmp_path / "port_schedule.py").write_text("schedule = lambda step: 0.5\n")
+    make_module("port_schedule", "schedule = lambda step: 0.5\n")
     (tmp_path / "names.txt").write_text("\n".join(name for name, _ in named))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "users_port", raising=False)
     into = ("--into", "users_port:make", "--prefix", "net.", "--names", "head=classifier")
     command = ("convert", tmp_path / "run.ckpt", tmp_path / "a.orbax", *into)
     command = (*command, "--ignore", "criterion.*")

@@ -1,64 +1,29 @@
 """Every implementation through every case: the same numbers, the same gradients."""
 
-import contextlib
 import inspect
 from functools import partial
 
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.test_util import check_grads
 
 from flax_bilstm import recurrence
 from flax_bilstm.recurrence import IMPLEMENTATIONS, checkpointed, fused
-from flax_bilstm.recurrence.equations import State, Weights, accumulation_dtype, validity
+from flax_bilstm.recurrence.equations import accumulation_dtype
 
-TIME, INPUTS, HIDDEN = 6, 3, 4
-BELOW, FROM = fused.HOIST_BELOW_BATCH - 1, fused.HOIST_BELOW_BATCH
-
-OTHERS = [name for name in IMPLEMENTATIONS if name != "scan"]
-
-others = pytest.mark.parametrize("implementation", OTHERS)
-every = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-reversed_or_not = pytest.mark.parametrize("reverse", [False, True])
-PROJECTED_OR_NOT = [  # batch, size of the projection, implementations: native has no projection
-    (2, 2, [name for name in IMPLEMENTATIONS if name != "native"]),
-    (FROM, 2, ["fused"]),
-    (2, 0, ["native"]),
-]
-
-
-@contextlib.contextmanager
-def naming(implementation):
-    """A failure within says which implementation it is of."""
-    try:
-        yield
-    except AssertionError as error:
-        error.add_note(f"with {implementation}")
-        raise
-
-
-def case(dtype, batch=2, bias=True, proj=0, lengths=True, time=TIME, seed=0):
-    """Weights, x, initial state and valid, of float64 numbers rounded to dtype."""
-    rng = np.random.default_rng(seed)
-    out, wide = proj or HIDDEN, accumulation_dtype(jnp.dtype(dtype))
-
-    def normal(*shape, dtype=dtype):
-        return jnp.asarray(rng.normal(size=shape) / 2, dtype)
-
-    weights = Weights(
-        normal(INPUTS, 4 * HIDDEN),
-        normal(out, 4 * HIDDEN),
-        normal(4 * HIDDEN, dtype=wide) if bias else None,
-        normal(4 * HIDDEN, dtype=wide) if bias else None,
-        normal(HIDDEN, proj) if proj else None,
-    )
-    state = State(normal(batch, out), normal(batch, HIDDEN, dtype=wide))
-    valid = validity(jnp.asarray(rng.integers(1, time + 1, batch)), time) if lengths else None
-    x = normal(time, batch, INPUTS)
-    return weights, x if valid is None else jnp.where(valid, x, jnp.zeros_like(x)), state, valid
+from .one_direction import (
+    BELOW,
+    FROM,
+    OTHERS,
+    PROJECTED_OR_NOT,
+    TIME,
+    case,
+    every,
+    naming,
+    reversed_or_not,
+)
 
 
 @partial(jax.jit, static_argnames=("implementation", "reverse"))
@@ -136,102 +101,6 @@ def test_gradients_against_finite_differences(batch, proj, reverse, implementati
     *arrays, valid = case(jnp.float64, batch, proj=proj, time=3)
     run = jax.jit(lambda *arrays: IMPLEMENTATIONS[implementation](*arrays, valid, reverse))
     check_grads(run, arrays, order=1, modes=["rev"])
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("batch", "proj", "implementations"), PROJECTED_OR_NOT)
-def test_second_order_reverse_over_reverse(assert_close, batch, proj, implementations):
-    weights, x, state, valid = case(jnp.float64, batch, proj=proj, time=3)
-
-    def of_the_gradient(implementation):
-        def loss(weights, x, state):
-            outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, True)
-            return jnp.sum(outputs**3) + jnp.sum(final.cell**3)
-
-        def penalty(weights, x, state):
-            grads = jax.grad(loss, argnums=(0, 1, 2))(weights, x, state)
-            return sum(jnp.sum(grad**2) for grad in jax.tree.leaves(grads))
-
-        d_weights, d_x, d_state = jax.jit(jax.grad(penalty, argnums=(0, 1, 2)))(weights, x, state)
-        named = {**d_weights._asdict(), "x": d_x, **d_state._asdict()}
-        return {name: value for name, value in named.items() if value is not None}
-
-    expected = of_the_gradient("scan")
-    assert all(np.asarray(value).any() for value in expected.values())
-    for implementation in set(implementations) - {"scan"}:
-        actual = of_the_gradient(implementation)
-        with naming(implementation):
-            assert_close(actual, expected, 1e-12)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("lengths", [False, True])
-@others
-def test_second_order_forward_over_reverse(assert_close, lengths, implementation):
-    """As in `jax.hessian`: outputs, final states and every argument have tangents."""
-    weights, x, state, valid = case(jnp.float64, lengths=lengths, time=3)
-    rng = np.random.default_rng(1)
-    given = (weights, x, state)
-    tangents = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), given)
-
-    def derivatives(implementation):
-        def loss(weights, x, state):
-            outputs, final = IMPLEMENTATIONS[implementation](weights, x, state, valid, True)
-            return jnp.sum(outputs**3) + jnp.sum(final.cell**3) + jnp.sum(final.hidden**2)
-
-        gradient = jax.value_and_grad(loss, argnums=(0, 1, 2))
-        leaves = jax.tree.leaves(jax.jit(partial(jax.jvp, gradient))(given, tangents))
-        return {str(number): leaf for number, leaf in enumerate(leaves)}
-
-    assert_close(derivatives(implementation), derivatives("scan"), 1e-12)
-
-
-@pytest.mark.usefixtures("x64")
-def test_the_plain_one_takes_forward_mode_to_second_order():
-    weights, x, state, valid = case(jnp.float64, proj=2, time=3)
-    run = jax.jit(lambda x, state: IMPLEMENTATIONS["scan"](weights, x, state, valid, True))
-    check_grads(run, (x, state), order=2, modes=["fwd", "rev"])
-
-
-@pytest.mark.usefixtures("x64")
-def test_jvp_jacobian_and_hessian_against_torch(assert_close):
-    torch = pytest.importorskip("torch")
-    weights, x, state, _ = case(jnp.float64, batch=1, time=3)
-    lstm = torch.nn.LSTM(INPUTS, HIDDEN, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter, value in zip(lstm.parameters(), weights[:4], strict=True):
-            parameter.copy_(torch.tensor(np.asarray(value).T))
-    states = tuple(torch.tensor(np.asarray(part))[None] for part in state)
-
-    def theirs(x):
-        return (lstm(x, states)[0] ** 3).sum()
-
-    def ours(x):
-        return jnp.sum(IMPLEMENTATIONS["scan"](weights, x, state, None, False)[0] ** 3)
-
-    there = torch.tensor(np.asarray(x))
-    direction = np.cos(np.arange(x.size)).reshape(x.shape)
-    functional = torch.autograd.functional
-    expected = {
-        "jvp": functional.jvp(theirs, there, torch.tensor(direction))[1],
-        "jacobian": functional.jacobian(theirs, there),
-        "hessian": functional.hessian(theirs, there),
-    }
-    actual = {
-        "jvp": jax.jit(lambda x, v: jax.jvp(ours, (x,), (v,))[1])(x, jnp.asarray(direction)),
-        "jacobian": jax.jit(jax.jacfwd(ours))(x),
-        "hessian": jax.jit(jax.hessian(ours))(x),
-    }
-    assert_close(actual, expected, 1e-12)
-
-
-@pytest.mark.usefixtures("quickly_compiled")
-@others
-def test_where_forward_mode_is_not_defined_it_says_so(implementation):
-    weights, x, state, valid = case(jnp.float32)
-    run = IMPLEMENTATIONS[implementation]
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: run(weights, x, state, valid, False)[0], (x,), (x,))
 
 
 @pytest.mark.usefixtures("quickly_compiled")

@@ -24,8 +24,7 @@ def run_layer(
 ) -> tuple[Float[Array, "time batch out"], State]:
     """Both directions of a layer at once; see `recurrence.directions.run_layer`."""
     call = Call(False, batch_major)
-    outputs, final, _ = _forward(tuple(weights), x, states, _lengths(x, valid), call, False)
-    return outputs, final
+    return _forward(tuple(weights), x, states, _lengths(x, valid), call)
 
 
 def run_direction(
@@ -40,7 +39,7 @@ def run_direction(
         return fused.run_direction(weights, x, state, valid, reverse)
     states = jax.tree.map(lambda array: array[None], state)
     call = Call(reverse, batch_major=False)
-    outputs, finals, _ = _forward((weights,), x, states, _lengths(x, valid), call, False)
+    outputs, finals = _forward((weights,), x, states, _lengths(x, valid), call)
     return outputs, jax.tree.map(lambda array: array[0], finals)
 
 
@@ -64,21 +63,21 @@ class _Residuals(NamedTuple):
     x: Float[Array, "time batch in"]
     states: State
     lengths: Int[Array, " batch"] | None
-    outputs: Float[Array, "time batch out"] | None  # None in a gradient: they follow from the rest
-    saved: tuple[tuple[Array, ...], ...] | None
+    outputs: Float[Array, "time batch out"]
+    saved: tuple[tuple[Array, ...], ...]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _forward(
     weights: tuple[Weights, ...],
     x: Float[Array, "time batch in"],
     states: State,
     lengths: Int[Array, " batch"] | None,
     call: Call,
-    save: bool,
-) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    """Outputs, final states and, if `save`, what the backward pass needs."""
-    return primitives.forward(weights, x, states, lengths, call, save)
+) -> tuple[Array, State]:
+    """Outputs and final states."""
+    outputs, final, _ = primitives.forward(weights, x, states, lengths, call, save=False)
+    return outputs, final
 
 
 def _lengths(x: Array, valid: Array | None) -> Int[Array, " batch"] | None:
@@ -86,22 +85,14 @@ def _lengths(x: Array, valid: Array | None) -> Int[Array, " batch"] | None:
 
 
 def _run_and_save(
-    weights: tuple[Weights, ...],
-    x: Array,
-    states: State,
-    lengths: Array | None,
-    call: Call,
-    save: bool,
-) -> tuple[tuple[Array, State, Any], _Residuals]:
+    weights: tuple[Weights, ...], x: Array, states: State, lengths: Array | None, call: Call
+) -> tuple[tuple[Array, State], _Residuals]:
     outputs, final, saved = _forward_and_saved(weights, x, states, lengths, call)
-    residuals = _Residuals(weights, x, states, lengths, outputs, saved)
-    return (outputs, final, saved if save else ()), residuals
+    return (outputs, final), _Residuals(weights, x, states, lengths, outputs, saved)
 
 
-def _backward(
-    call: Call, save: bool, residuals: _Residuals, cotangents: tuple[Array, State, Any]
-) -> Any:
-    return *_pull_back(call, residuals, cotangents[:2]), None
+def _backward(call: Call, residuals: _Residuals, cotangents: tuple[Array, State]) -> Any:
+    return *_pull_back(call, residuals, cotangents), None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -110,8 +101,6 @@ def _pull_back(
 ) -> tuple[tuple[Weights, ...], Array, State]:
     """The gradients of weights, x and initial states."""
     weights, x, states, lengths, outputs, saved = residuals
-    assert outputs is not None
-    assert saved is not None
     d_initial, dz = primitives.backward(weights, lengths, saved, *cotangents, call)
     d_weights = primitives.weight_gradients(weights, x, states.hidden, lengths, outputs, dz, call)
     d_x = primitives.input_gradients(weights, dz, call)
@@ -127,7 +116,8 @@ def _pull_back(
 def _forward_and_saved(
     weights: tuple[Weights, ...], x: Array, states: State, lengths: Array | None, call: Call
 ) -> tuple[Array, State, tuple[tuple[Array, ...], ...]]:
-    return primitives.forward(weights, x, states, lengths, call, True)
+    """Outputs, final states, and what the backward pass needs."""
+    return primitives.forward(weights, x, states, lengths, call, save=True)
 
 
 @_forward_and_saved.defjvp

@@ -43,8 +43,9 @@ def native_available() -> Availability:
     """Whether the C++ LSTM is available: usable as a condition, with its reason.
 
     The first call loads the library and registers it with JAX, which starts JAX's backends: set
-    `jax_num_cpu_devices` and call `jax.distributed.initialize` before. If jaxlib refuses the
-    library, there is one warning, and layers run as `fused` does. The environment variable
+    `jax_num_cpu_devices` and call `jax.distributed.initialize` before. A stored executable
+    (`jax.experimental.serialize_executable`) needs this call before it is loaded. If jaxlib refuses
+    the library, there is one warning, and layers run as `fused` does. The environment variable
     `FLAX_BILSTM_NATIVE` chooses an instruction set, "portable", "avx2" or "avx512", or "off".
 
     Raises:

@@ -35,12 +35,10 @@ def in_words(path: str | os.PathLike[str], done: str) -> Iterator[None]:
     except OSError as error:
         if error.strerror is None:  # it is in words already
             raise
-        named = type(error)(
-            f"{shown(os.fspath(path))}: could not be {done}: {error.strerror}; check the name, the "
-            "permissions and the disk."
-        )
-        named.errno = error.errno
-        raise named from error
+        what_to_do = "check the name, the permissions and the disk"
+        raise _said(
+            error, shown(os.fspath(path)), done, f"{error.strerror}; {what_to_do}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -54,6 +52,11 @@ def naming_target(target: Path, temporary: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM and temporary not in str(error.filename):
             raise
-        named = type(error)(f"{target}: could not be written: {error.strerror}.")
-        named.errno = error.errno
-        raise named from error
+        raise _said(error, str(target), "written", error.strerror) from error
+
+
+def _said(error: OSError, path: str, done: str, reason: str | None) -> OSError:
+    """The same error in words, so without its system's reason and file beside them."""
+    said = type(error)(f"{path}: could not be {done}: {reason}.")
+    said.errno = error.errno
+    return said
