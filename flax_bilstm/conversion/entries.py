@@ -100,7 +100,7 @@ def _run_by(rnn: Any, path: str, suffix: str) -> Iterator[Entry]:
 
 
 def transposed_convolution(conv: Any) -> Entries:
-    """For an `nnx.ConvTranspose`; with `transpose_kernel` its kernel is laid out as `nnx.Conv`'s."""
+    """For an `nnx.ConvTranspose`, whose `transpose_kernel` gives the layout of `nnx.Conv`'s."""
     kernel = transforms.CONVOLUTION if conv.transpose_kernel else transforms.TRANSPOSED_CONVOLUTION
     return entry("weight", "kernel", kernel), BIAS
 

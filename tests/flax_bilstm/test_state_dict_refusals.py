@@ -121,7 +121,7 @@ def test_what_is_no_state_dict_is_refused(arrays, message):
 WEIGHT = torch.ones(16, 6)
 LONG, RED = "a" * 100_000, "\x1b[31m\nname"
 CALLS_WITH_NAMES = {
-    "unexpected": lambda name: fb.from_state_dict(torch.nn.LSTM(6, 4).state_dict() | {name: WEIGHT}),
+    "unexpected": lambda name: fb.from_state_dict(held_by(network()) | {name: WEIGHT}),
     "missing": lambda name: fb.load_state_dict(nnx.Dict({name: nnx.Param(jnp.ones(3))}), {}),
     "no numbers": lambda name: fb.from_state_dict({name: object()}),
     "no LSTM": lambda name: fb.from_state_dict({f"{name}.conv": WEIGHT}),
