@@ -16,7 +16,7 @@ import jaxtyping
 import pytest
 from jax._src import compiler  # nothing public sets compiler options for all programs at once
 
-from .compiling import UNOPTIMIZED, compile_once, lower_in_one_context, simple_emitters
+from .compiling import compile_once, compile_trifles_quickly, lower_in_one_context, simple_code
 
 # Every call into flax_bilstm has its annotated shapes and dtypes checked. The hook rewrites modules
 # as they are imported, so one that came in earlier would go unchecked without a word.
@@ -63,6 +63,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs on the first
+compile_trifles_quickly()  # starts a backend, whose devices are set by then
 
 # JAX's traces are many objects that live long: looking through them again and again costs 7 %.
 gc.set_threshold(100_000, 20, 50)
@@ -127,10 +128,10 @@ def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     XLA optimizes the program as ever; the machine code of it is made simply and hardly optimized.
     """
-    as_ever, emitters = compiler.get_compile_options, simple_emitters()
+    as_ever, simply = compiler.get_compile_options, simple_code()
 
     def options(*args: Any, env_options_overrides: Any = None, **others: Any) -> Any:
-        overrides = emitters | (env_options_overrides or {})
+        overrides = simply | (env_options_overrides or {})
         return as_ever(*args, env_options_overrides=overrides, **others)
 
     monkeypatch.setattr(compiler, "get_compile_options", options)
@@ -139,44 +140,10 @@ def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-DRAWS = (
-    *("jit__uniform", "jit__normal", "jit__truncated_normal", "jit__orthogonal"),
-    *("jit__threefry_seed", "jit__threefry_split", "jit__threefry_fold_in"),
-)
-"""The programs that draw initial weights: JAX compiles one for each shape, in a fifth of a second.
-
-They were nearly half of the time spent compiling in tests/flax_bilstm. Nothing judges how they are
-compiled, so they are compiled quickly in all tests.
-"""
-
-
-def compile_draws_quickly() -> None:
-    """And once: JAX compiles them again under each of its settings, which change nothing in them.
-
-    Must come before the test modules are imported: several hold models of their own.
-    """
-    as_ever, overrides = compiler.compile_or_get_cached, simple_emitters() | UNOPTIMIZED
-    draws: dict[tuple[str, str], Any] = {}
-
-    def compiled(backend: Any, program: Any, devices: Any, options: Any, *others: Any) -> Any:
-        if program.operation.attributes["sym_name"].value not in DRAWS:
-            return as_ever(backend, program, devices, options, *others)
-        draw = (str(program), str(devices))
-        if draw not in draws:
-            options.env_option_overrides = [*options.env_option_overrides, *overrides.items()]
-            draws[draw] = as_ever(backend, program, devices, options, *others)
-        return draws[draw]
-
-    compiler.compile_or_get_cached = compiled
-
-
-compile_draws_quickly()
-
-
 @pytest.fixture(scope="session")
 def quick_environment() -> dict[str, str]:
     """`quickly_compiled` for other processes; and one thread, since the workers share the cores."""
-    flags = [f"--{name}={str(value).lower()}" for name, value in simple_emitters().items()]
+    flags = [f"--{name}={str(value).lower()}" for name, value in simple_code().items()]
     return {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "OMP_NUM_THREADS": "1",

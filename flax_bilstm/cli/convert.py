@@ -56,12 +56,13 @@ def convert(job: Conversion, say: Callable[[str], None]) -> str:
     whole = replacing(job.target, keep=not job.dry_run, overwrite=job.overwrite)
     with whole as temporary:
         converted, lines = _written(job, target_format, temporary, say)
-        give_back()
+        size = sum(file.stat().st_size for file in (temporary, *temporary.rglob("*")))
+        give_back(size)
         say("Reading it back and comparing")
         with jax.enable_x64(True):
             ours, changed = _changed(job, converted, temporary)
             del converted
-            give_back()
+            give_back(size)
             lines += _compared(job, ours, changed, temporary)
     done = "would be written (dry run)" if job.dry_run else "written"
     return "\n".join([*lines, f"{job.target}: {done}, {target_format.title}"])

@@ -45,6 +45,7 @@ def export(
         with checkpoints.naming(source):
             options = score_option(read.tensors, score)
             model = from_state_dict(read.tensors, param_dtype=dtype, **options)
+        freed = sum(tensor.nbytes for tensor in read.tensors.values())
         forget(read.tensors)
         padded = "lengths" if lengths else "mask" if mask else None
         expected = examples(model, padded)
@@ -52,7 +53,7 @@ def export(
         program = Program(*stablehlo.with_weights_outside(model, lengths, mask))
         x, platforms = program.function.in_avals[0], program.function.platforms
         del model  # its weights are in the program
-        give_back()
+        give_back(freed)
         artifact.write(program, temporary)
         say("Comparing it with the model")
         difference = largest_difference(artifact.read(temporary), expected)

@@ -4,12 +4,16 @@ import contextlib
 import ctypes
 import gc
 
+MUCH = 2**23
+"""The number of bytes from which on giving back is worth its time, a tenth of a second."""
 
-def give_back() -> None:
-    """Give back what reference cycles and the C library keep."""
-    gc.collect()
-    gc.collect(0)  # JAX gives memory back at the collection after the one that deleted it
-    trim()
+
+def give_back(freed: int) -> None:
+    """Give back what reference cycles and the C library keep of so many bytes, if they are MUCH."""
+    if freed >= MUCH:
+        gc.collect()
+        gc.collect(0)  # JAX gives memory back at the collection after the one that deleted it
+        trim()
 
 
 def trim() -> None:

@@ -13,10 +13,10 @@ from flax import nnx
 
 import flax_bilstm as fb
 
-from ..compiling import UNOPTIMIZED, simple_emitters
+from ..compiling import UNOPTIMIZED, simple_code
 from .configurations import Configuration
 
-compiled = partial(jax.jit, static_argnums=0, compiler_options=simple_emitters() | UNOPTIMIZED)
+compiled = partial(jax.jit, static_argnums=0, compiler_options=simple_code() | UNOPTIMIZED)
 
 
 def make_room(config: Configuration) -> None:
