@@ -60,8 +60,11 @@ def without_fill(
     the bound that follows from them would determine none of the others.
     """
     every = [truth, candidate, *runs]
-    largest = int(np.argmax(np.abs(candidate))) if candidate.size else 0
-    if not candidate.size or any(run.flat[largest] != candidate.flat[largest] for run in runs):
+    if not candidate.size:
+        return every
+    ends = int(candidate.argmax()), int(candidate.argmin())  # without a copy of the array
+    largest = max(ends, key=lambda i: abs(candidate.flat[i]))
+    if any(run.flat[largest] != candidate.flat[largest] for run in runs):
         return every
     filled = np.logical_and.reduce([run == candidate for run in runs]) & np.isfinite(candidate)
     rest = magnitude(np.where(filled, 0, truth))

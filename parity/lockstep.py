@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bilstm.cli.memory import trim
 from parity import nudging
 from parity.comparison import doubtful, identical, judge
 from parity.distance import Value
-from parity.memory import give_back
 from parity.place import Place
 from parity.results import Row, acknowledge, without_distance
 from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
+
+MUCH = 2**30
+"""After how many bytes of freed arrays memory is given back, which makes the next step slower."""
 
 
 class CandidateError(Exception):
@@ -135,8 +138,11 @@ def compare_steps(
 def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[list[Any]]:
     """Number and arrays of every side, step by step; unlike `zip`, this keeps no earlier step.
 
-    JAX goes on computing while the others make their steps: its arrays are read last.
+    JAX goes on computing while the others make their steps: its arrays are read last. The two
+    frameworks compute in different threads, so that a large network would need far more memory
+    than its arrays if what is freed were not given back.
     """
+    freed = 0
     for number in count(1):
         with _blamed():
             claimed = next(candidate, None)
@@ -147,9 +153,11 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
         with _blamed():
             arrays = claimed.named()
         yield [number, arrays, *expected]
-        size = sum(array.nbytes for array in arrays.values() if array is not None)
+        freed += sum(array.nbytes for array in arrays.values() if array is not None)
         del claimed, arrays, made, expected  # frees memory before the next step is computed
-        give_back(size)
+        if freed >= MUCH:
+            trim()
+            freed = 0
 
 
 @contextmanager

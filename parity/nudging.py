@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parity.distance import PIECE
 from parity.sides import optimizers
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
-from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES, epsilon
+from parity.tolerances import MORE_NUDGES, TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
     (
@@ -49,12 +50,15 @@ class Round(NamedTuple):
 
 
 def rounds(side: Side, dtype: str) -> list[Round]:
-    """A few quick sides, with only data moved; then some with functions moved too; then many."""
+    """A quick side, with only data moved; then some with functions moved too; then many.
+
+    The first one flushes to zero, as XLA does; the second round begins with one that does not.
+    """
     nudges, rechecked = TOLERANCES[dtype].nudges, TOLERANCES[dtype].rechecked
-    quick: list[Side] = [Nudged(side, i, functions=False) for i in range(DATA_NUDGES)]
+    flushing, not_flushing = (Nudged(side, seed, functions=False) for seed in (1, 0))
     return [
-        Round(quick, float("inf")),
-        Round(nudged_sides(side, range(nudges)), rechecked),
+        Round([flushing], float("inf")),
+        Round([not_flushing, *nudged_sides(side, range(nudges))], rechecked),
         Round(nudged_sides(side, range(nudges, nudges + MORE_NUDGES)), 0),
     ]
 
@@ -147,13 +151,19 @@ def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
     moved: dict[str, Any] = {**arrays, **cast(held, dtype)}
     for name in held:
         if floating(moved[name]):
-            ulps = rng.integers(0, 2, size=moved[name].shape, dtype=np.int8) * np.int8(2) - np.int8(
-                1
-            )
-            factors = np.float64(epsilon(dtype)) * ulps + 1
-            with np.errstate(over="ignore"):
-                there = np.asarray(moved[name].astype(np.float64) * factors, dtype)
-            moved[name] = np.where(np.isinf(there), moved[name], there)  # the largest number stays
+            moved[name] = _nudged(moved[name], dtype, rng)
+    return moved
+
+
+def _nudged(array: np.ndarray, dtype: str, rng: np.random.Generator) -> np.ndarray:
+    moved = np.array(array, order="C")
+    factors = 1 + np.array([-1, 1]) * epsilon(dtype)
+    elements = moved.reshape(-1)
+    for start in range(0, elements.size, PIECE):
+        piece = elements[start : start + PIECE]
+        with np.errstate(over="ignore"):
+            there = (piece * rng.choice(factors, piece.size)).astype(dtype)
+        np.copyto(piece, there, where=np.isfinite(there))  # the largest number stays
     return moved
 
 

@@ -18,8 +18,9 @@ cancellation in a small output, saturated gates and softmaxes, Adam's division b
 long training. They also make the bound steady: a single run may be exact by luck, and a bound from
 it would fail right candidates. For the same reason a few runs are not enough to fail a candidate.
 Runs are made in rounds (`parity.nudging.rounds`), and the bound comes from all runs so far: first
-`DATA_NUDGES` quick ones, whose bound is the tightest; if anything fails, as many as the dtype's row
-asks for; and if none fails by more than the row's `rechecked` times its bound, `MORE_NUDGES` more.
+a quick one, whose bound is the tightest; if anything fails, as many as the dtype's row asks for,
+and one more; and if none fails by more than the row's `rechecked` times its bound, `MORE_NUDGES`
+more. So what fails has been judged by all of them.
 
 **Undetermined.** If k · own distance is above ceiling · scale, only rounding determines the array:
 chaotic training, saturated gates, a gradient that is zero but for cancellation. The reference does
@@ -103,10 +104,6 @@ ADAM_STEP_ROUNDING = 1 / 8 / (1 - 0.999)
 divides its second moment by 1 − 0.999^t. torch computes that in Python's floats, optax in the
 dtype, where storing 0.999 alone costs up to ε/4 and the difference thus ε/4 / (1 − 0.999); the
 square root halves it."""
-
-DATA_NUDGES = 2
-"""The number of quick first runs, which move data but not functions. An array within their bound
-has passed; one beyond it is judged again with further runs. One of them flushes to zero."""
 
 MORE_NUDGES = 16
 """Computed for normal noise: the largest of 4 nudged runs is less than 1/16 of the next run in 1 of

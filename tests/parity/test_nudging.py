@@ -10,7 +10,7 @@ from parity.nudging import ELEMENTARY, Nudged, moved_functions, nudged
 from parity.sides import optimizers
 from parity.sides.side import TARGET
 from parity.sides.torch_side import TorchSide
-from parity.tolerances import DATA_NUDGES, MORE_NUDGES, TOLERANCES, epsilon
+from parity.tolerances import MORE_NUDGES, TOLERANCES, epsilon
 
 X = torch.linspace(-3, 3, 601, dtype=torch.float64)
 
@@ -205,15 +205,14 @@ def test_runs_are_the_side_itself_and_nudged_ones_that_differ(side, batches):
 
 def test_every_round_of_nudged_sides_differs_from_the_others_and_the_first_is_quick(side, batches):
     rounds = nudging.rounds(side, "float64")
-    assert [len(r.sides) for r in rounds] == [
-        DATA_NUDGES, TOLERANCES["float64"].nudges, MORE_NUDGES,
-    ]  # fmt: skip
+    nudges = TOLERANCES["float64"].nudges
+    assert [len(r.sides) for r in rounds] == [1, 1 + nudges, MORE_NUDGES]
     outputs = [
         s.forward(s.parameters, batches[0], "float64")["output"] for r in rounds for s in r.sides
     ]
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(outputs, 2))
-    assert not any(s.functions for s in rounds[0].sides)
-    assert all(s.functions for r in rounds[1:] for s in r.sides)
+    functions = [s.functions for r in rounds for s in r.sides]
+    assert functions == [False, False, *[True] * (nudges + MORE_NUDGES)]
 
 
 def test_a_side_with_its_functions_left_alone_moves_its_data(side, batches):
