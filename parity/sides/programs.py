@@ -5,6 +5,7 @@ results in another program.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -18,6 +19,7 @@ SIMPLY = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 """XLA makes simpler machine code of the same operations, in a quarter of the time; 14 million
 parameters are trained a tenth slower with it."""
@@ -84,7 +86,8 @@ class Program:
 
 @cache
 def _compilers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2, "compile")
+    # One core is left to what calls the programs.
+    return ThreadPoolExecutor(2 if (os.cpu_count() or 1) > 2 else 1, "compile")
 
 
 def _compile(lowered: Any, simply: bool) -> Any:
