@@ -13,7 +13,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 from flax_bilstm.checkpoints import torch_writing
-from flax_bilstm.cli import verify
+from flax_bilstm.cli import memory, verify
 from flax_bilstm.cli.torch_forward import torch_forward
 from flax_bilstm.conversion.weights import check_state_dict
 
@@ -102,6 +102,15 @@ def test_memory_of_a_command(command: str, peaks: dict[str, float]) -> None:
     if command not in peaks:
         pytest.skip("flatbuffers is not installed")
     assert peaks[command] < MOST[command]
+
+
+def test_memory_is_given_back_only_if_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected = []
+    monkeypatch.setattr(memory.gc, "collect", lambda *generation: collected.append(generation))
+    memory.give_back(memory.MUCH - 1)
+    assert not collected
+    memory.give_back(memory.MUCH)
+    assert () in collected
 
 
 def test_layer_by_layer_is_the_whole_forward_pass() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from parity import lockstep
 from parity.lockstep import CandidateError, compare_steps
 from parity.place import Place
 from parity.sides.side import Later, Step
@@ -48,3 +49,12 @@ def test_an_error_while_arrays_are_read_is_the_candidates():
 
     with pytest.raises(CandidateError, match="from a callback"):
         compared(iter([Step(np.zeros(()), Later(fail), {})]), 1)
+
+
+@pytest.mark.parametrize(("much", "times"), [(1, 3), (2**20, 0)])
+def test_memory_is_given_back_when_much_was_freed(monkeypatch, much, times):
+    calls = []
+    monkeypatch.setattr(lockstep, "MUCH", much)
+    monkeypatch.setattr(lockstep, "trim", lambda: calls.append(1))
+    compared(steps([1, 2, 3]), 1, 2, 3)
+    assert len(calls) == times
