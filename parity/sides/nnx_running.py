@@ -188,8 +188,10 @@ class Running:
             for name, weight in weights.items():
                 if name in own and floating(own[name]):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
-            left = {dotted(p): leaf[...] for p, leaf in flat(nnx.state(model)).items()}
-            return both, (value, {n: left[n] for n in fixed} if start else {})
+            if not start:
+                return both, (value, {})
+            left = {dotted(p): leaf for p, leaf in flat(nnx.state(model)).items()}
+            return both, (value, {n: left[n][...] for n in fixed})
 
         smooth = {n: v for n, v in given.items() if floating(v)}
         slopes, (value, statistics) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(

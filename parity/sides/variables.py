@@ -118,9 +118,9 @@ class Variables:
 
 
 def flat(state: Any) -> dict[Path, Any]:
-    """The variables of an `nnx.State` by their paths."""
+    """The variables of an `nnx.State` by their paths; plain arrays are constants of the model."""
     pairs: Any = nnx.to_flat_state(state)
-    return {tuple(path): leaf for path, leaf in pairs}
+    return {tuple(path): leaf for path, leaf in pairs if isinstance(leaf, nnx.Variable)}
 
 
 def _compute_as_stored(module: nnx.Module) -> None:
