@@ -20,8 +20,8 @@ UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_
 def simple_code() -> dict[str, bool | int]:
     """Options that make XLA's compilation cheaper, those that this version of it knows.
 
-    Its older way from fusions to LLVM takes a third of the time, and one module instead of one
-    for each of 32 threads saves a fifth of what is left.
+    Its older way from fusions to LLVM takes a third of the time. Making one LLVM module of a
+    program instead of up to 32 saves a fifth of the rest.
     """
     options = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
     return {name: value for name, value in options.items() if _known({name: value})}

@@ -63,7 +63,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 2)  # for test_sharding; all else runs on the first
-compile_trifles_quickly()  # starts a backend, whose devices are set by then
+compile_trifles_quickly()  # starts JAX's backend, so the number of devices is set before
 
 # JAX's traces are many objects that live long: looking through them again and again costs 7 %.
 gc.set_threshold(100_000, 20, 50)

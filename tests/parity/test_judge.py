@@ -12,6 +12,8 @@ from parity.sides.torch_side import TorchSide
 from parity.tolerances import MORE_NUDGES, TOLERANCES
 
 PLACE = Place(check="forward", dtype="float64")
+RUNS_BESIDE_NUDGES = 3
+"""The plain run, the quick nudged run of the first round, and that of the second."""
 
 
 class Given(Side):
@@ -53,17 +55,17 @@ def judged(module, off):
 def test_a_right_candidate_takes_the_quick_run_alone():
     (row,), count = judged(torch.nn.Tanh(), 0.0)
     assert row.passed
-    assert count == 1 + 1
+    assert count == RUNS_BESIDE_NUDGES - 1
 
 
 def test_who_is_right_but_for_the_rounding_of_a_function_is_acquitted_by_the_next_runs():
     (row,), count = judged(Saturated(), 5e-16)
     assert row.verdict == "undetermined"
-    assert count == 1 + 2 + TOLERANCES["float64"].nudges
+    assert count == RUNS_BESIDE_NUDGES + TOLERANCES["float64"].nudges
 
 
 @pytest.mark.parametrize(("off", "last"), [(1e-12, MORE_NUDGES), (0.5, 0)])
 def test_who_is_wrong_by_little_is_convicted_by_many_runs_and_by_much_by_some(off, last):
     (row,), count = judged(torch.nn.Tanh(), off)
     assert not row.passed
-    assert count == 1 + 2 + TOLERANCES["float64"].nudges + last
+    assert count == RUNS_BESIDE_NUDGES + TOLERANCES["float64"].nudges + last
