@@ -13,8 +13,9 @@ from parity.lockstep import names
 from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
 from parity.results import Row, acknowledge
+from parity.sides import statistics
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, cast
+from parity.sides.side import Arrays, Pair, Side, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
@@ -89,6 +90,8 @@ def compare_sides(
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+            if dtype == dtypes[0]:
+                functions[dtype] += _with_other_statistics(pair, inputs, dtype, case)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
@@ -139,6 +142,18 @@ def _settings(pair: Pair, case: Case) -> Iterator[Row]:
             distance=0.0 if setting.equal else float("nan"),
             note="" if setting.equal else f"{setting.words}; if that is meant, say so with known=",
         )  # fmt: skip
+
+
+def _with_other_statistics(
+    pair: Pair, inputs: Arrays, dtype: str, case: Case
+) -> tuple[Row, ...]:
+    """The rows of the forward pass on other running statistics, if they are still 0 or 1."""
+
+    def run(side: Side, to: str) -> Arrays:
+        return side.forward(side.parameters, inputs, to)
+
+    moved = statistics.moved(pair)
+    return judge_run(moved, run, Place(case, "statistics", dtype)).rows if pair.fresh else ()
 
 
 def _functions(

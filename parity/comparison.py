@@ -8,7 +8,7 @@ import numpy as np
 from parity.distance import Value, distances, largest_distance, magnitude, without_fill
 from parity.place import Place
 from parity.results import Row, without_distance
-from parity.sides.side import real
+from parity.sides.side import floating, real
 from parity.tolerances import (
     ONE_ELEMENT,
     TOLERANCES,
@@ -40,10 +40,11 @@ def judge(
             training, where an optimizer can turn a sign that only rounding determines into a whole
             step.
     """
-    truth, candidate, *own = real(truth, candidate, *own)
-    dtype, broken = place.dtype, _incomparable(truth, candidate, own)
+    dtype = place.dtype
+    broken = _incomparable(truth, candidate, own) or _of_another_kind(truth, candidate)
     if broken is not None:
         return without_distance(place, broken)
+    truth, candidate, *own = real(truth, candidate, *own)
     if truth is None or candidate is None:
         return Row(**vars(place), passed=True)  # unused on both sides
     runs = [run for run in own if run is not None]
@@ -207,6 +208,20 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
             if array is not None and array.shape != truth.shape:
                 return f"{side} has shape {array.shape}, the truth {truth.shape}"
     return None
+
+
+def _of_another_kind(truth: Value, candidate: Value) -> str | None:
+    """A note if one has real numbers and the other booleans, for instance; else None."""
+    if truth is None or candidate is None or _kind(truth) == _kind(candidate):
+        return None
+    return f"the candidate has {_kind(candidate)}, the truth {_kind(truth)}"
+
+
+def _kind(array: np.ndarray) -> str:
+    """What an array holds, in words. Widths are not compared: JAX has int32 for int64."""
+    if floating(array):
+        return "real numbers"
+    return {"b": "booleans", "c": "complex numbers"}.get(array.dtype.kind, "whole numbers")
 
 
 def _infinite(reference: Value, candidate: Value) -> str | None:

@@ -28,7 +28,8 @@ ELEMENTARY = frozenset(
         "log_sigmoid", "softplus", "silu", "gelu", "elu", "mish", "erf", "erfc", "erfinv",
         "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "rsqrt",
         "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh",
-        "atanh", "native_layer_norm", "native_batch_norm", "native_group_norm",
+        "atanh", "digamma", "lgamma", "polygamma", "i0", "xlogy", "logit", "sinc",
+        "native_layer_norm", "native_batch_norm", "native_group_norm",
     )
 )  # fmt: skip
 """Names of torch's operators, without the marks of variants (_softmax, sigmoid_, gelu_backward)."""

@@ -31,8 +31,9 @@ class Place:
     Attributes:
         case: the network and its inputs.
         check: "parameters", "inputs", "local" (every stage computed from the reference's values),
-            "forward", "gradients", "training mode" (settings of layers), "training", "update" (the
-            optimizer alone) or "predictions".
+            "forward", "statistics" (the forward pass with other running statistics), "gradients",
+            "training mode" (what only training mode does), "training", "update" (the optimizer
+            alone) or "predictions".
         dtype: the dtype that both sides compute in; "" if the check has none.
         name: the stage, parameter or moment.
         step: in training, the step, from 1.

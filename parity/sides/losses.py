@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import torch
-from jaxtyping import Float, Int, Scalar, Shaped
+from jaxtyping import Float, Scalar, Shaped
 
 from parity.sides import trees
-from parity.sides.side import TARGET
+from parity.sides.side import TARGET, floating
+
+IGNORED = -100
+"""The class that PyTorch's cross entropy ignores."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,31 @@ def _mean_squared_error(
 
 
 def _cross_entropy(
-    output: Float[jax.Array, "batch classes"], target: Int[jax.Array, " batch"]
+    output: Float[jax.Array, "..."], target: Shaped[jax.Array, "..."]
 ) -> Shaped[Scalar, ""]:
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(output, target))
+    """https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html"""
+    axis = min(1, output.ndim - 1)
+    likelihood = jax.nn.log_softmax(output, axis)
+    if floating(target):
+        return -(likelihood * target).sum() / (output.size // output.shape[axis])
+    counts = target != IGNORED
+    classes = jnp.expand_dims(jnp.where(counts, target, 0), axis)
+    chosen = jnp.take_along_axis(likelihood, classes, axis).squeeze(axis)
+    return -jnp.where(counts, chosen, 0).sum() / counts.sum().astype(chosen.dtype)
+
+
+def _classes_second(output: Any, target: Any) -> Any:
+    """The output with its classes on axis 1, where PyTorch has them.
+
+    If integer targets fit only an output with its classes on the last axis, as a tagger has them,
+    (batch, time, classes), they are moved.
+    """
+    shape, wanted = tuple(output.shape), tuple(target.shape)
+    last = len(shape) > 2 and wanted == shape[:-1] and wanted != shape[:1] + shape[2:]
+    if not last:
+        return output
+    moveaxis: Any = jnp.moveaxis if isinstance(output, jax.Array) else torch.movedim
+    return moveaxis(output, -1, 1)
 
 
 def _inner_product(output: Any, cotangent: Any) -> Any:
@@ -52,46 +76,60 @@ def _inner_product(output: Any, cotangent: Any) -> Any:
 def _on_target(
     torch_loss: Callable, jax_loss: Callable, name: str, *, targeted: bool = True
 ) -> Loss:
-    """A loss of all floating outputs, joined in one array, and of a target of that shape."""
+    """A loss of all floating outputs, joined in one array, and of a target.
+
+    If it is targeted, the target has the shape of that array.
+    """
 
     def in_torch(output: Any, inputs: Mapping[str, Any]) -> Any:
-        parts = _floating(output, torch.stack)
-        whole = parts[0] if len(parts) == 1 else torch.cat([part.ravel() for part in parts])
-        if TARGET not in inputs:
+        whole, target = _joined(output, torch.stack, torch.cat), inputs.get(TARGET)
+        if target is None:
             raise ValueError(f'expected targets={{"{TARGET}": …}}, the class of each row')
-        return torch_loss(whole, inputs[TARGET])
+        if targeted and whole.shape != target.shape:
+            raise ValueError(
+                f"targets: expected {TARGET!r} of the output's shape, {tuple(whole.shape)}, got "
+                f"{tuple(target.shape)}"
+            )
+        return torch_loss(whole, target)
 
     def in_jax(output: Any, inputs: Mapping[str, Any]) -> Any:
-        parts = _floating(output, jnp.stack)
-        whole = parts[0] if len(parts) == 1 else jnp.concatenate([part.ravel() for part in parts])
-        if jax_loss is not _cross_entropy and whole.shape != inputs[TARGET].shape:
-            raise ValueError(
-                f"the output has shape {whole.shape}, the reference's {inputs[TARGET].shape}"
-            )
-        return jax_loss(whole, inputs[TARGET])
+        whole, target = _joined(output, jnp.stack, jnp.concatenate), inputs[TARGET]
+        if targeted and whole.shape != target.shape:
+            raise ValueError(f"the output has shape {whole.shape}, the reference's {target.shape}")
+        return jax_loss(whole, target)
 
     return Loss(name, in_torch, in_jax, targeted)
 
 
-def _floating(output: Any, stack: Callable[..., Any]) -> list[Any]:
-    """The floating arrays of an output, sorted by name: the sides may order a dict differently.
+def _joined(output: Any, stack: Callable[..., Any], join: Callable[..., Any]) -> Any:
+    """The floating arrays of an output in one, sorted by name: a dict's order may differ.
 
     Complex ones are stacked, with real and imaginary part on a last axis.
     """
     found = sorted(trees.arrays("output", output).items())
     named = [(str(array.dtype), array) for _, array in found]  # dtypes of PyTorch or of JAX
-    return [
+    parts = [
         stack((array.real, array.imag), -1) if "complex" in dtype else array
         for dtype, array in named
         if "complex" in dtype or "float" in dtype
     ]
+    if not parts:
+        raise ValueError(f"the output has no floating numbers, only {[d for d, _ in named]}")
+    return parts[0] if len(parts) == 1 else join([part.ravel() for part in parts])
 
 
 MEAN_SQUARED_ERROR = _on_target(
     torch.nn.functional.mse_loss, _mean_squared_error, "mean squared error"
 )
 CROSS_ENTROPY = _on_target(
-    torch.nn.functional.cross_entropy, _cross_entropy, "cross entropy", targeted=False
+    lambda output, target: torch.nn.functional.cross_entropy(
+        _classes_second(output, target), target
+    ),
+    lambda output, target: _cross_entropy(_classes_second(output, target), target),
+    "cross entropy",
+    targeted=False,
 )
+"""PyTorch's mean cross entropy, of classes, where −100 is ignored, or of probabilities. Classes are
+on axis 1; or on the last axis, if only that fits the targets."""
 INNER_PRODUCT = _on_target(_inner_product, _inner_product, "inner product with a cotangent")
 """Its gradient is the VJP of the input `target`."""

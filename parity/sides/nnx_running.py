@@ -159,7 +159,9 @@ class Running:
             return {
                 n: np.asarray(values[n], s.dtype)
                 for n, s in shapes
-                if n in values and values[n].shape == s.shape
+                if n in values
+                and values[n].shape == s.shape
+                and np.iscomplexobj(values[n]) == jnp.issubdtype(s.dtype, jnp.complexfloating)
             }
 
     def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flax import nnx
 from jax import ShapeDtypeStruct
+from torch.jit import ScriptModule
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import fit
@@ -20,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import calls, training_mode
+from parity.sides import calls, statistics, training_mode
 from parity.sides.common_stages import common_stages
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
@@ -93,6 +94,13 @@ def of_modules(
             raise ValueError(f"known: expected words on why {pattern!r} differs, got {reason!r}")
     if not isinstance(torch_model, torch.nn.Module):
         raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
+    compiled = [type(m).__name__ for m in torch_model.modules() if isinstance(m, ScriptModule)]
+    if compiled:
+        raise TypeError(
+            f"torch_model: expected a module of Python code, got {compiled[0]}, which torch.jit "
+            "made: it cannot be run stage by stage, nor a traced one in float64; pass the module "
+            "that it was made of"
+        )
     unreal = [n for n, p in torch_model.named_parameters() if p.is_complex()]
     if unreal:
         raise ValueError(
@@ -149,13 +157,14 @@ def of_modules(
         notes.append(f"ignored, so neither compared nor trained alike: {', '.join(ignored)}")
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
+    fresh = tuple(n for n in statistics.fresh(torch_model) if n in reference.parameters)
     settings, more = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)
         else training_mode.arrange(reference, candidate, flax_model, inputs, paired)
     )
     return ModulePair(
-        reference, candidate, loss.name, (*notes, *more), settings, dict(known or {}),
+        reference, candidate, loss.name, (*notes, *more), settings, fresh, dict(known or {}),
         torch_model, flax_model, stages, lstms,
     )  # fmt: skip
 

@@ -151,6 +151,7 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
+        fresh: the parameters that are running statistics, and still 0 or 1 (`parity.statistics`).
         settings: what only training mode uses; compared if anything is trained.
         known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
@@ -160,6 +161,7 @@ class Pair:
     loss: str = "loss"
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
+    fresh: tuple[str, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:

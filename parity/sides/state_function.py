@@ -9,6 +9,7 @@ import torch
 from flax import nnx
 
 from flax_bilstm.conversion.rows import Row, matches
+from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.transforms import SAME
 
 
@@ -30,9 +31,9 @@ class StateFunction(nnx.Module):
             self.tensors = nnx.Dict(
                 {
                     name.replace(".", "/"): (nnx.Param if name in trained else nnx.BatchStat)(
-                        jnp.asarray(tensor.detach().cpu().numpy())
+                        jnp.asarray(tensor)
                     )
-                    for name, tensor in torch_model.state_dict().items()
+                    for name, tensor in to_numpy(torch_model.state_dict()).items()
                 }
             )
 

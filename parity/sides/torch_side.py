@@ -1,6 +1,5 @@
 """The side of any `torch.nn.Module`."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from parity.sides.side import (
     without_target,
 )  # fmt: skip
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
+from parity.sides.torch_copy import copied
 from parity.sides.torch_gradients import differentiated, loss_of, slopes_at
 from parity.tolerances import TRUTH
 
@@ -249,7 +249,7 @@ class TorchSide(Side):
         """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
         model = self._models.pop(dtype, None)
         if model is None:
-            model = copy.deepcopy(self.module).to(getattr(torch, dtype)).eval()
+            model = copied(self.module).to(getattr(torch, dtype)).eval()
         if not fresh:
             self._models[dtype] = model
         held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}

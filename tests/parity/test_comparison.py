@@ -190,3 +190,20 @@ def test_only_what_fails_by_little_is_doubtful():
     assert doubtful([near, far], float("inf"))
     assert not doubtful([right], 1e4)
     assert not doubtful([near], 0)
+
+
+@pytest.mark.parametrize(
+    ("truth", "given", "words"),
+    [
+        (np.ones(2), np.ones(2, bool), "the candidate has booleans, the truth real numbers"),
+        (np.ones(2, bool), np.ones(2, int), "the candidate has whole numbers, the truth booleans"),
+        (np.ones(2), np.ones(2, complex), "the candidate has complex numbers, the truth real"),
+        (np.ones(2, complex), np.ones(2), "the candidate has real numbers, the truth complex"),
+        (np.ones(2, np.int64), np.ones(2, np.int32), ""),
+        (np.ones(2, complex), np.ones(2, np.complex64), ""),
+    ],
+)
+def test_equal_numbers_of_another_kind_fail(truth, given, words):
+    row = judge(truth, given, [truth], Place(dtype="float64"))
+    assert row.passed == (not words)
+    assert row.note.startswith(words)
