@@ -51,10 +51,8 @@ def of_parameter(name: str, reference: Arrays) -> Iterator[tuple[str, np.ndarray
 def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
     product = float(np.vdot(truth, truth))
     factor = float(np.vdot(given, truth)) / product if product else 0.0
-    near = abs(factor - 1) < 1e-3
-    sign = "+" if factor > 1 else "−"
-    written = f"(1 {sign} {abs(factor - 1):.3g})" if near else f"{factor:.12g}"
-    return f"it is {written} times what it should be", factor * truth
+    digits = 16 if abs(factor - 1) < 1e-3 else 12  # 12 could write 1
+    return f"it is {factor:.{digits}g} times what it should be", factor * truth
 
 
 def _halves(truth: np.ndarray, mix: Callable[..., tuple[np.ndarray, ...]]) -> np.ndarray:
