@@ -1,10 +1,11 @@
 """The check itself: parameters, inputs, forward, gradients and training of a pair, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from parity import lockstep
+from parity import layouts, lockstep
 from parity.comparison import identical
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
@@ -90,8 +91,15 @@ def compare_sides(
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+            turned = layouts.in_another(pair, inputs, dtype, truths["forward"], functions[dtype])
+            if turned:
+                pair = layouts.without(pair, turned)
+                truths["forward"] = {n: a for n, a in truths["forward"].items() if n not in turned}
+                functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
             if dtype == dtypes[0]:
                 functions[dtype] += _with_other_statistics(pair, inputs, dtype, case)
+        if trains and pair.dropout:
+            functions[trains[0]] += _with_dropout(pair, inputs, trains[0], case)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
@@ -114,7 +122,8 @@ def compare_sides(
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
-        unseen = [f"compared only by training: {s.words}" for s in pair.settings if not trains]
+        only = [*(setting.words for setting in pair.settings), pair.dropout]
+        unseen = [f"compared only by training: {words}" for words in only if words and not trains]
         if pair.notes or unseen:
             facts["notes"] = [*pair.notes, *unseen]
         environment = describe_environment(dtypes)
@@ -144,9 +153,7 @@ def _settings(pair: Pair, case: Case) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _with_other_statistics(
-    pair: Pair, inputs: Arrays, dtype: str, case: Case
-) -> tuple[Row, ...]:
+def _with_other_statistics(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[Row, ...]:
     """The rows of the forward pass on other running statistics, if they are still 0 or 1."""
 
     def run(side: Side, to: str) -> Arrays:
@@ -154,6 +161,24 @@ def _with_other_statistics(
 
     moved = statistics.moved(pair)
     return judge_run(moved, run, Place(case, "statistics", dtype)).rows if pair.fresh else ()
+
+
+def _with_dropout(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> Iterator[Row]:
+    """The rows of the output in training mode, with fixed functions in the place of Dropout."""
+
+    def run(side: Side, to: str) -> Arrays:
+        found = side.in_training(side.parameters, inputs, to)
+        return {f"dropout{n.removeprefix(output)}": array for n, array in found.items()}
+
+    output = pair.reference.output
+
+    for row in judge_run(pair, run, Place(case, "training mode", dtype)).rows:
+        words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+        note = (
+            f"with a fixed function for every Dropout, the output {words}: one is missing, is "
+            f"called elsewhere or more often, or has another rate or broadcast_dims; {pair.dropout}"
+        )
+        yield row if row.passed else replace(row, note=note)
 
 
 def _functions(

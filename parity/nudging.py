@@ -98,6 +98,10 @@ class Nudged(Side):
         """See `Side`."""
         return self._moved(self.side.local_gradients, *given)
 
+    def in_training(self, *given: Any) -> Any:
+        """See `Side`."""
+        return self._moved(self.side.in_training, *given)
+
     def train(
         self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:

@@ -73,27 +73,31 @@ class Running:
         self._trained_slopes = Program(partial(self._traced_slopes, True))
         self._known_shapes: dict[Any, Any] = {}
 
+    def choosing(self, stages: frozenset[str]) -> "Running":
+        """The same with other stages to collect."""
+        other = Running(
+            self.variables, self.call, self.loss, self.stages, self.recurrent, stages, self.output
+        )
+        other.start_training, other.hidden = self.start_training, self.hidden
+        other.moved = self.moved
+        return other
+
     def shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
         read = cast(without_target(inputs), dtype)
         return jax.eval_shape(self._traced_values, leaves, read, {}, np.zeros((), bool))
 
-    def called(self, paths: Iterable[str], leaves: Named, inputs: Arrays) -> list[str]:
-        """See `NnxSide`."""
-        calls: list[str] = []
+    def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Named:
+        """The output in training mode."""
 
-        def note(path: str, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls.append(path)
-            return call(*args, **kwargs)
-
-        def run(leaves: Named, inputs: Named) -> None:
+        def run(leaves: Named, inputs: Named) -> Named:
             model = self.variables.model(leaves)
-            handlers = {path: partial(note, path) for path in paths}
-            with intercepted_nnx(handlers, nnx_submodules(model)):
-                self.call(model, inputs)
+            put_in_training(model)
+            output = self.call(model, inputs)
+            return OrderedDict(trees.arrays(self.output, output))
 
-        jax.eval_shape(run, leaves, without_target(inputs))
-        return calls
+        # Traced each time: what replaces a Dropout is no part of the module.
+        return Program(run, simply=True)(leaves, _copies(without_target(inputs), dtype))
 
     def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
         """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
@@ -223,6 +227,18 @@ class Running:
 
     def _ports(self, path: str, module: Any) -> Ports:
         return flax_ports(module) if path in self.recurrent else AnyModule()
+
+
+def put_in_training(model: nnx.Module) -> None:
+    """Put the model in training mode.
+
+    By default `nnx.BatchNorm` subtracts the squared mean from the mean square there, which loses
+    digits where the mean is far from 0; it is run without.
+    """
+    model.train()
+    for module in nnx_submodules(model).values():
+        if isinstance(module, nnx.BatchNorm):
+            module.use_fast_variance = False
 
 
 def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:

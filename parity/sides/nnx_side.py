@@ -1,8 +1,9 @@
 """The side of any `flax.nnx.Module`."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -11,13 +12,13 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.tree import dotted
 from parity.sides.calls import POSITIONAL, Call
+from parity.sides.dropout import fixed_flax
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_running import Running
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Side, Step, beside, cast
+from parity.sides.side import Arrays, Gradients, Side, Step, beside
 from parity.sides.variables import Variables
-from parity.tolerances import TRUTH
 
 
 class NnxSide(Side):
@@ -68,15 +69,12 @@ class NnxSide(Side):
         with _precision(dtype):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
 
-    def called(self, paths: Iterable[str], inputs: Arrays) -> list[str]:
-        """These submodules' paths in the order of their calls, once for every call.
-
-        Calls of copies that a transformation such as `nnx.scan` makes are not counted.
-        """
-        with suppress(Exception), _precision(TRUTH):  # the check raises it again
-            leaves = self._variables.leaves(self.parameters, TRUTH)
-            return self.running.called(paths, leaves, cast(inputs, TRUTH))
-        return []
+    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        with _precision(dtype), fixed_flax():
+            leaves = self._variables.leaves(parameters, dtype)
+            found = self.running.in_training(leaves, inputs, dtype)
+            return {n: np.asarray(value) for n, value in found.items()}
 
     def prepare(self, inputs: Arrays, dtype: str, optimizers: Sequence[Optimizer] = ()) -> None:
         """See `Side`."""
@@ -89,6 +87,12 @@ class NnxSide(Side):
             slopes = self.running.prepare(leaves, inputs, dtype, training=training).leaves
             for optimizer in optimizers:
                 self._training(optimizer, dtype).prepare(leaves, slopes)
+
+    def choosing(self, stages: frozenset[str]) -> Self:
+        """The same side that collects only these stages, whose programs are compiled again."""
+        other = copy.copy(self)
+        other.running = self.running.choosing(stages)
+        return other
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""

@@ -21,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import calls, statistics, training_mode
+from parity.sides import calls, dropout, statistics, training_mode
 from parity.sides.common_stages import common_stages
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
@@ -119,8 +119,8 @@ def of_modules(
     theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
     lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
     paired = _paired(theirs, ours, names or {})
-    if stages is None:
-        stages = paired
+    if stages is None:  # in evaluation mode a Dropout is nothing; one side may have it elsewhere
+        stages = {path: own for path, own in paired.items() if not dropout.is_layer(theirs[path])}
     _refuse_unknown("torch_model", stages.keys(), theirs)
     _refuse_unknown("flax_model", stages.values(), ours)
     if lstm_itself:
@@ -158,14 +158,14 @@ def of_modules(
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
     fresh = tuple(n for n in statistics.fresh(torch_model) if n in reference.parameters)
-    settings, more = (
+    trained = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)
         else training_mode.arrange(reference, candidate, flax_model, inputs, paired)
     )
     return ModulePair(
-        reference, candidate, loss.name, (*notes, *more), settings, fresh, dict(known or {}),
-        torch_model, flax_model, stages, lstms,
+        reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
+        trained.dropout, fresh, dict(known or {}), torch_model, flax_model, stages, lstms,
     )  # fmt: skip
 
 

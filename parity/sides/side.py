@@ -135,6 +135,13 @@ class Side(ABC):
         """
         return {}
 
+    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """The output in training mode, with fixed functions for Dropout (`parity.sides.dropout`).
+
+        Empty if the side cannot be run this way.
+        """
+        return {}
+
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
@@ -153,6 +160,8 @@ class Pair:
         notes: what the comparison cannot see, for the report.
         fresh: the parameters that are running statistics, and still 0 or 1 (`parity.statistics`).
         settings: what only training mode uses; compared if anything is trained.
+        dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
+            anything is trained.
         known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
@@ -161,6 +170,7 @@ class Pair:
     loss: str = "loss"
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
+    dropout: str = ""
     fresh: tuple[str, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 

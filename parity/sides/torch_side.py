@@ -1,14 +1,17 @@
 """The side of any `torch.nn.Module`."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from parity.sides import trees
 from parity.sides.calls import POSITIONAL, Call
+from parity.sides.dropout import FixedDropout
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -79,6 +82,12 @@ class TorchSide(Side):
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
         self._models: dict[str, torch.nn.Module] = {}
 
+    def choosing(self, stages: frozenset[str]) -> Self:
+        """The same side that collects only these stages."""
+        other = copy.copy(self)
+        other.chosen = stages
+        return other
+
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
         return self.local(parameters, inputs, {}, dtype)
@@ -141,27 +150,25 @@ class TorchSide(Side):
             updates.step()
             yield self._left_behind(torch.zeros(()), model, updates, optimizer)
 
-    def output_of(self, inputs: Arrays, prepare: Callable[[torch.nn.Module], None]) -> Arrays:
-        """The output in float64 of a copy of the model that `prepare` changes."""
-        model = self._model(self.parameters, TRUTH, fresh=True)
+    def output_of(
+        self,
+        inputs: Arrays,
+        prepare: Callable[[torch.nn.Module], Any],
+        parameters: Arrays | None = None,
+        dtype: str = TRUTH,
+        mode: AbstractContextManager[Any] | None = None,
+    ) -> Arrays:
+        """The output of a copy of the model that `prepare` changes, computed in a mode of torch."""
+        held = self.parameters if parameters is None else parameters
+        model = self._model(held, dtype, fresh=True)
         prepare(model)
-        with torch.no_grad():
-            output = self._output(model, self._tensors(inputs, TRUTH))
+        with torch.no_grad(), mode or nullcontext():
+            output = self._output(model, self._tensors(inputs, dtype))
         return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
 
-    def called(self, paths: Iterable[str], inputs: Arrays) -> list[str]:
-        """These submodules' paths in the order of their calls, once for every call."""
-        calls: list[str] = []
-
-        def prepare(model: torch.nn.Module) -> None:
-            for path in paths:
-                # With hooks, unlike `intercept`, no fused operator replaces the calls.
-                model.get_submodule(path).register_forward_pre_hook(
-                    lambda *call, path=path: calls.append(path)
-                )
-
-        self.output_of(inputs, prepare)
-        return calls
+    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """See `Side`."""
+        return self.output_of(inputs, torch.nn.Module.train, parameters, dtype, FixedDropout())
 
     def _pull(
         self,

@@ -1,17 +1,17 @@
 """Training mode: what it does that evaluation mode does not, and how both sides are put in it.
 
-Dropout draws different masks in the two frameworks, so the layers' rates are compared, and training
-runs with rates of 0. BatchNorm's statistics are compared after every step. PyTorch moves the
-running variance towards the batch's sum of squares over n − 1, `nnx.BatchNorm` towards that over n:
-the reference of an `nnx.BatchNorm` is computed over n, too. By default that layer subtracts the
-squared mean from the mean square, which loses digits where the mean is far from 0; it is run
-without.
+Dropout draws different masks in the two frameworks, so training runs with rates of 0, and one
+forward pass with fixed functions instead of masks (`parity.sides.dropout`). BatchNorm's statistics
+are compared after every step. PyTorch moves the running variance towards the batch's sum of squares
+over n − 1, `nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed
+over n, too.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from flax import nnx
 
 from parity.sides import dropout
 from parity.sides.intercept import nnx_submodules, torch_submodules
+from parity.sides.nnx_running import put_in_training
 from parity.sides.nnx_side import NnxSide
-from parity.sides.settings import Called, Setting, distinct, never_called, setting
-from parity.sides.side import Arrays, outputs
+from parity.sides.settings import Setting, distinct, of_all, of_pairs
+from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
-from parity.tolerances import TRUTH
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 MOMENTUM = "momentum of running averages"
@@ -33,13 +33,27 @@ NOTE = (
 )
 
 
+class Arranged(NamedTuple):
+    """What of training mode can be judged.
+
+    Attributes:
+        settings: settings to compare.
+        dropout: the rates of Dropout in words, if the outputs in training mode can be compared.
+        notes: what cannot be judged, in words.
+    """
+
+    settings: tuple[Setting, ...] = ()
+    dropout: str = ""
+    notes: tuple[str, ...] = ()
+
+
 def arrange(
     reference: TorchSide,
     candidate: NnxSide,
     flax_model: nnx.Module,
     inputs: Arrays,
     stages: Mapping[str, str],
-) -> tuple[tuple[Setting, ...], list[str]]:
+) -> Arranged:
     """Let both sides train in training mode, if they have statistics and neither is random in it.
 
     Args:
@@ -48,64 +62,80 @@ def arrange(
         flax_model: its module.
         inputs: the inputs to run the reference on.
         stages: torch path → Flax path of all submodules with the same name.
-
-    Returns:
-        The settings that can be judged, and notes.
     """
-
-    def called(theirs: Iterable[str], ours: Iterable[str]) -> tuple[list[str], list[str]]:
-        return reference.called(theirs, inputs), candidate.called(ours, inputs)
-
-    found = settings(reference.module, flax_model, stages, called)
-    ours = nnx_submodules(flax_model)
-    modules = (*reference.module.modules(), *ours.values())
+    theirs, ours = torch_submodules(reference.module), nnx_submodules(flax_model)
+    rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
+    momenta = _momenta(theirs, ours, stages)
+    modules = (*theirs.values(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
-    if not stateful and not found:
-        return (), _unseen(reference, inputs)
-    over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
-    start = partial(start_torch, over_n=over_n)
-    problem = _problem(partial(reference.output_of, inputs, start), ours.values())
+    plain = {} if stateful else reference.output_of(inputs, torch.nn.Module.eval)
+    drops, problem = _seen(reference, inputs, plain)
+    drops = drops or bool(rates.reference or rates.candidate)
+    if any(map(_draws, ours.values())):
+        problem = "the candidate has random streams outside of Flax's layers"
     if problem:
-        words = "; ".join(setting.words for setting in found if setting.name != MOMENTUM)
-        judged = tuple(setting for setting in found if setting.name == MOMENTUM)
-        return judged, [": ".join(filter(None, (f"training mode is not run: {problem}", words)))]
-    if not stateful:
-        return tuple(found), _unseen(reference, inputs)
-    reference.start_training, candidate.running.start_training = start, start_flax
-    return tuple(found), [NOTE] if over_n else []
+        words = f": {rates.words}" if rates.reference or rates.candidate else ""
+        return Arranged(momenta, "", (f"training mode is not run: {problem}{words}",))
+    notes = []
+    if stateful:
+        over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
+        start = partial(start_torch, over_n=over_n)
+        alone = _random(partial(reference.output_of, inputs, start))
+        if alone:
+            notes.append(f"statistics are not trained: {alone}")
+        else:
+            reference.start_training, candidate.running.start_training = start, start_flax
+            notes += [NOTE] if over_n else []
+    if not drops:
+        return Arranged(momenta, "", tuple(notes))
+    attention = [m for m in ours.values() if isinstance(m, nnx.MultiHeadAttention)]
+    if any(module.dropout_rate for module in attention):
+        notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
+        return Arranged((rates, *momenta), "", tuple(notes))
+    return Arranged(momenta, rates.words, tuple(notes))
 
 
-def of_function(reference: TorchSide, inputs: Arrays) -> tuple[tuple[Setting, ...], list[str]]:
+def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     """`arrange` for a candidate that is a function, which has no layers and no statistics."""
     theirs = torch_submodules(reference.module)
     rates = distinct(dropout.rates(theirs).values())
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
-    what = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
-    return (), [what] if seen else _unseen(reference, inputs)
+    if not seen:
+        drops, problem = _seen(reference, inputs, reference.output_of(inputs, torch.nn.Module.eval))
+        if not drops and not problem:
+            return Arranged()
+        seen = [problem or "Dropout"]
+    words = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
+    return Arranged(notes=(words,))
 
 
-def _unseen(reference: TorchSide, inputs: Arrays) -> list[str]:
-    """A note if the reference computes something else in training mode, but for its layers of
-    Dropout: `F.dropout`, noise, more outputs. In evaluation mode, nothing shows it."""
-    stages = reference.forward(reference.parameters, inputs, TRUTH)
-    usual = {name: stages[name] for name in outputs(stages, reference.output)}
-    try:
-        with torch.random.fork_rng():
-            trained = reference.output_of(inputs, start_torch)
-    except Exception as error:  # the user's code can raise anything
-        return [f"training mode is not run: the reference raises {type(error).__name__}: {error}"]
-    if usual.keys() == trained.keys() and all(
-        np.array_equal(trained[name], array, equal_nan=True) for name, array in usual.items()
-    ):
-        return []
-    return ["training mode is not run: the reference computes something else in it"]
+def _seen(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool, str]:
+    """Whether the reference has any Dropout, and why its training mode cannot be judged, or "".
+
+    Args:
+        plain: the output in evaluation mode, which training mode must have but for Dropout; empty
+            if it need not.
+    """
+
+    def run(on: bool) -> Arrays:
+        mode = dropout.FixedDropout(on)
+        return reference.output_of(inputs, torch.nn.Module.train, mode=mode)
+
+    with suppress(Exception):  # it is raised again below
+        if plain and _equal(plain, run(True)):
+            return False, ""
+    problem = _random(partial(run, True))
+    if problem:
+        return False, problem
+    without = run(False)
+    if plain and not _equal(plain, without):
+        return False, "the reference computes something else in it"
+    return not _equal(run(True), without), ""
 
 
-def _problem(run: Callable[[], Arrays], ours: Iterable[Any]) -> str:
-    """Why training mode cannot be judged; empty if it can."""
-    if any(map(_draws, ours)):
-        return "the candidate has random streams outside of Flax's layers"
+def _random(run: Callable[[], Arrays]) -> str:
+    """Why a run of the reference in training mode cannot be compared; empty if it can."""
     outputs = []
     for seed in (0, 1):
         with torch.random.fork_rng():
@@ -114,9 +144,13 @@ def _problem(run: Callable[[], Arrays], ours: Iterable[Any]) -> str:
                 outputs.append(run())
             except Exception as error:  # the user's code can raise anything
                 return f"the reference raises {type(error).__name__}: {error}"
-    if any(not np.array_equal(outputs[1][n], a, equal_nan=True) for n, a in outputs[0].items()):
-        return "the reference is random in it, even without its Dropout layers"
-    return ""
+    return "" if _equal(*outputs) else "the reference is random in it, even without its Dropout"
+
+
+def _equal(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(array, other[name], equal_nan=True) for name, array in one.items()
+    )
 
 
 def _draws(module: Any) -> bool:
@@ -127,27 +161,19 @@ def _draws(module: Any) -> bool:
     )
 
 
-def settings(
-    torch_model: torch.nn.Module,
-    flax_model: nnx.Module,
-    stages: Mapping[str, str],
-    called: Called = never_called,
-) -> list[Setting]:
-    """The rates of Dropout and the momentum of running averages, if either side has any."""
-    theirs, ours = torch_submodules(torch_model), nnx_submodules(flax_model)
-    rates = setting("dropout rate", dropout.rates(theirs), dropout.rates(ours), stages, called)
-    found = [rates] if rates.reference or rates.candidate else []
+def _momenta(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], stages: Mapping[str, str]
+) -> tuple[Setting, ...]:
+    """The momenta of layers with the same name; a BatchNorm of the user's own shows in training."""
     # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
     reference = {p: m.momentum or 0.0 for p, m in theirs.items() if isinstance(m, _BATCH_NORM)}
     candidate = {
         p: round(1 - m.momentum, 9) for p, m in ours.items() if isinstance(m, nnx.BatchNorm)
     }
-    if reference and candidate:  # a BatchNorm of the user's own shows in the statistics alone
-        momenta = setting(MOMENTUM, reference, candidate, stages)
-        swapped = momenta.reference == tuple(round(1 - value, 9) for value in momenta.candidate)
-        hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
-        found.append(replace(momenta, hint=momenta.hint + hint))
-    return found
+    momenta = of_pairs(MOMENTUM, reference, candidate, stages)
+    swapped = momenta.reference == tuple(round(1 - value, 9) for value in momenta.candidate)
+    hint = "; PyTorch's 0.1 is Flax's 0.9: write momentum=1 − PyTorch's" if swapped else ""
+    return (replace(momenta, hint=momenta.hint + hint),) if momenta.reference else ()
 
 
 def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
@@ -166,13 +192,9 @@ def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
 
 
 def start_flax(model: nnx.Module) -> None:
-    """Put the model in training mode, without Dropout and without fast variances."""
-    model.train()
-    modules = nnx_submodules(model).values()
-    dropout.stop(modules)
-    for module in modules:
-        if isinstance(module, nnx.BatchNorm):
-            module.use_fast_variance = False
+    """Put the model in training mode, without Dropout."""
+    put_in_training(model)
+    dropout.stop(nnx_submodules(model).values())
 
 
 def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:

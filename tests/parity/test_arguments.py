@@ -46,7 +46,7 @@ BAD = {
     "loss: mine, on the output of torch_model, gives torch.Size": {"loss": loss(lambda o, i: o)},
     "loss: mine, on the output of torch_model, gives 1.0": {"loss": loss(lambda o, i: 1.0)},
     "loss: cross entropy, .* expected targets=": {"loss": CROSS_ENTROPY},
-    "loss: mean squared error, .* raises .* size": {"targets": {"target": X[:, :3]}},
+    "loss: mean squared error, .* targets: expected 'target' of": {"targets": {"target": X[:, :3]}},
 }
 
 

@@ -235,7 +235,9 @@ def test_what_only_training_mode_computes_is_noted(function):
     reference = OnlyTraining(function)
     factor = 1.0 if function is _dropout else 2.0
     report = parity.check(reference, lambda w, x: factor * w["weight"] * x, X, **OPTIONS)
-    assert "training mode is not run: the reference computes something else in it" in notes(report)
+    what = "Dropout" if function is _dropout else "the reference computes something else in it"
+    why = f"training mode is not run, since the candidate is a function: {what}"
+    assert why in notes(report)
 
 
 def test_whole_numbers_of_64_bits_are_no_difference():

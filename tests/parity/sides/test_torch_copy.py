@@ -48,5 +48,5 @@ def test_a_bfloat16_reference_of_a_function(quickly_compiled):
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_what_torch_jit_made_is_refused(compiled):
-    with pytest.raises(TypeError, match="torch_model: .* which torch.jit made"):
+    with pytest.raises(TypeError, match=r"torch_model: .* which torch\.jit made"):
         parity.check(torch.nn.Sequential(compiled(torch.nn.Linear(3, 2))), linear, X)

@@ -1,4 +1,4 @@
-"""What only training mode shows: Dropout's rate, BatchNorm's momentum and statistics."""
+"""What only training mode shows of BatchNorm: its momentum and statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
-from parity.sides import pair
-from parity.sides.training_mode import MOMENTUM, NOTE, settings
+from parity.sides.settings import of_pairs
+from parity.sides.training_mode import NOTE
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
@@ -109,110 +109,18 @@ def test_statistics_of_a_norm_by_hand_are_compared_as_pytorch_has_them(
     assert failing(report) == wrong
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours", "words"),
-    [
-        (0.5, 0.5, None),
-        (0.5, 0.1, "[0.5] in the reference, [0.1] in the candidate"),
-        (0.5, None, "[0.5] in the reference, none in the candidate"),
-        (None, 0.5, "none in the reference, [0.5] in the candidate"),
-    ],
-)
-def test_dropout_rates_are_compared_where_something_is_trained(
-    quickly_compiled, theirs, ours, words
-):
-    reference = torch_norm()
-    reference.append(torch.nn.Identity() if theirs is None else torch.nn.Dropout(theirs))
-    candidate = flax_norm(0.9, *([] if ours is None else [nnx.Dropout(ours, rngs=RNGS)]))
-    report = check(reference, candidate)
-    assert failing(report) == ([("training mode", "dropout rate")] if words else [])
-    assert words is None or words in report.first_divergence.note
-    quick = check(reference, candidate, training_steps=0)
-    quick.assert_passed()
-    (case,) = quick.cases.values()
-    assert case["notes"][-2].startswith("compared only by training: dropout rate")
-
-
-def test_the_dropout_between_the_layers_of_an_lstm_counts():
-    theirs = torch.nn.LSTM(2, 3, num_layers=2, dropout=0.25)
-    (found,) = settings(theirs, fb.LSTM(2, 3, num_layers=2, dropout=0.25, rngs=RNGS), {})
-    assert found.words == "dropout rate [0.25] in both"
-
-
-def lstms(kind, second, **options):
-    return [kind(2, 2, num_layers=2, dropout=rate, **options) for rate in (0.25, second)]
-
-
-def drops(*rates):
-    return Ours(*(nnx.Dropout(rate, rngs=RNGS) for rate in rates))
-
-
-def torch_drops(*rates):
-    return torch.nn.Sequential(*map(torch.nn.Dropout, rates))
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours", "paired", "words"),
-    [
-        (torch_drops(0.5, 0.5), drops(0.5, 0.5), True, "[0.5] in both"),
-        (torch_drops(0.5, 0.5), drops(0.5, 0.0), True, "[0.5, 0.5] in the reference, [0.5] in the "
-         "candidate, at 1"),
-        (torch_drops(0.5, 0.1), drops(0.1, 0.5), True, "[0.1, 0.5] in the reference, [0.5, 0.1] in "
-         "the candidate, at 0, 1"),
-        (torch_drops(0.5), drops(0.5, 0.5), False, "[0.5] in both"),  # one is called twice
-        (torch_drops(0.5), drops(0.5, 0.5), True, "[0.5] in both"),
-        (torch_drops(0.5, 0.5), drops(0.5), True, "[0.5] in both"),
-        (torch_drops(0.5), drops(0.5, 0.1), True, "[0.5] in the reference, [0.5, 0.1] in the "
-         "candidate, at parts.1"),
-        (torch.nn.Sequential(*lstms(torch.nn.LSTM, 0.25)), Ours(*lstms(fb.LSTM, 0.0, rngs=RNGS)),
-         True, "[0.25, 0.25] in the reference, [0.25] in the candidate, at 1"),
-    ],
-)  # fmt: skip
-def test_dropout_rates_are_compared_layer_by_layer_where_names_pair_them(
-    theirs, ours, paired, words
-):
-    both = range(min(len(ours.parts), len(theirs))) if paired else ()
-    stages = {str(i): f"parts.{i}" for i in both}
-    (found,) = settings(theirs, ours, stages)
-    assert found.words == f"dropout rate {words}"
-    assert found.equal == words.endswith("both")
-
-
-class Named(nnx.Module):
-    """A Dropout under another name, called first, and one, called second."""
-
-    def __init__(self, first, second):
-        self.z, self.a = nnx.Dropout(first, rngs=RNGS), nnx.Dropout(second, rngs=RNGS)
-
-    def __call__(self, x):
-        return self.a(self.z(x))
-
-
-@pytest.mark.parametrize(
-    ("rates", "words"),
-    [
-        ((0.5, 0.1), "[0.1, 0.5] in both"),
-        ((0.1, 0.5), "[0.1, 0.5] in the reference, [0.5, 0.1] in the candidate, at 0, 1"),
-    ],
-)
-def test_dropouts_of_other_names_are_paired_in_the_order_of_their_calls(rates, words):
-    sides = pair.of_modules(torch_drops(0.5, 0.1), Named(*rates), {"x": X})
-    assert [setting.words for setting in sides.settings] == [f"dropout rate {words}"]
-
-
 def test_two_momenta_that_are_exchanged_are_found():
-    norms = [torch.nn.BatchNorm1d(3, momentum=momentum) for momentum in (0.1, 0.2)]
-    ours = [nnx.BatchNorm(3, momentum=momentum, rngs=RNGS) for momentum in (0.8, 0.9)]
     stages = {"0": "parts.0", "1": "parts.1"}
-    (found,) = settings(torch.nn.Sequential(*norms), Ours(*ours), stages)
+    theirs, ours = {"0": 0.1, "1": 0.2, "alone": 0.3}, {"parts.0": 0.2, "parts.1": 0.1}
+    found = of_pairs("momentum", theirs, ours, stages)
     assert "[0.1, 0.2] in the reference, [0.2, 0.1] in the candidate, at 0, 1" in found.words
-    (found,) = settings(torch.nn.Sequential(*norms), Ours(*ours[::-1]), stages)
-    assert found.words == f"{MOMENTUM} [0.1, 0.2] in both"
+    found = of_pairs("momentum", theirs, {"parts.0": 0.1, "parts.1": 0.2}, stages)
+    assert found.words == "momentum [0.1, 0.2] in both"
 
 
-class Functional(torch.nn.Sequential):
+class Random(torch.nn.Sequential):
     def forward(self, x):
-        return torch.nn.functional.dropout(super().forward(x), 0.5, self.training)
+        return super().forward(x) + self.training * torch.rand(())
 
 
 class Noisy(nnx.Module):
@@ -226,7 +134,7 @@ class Noisy(nnx.Module):
 @pytest.mark.parametrize(
     ("theirs", "ours", "why"),
     [
-        (Functional, flax_norm, "the reference is random in it"),
+        (Random, flax_norm, "the reference is random in it"),
         (torch.nn.Sequential, lambda: flax_norm(0.9, Noisy()), "random streams"),
     ],
 )

@@ -1,0 +1,83 @@
+"""Stages that hold the same numbers in another layout: not wrong, but not comparable either.
+
+If the layouts have different shapes, such as (batch, time, features) and (time, batch, features),
+the stage is left out from the start. This file is about those whose shapes happen to be equal.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+
+from parity.results import Row
+from parity.sides.pair import ModulePair
+from parity.sides.side import Arrays, Pair, outputs
+from parity.tolerances import TRUTH
+
+
+def in_another(
+    pair: Pair, inputs: Arrays, dtype: str, truth: Arrays, rows: Sequence[Row]
+) -> frozenset[str]:
+    """The failing stages that are right in another layout.
+
+    None, if an output fails: then the layout may be the fault. Nor a stage at which the loss has no
+    gradient, since its value, right or wrong, does not reach the output.
+
+    Args:
+        pair: both sides.
+        inputs: the inputs of the rows.
+        dtype: the dtype of the rows.
+        truth: the reference's stages.
+        rows: the rows of the forward pass in that dtype.
+    """
+    forward = {row.name: row for row in rows if row.check == "forward"}
+    failing = {name: row for name, row in forward.items() if row.failed}
+    if not failing or not isinstance(pair, ModulePair):
+        return frozenset()
+    returned = outputs(forward, pair.reference.output)
+    if not returned or any(name in failing for name in returned):
+        return frozenset()
+    given = pair.candidate.forward(pair.candidate.parameters, inputs, dtype)
+    slopes = pair.reference.cotangents(pair.reference.parameters, inputs, TRUTH)
+    return frozenset(
+        name
+        for name, row in failing.items()
+        if name in truth
+        and np.any(slopes.get(name, 0))
+        and _same_elsewhere(truth[name], given[name], row.bound)
+    )
+
+
+def without(pair: Pair, stages: Collection[str]) -> Pair:
+    """The pair without these stages, and with a note about them."""
+    assert isinstance(pair, ModulePair)
+    words = f"stages in another layout on either side, left out: {', '.join(sorted(stages))}"
+    chosen = frozenset(pair.reference.chosen or ()).difference(stages)
+    sides = pair.reference.choosing(chosen), pair.candidate.choosing(chosen)
+    return replace(pair, reference=sides[0], candidate=sides[1], notes=(*pair.notes, words))
+
+
+def _same_elsewhere(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:
+    return truth.shape == given.shape and any(
+        np.max(np.abs(other - given), initial=0.0) <= bound for other in _layouts(truth)
+    )
+
+
+def _layouts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array with its axes in other orders, and with an axis of two joined in the other order.
+
+    A time-major program joins time and batch as (time · batch), a batch-major one as
+    (batch · time); the features of an image are joined as (channels · height · width) or
+    (height · width · channels).
+    """
+    shape = array.shape
+    for order in permutations(range(array.ndim)):
+        turned = array.transpose(order)
+        if turned.shape == shape and order != tuple(range(array.ndim)):
+            yield turned
+    for axis, size in enumerate(shape):
+        for outer in range(2, size // 2 + 1):
+            if size % outer == 0:
+                split = (*shape[:axis], outer, size // outer, *shape[axis + 1 :])
+                yield array.reshape(split).swapaxes(axis, axis + 1).reshape(shape)

@@ -1,0 +1,174 @@
+"""Dropout in training mode: where it is called, its rate, and which elements share a mask."""
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+from torch.nn import functional
+
+import flax_bilstm as fb
+import parity
+from parity.sides.dropout import FixedDropout, fixed
+
+RNGS = nnx.Rngs(0)
+X = np.random.default_rng(0).standard_normal((4, 5, 3), dtype=np.float32)
+OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
+
+
+class Reference(torch.nn.Module):
+    def __init__(self, forward, drop=None):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+        self.own, self.drop = forward, drop
+
+    def forward(self, x):
+        return self.own(self, x)
+
+
+class Port(nnx.Module):
+    def __init__(self, forward, drop=None):
+        self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
+        self.own, self.drop = forward, nnx.data(drop)
+
+    def __call__(self, x):
+        return self.own(self, x)
+
+
+def usual(m, x):
+    return m.b(m.drop(torch.relu(m.a(x))))
+
+
+def over_time(m, x):
+    return m.b(m.drop(torch.relu(m.a(x)).mT).mT)
+
+
+def locked(m, x):
+    y = torch.relu(m.a(x))
+    if m.training:
+        y = torch.empty(4, 1, 4, dtype=x.dtype).bernoulli_(0.7).div(0.7) * y
+    return m.b(y)
+
+
+def drop(rate=0.3, **options):
+    return nnx.Dropout(rate, rngs=RNGS, **options)
+
+
+def port(m, x):
+    return m.b(m.drop(jax.nn.relu(m.a(x))))
+
+
+def check(reference, candidate, **options):
+    fb.load_state_dict(candidate, reference.state_dict())
+    return parity.check(reference, candidate, X, **{**OPTIONS, **options})
+
+
+TORCH = torch.nn.Dropout(0.3)
+RIGHT = {
+    "the same": (Reference(usual, TORCH), Port(port, drop())),
+    "before a ReLU": (
+        Reference(usual, TORCH), Port(lambda m, x: m.b(jax.nn.relu(m.drop(m.a(x)))), drop()),
+    ),
+    "in place": (Reference(usual, torch.nn.Dropout(0.3, inplace=True)), Port(port, drop())),
+    "a function": (
+        Reference(lambda m, x: m.b(functional.dropout(torch.relu(m.a(x)), 0.3, m.training))),
+        Port(port, drop()),
+    ),
+    "by hand": (Reference(locked), Port(port, drop(broadcast_dims=(1,)))),
+    "one mask for all steps": (
+        Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop(broadcast_dims=(1,))),
+    ),
+    "in an LSTM": (
+        torch.nn.LSTM(3, 4, 2, dropout=0.2, bidirectional=True, batch_first=True),
+        fb.LSTM(3, 4, num_layers=2, dropout=0.2, bidirectional=True, rngs=RNGS),
+    ),
+    "a rate that an LSTM of one layer never uses": (
+        torch.nn.LSTM(3, 4, 1, batch_first=True),
+        fb.LSTM(3, 4, num_layers=1, dropout=0.2, rngs=RNGS),
+    ),
+}  # fmt: skip
+WRONG = {
+    "left out": Port(lambda m, x: m.b(jax.nn.relu(m.a(x)))),
+    "never called": Port(lambda m, x: m.b(jax.nn.relu(m.a(x))), drop()),
+    "another rate": Port(port, drop(0.4)),
+    "deterministic": Port(
+        lambda m, x: m.b(m.drop(jax.nn.relu(m.a(x)), deterministic=True)), drop()
+    ),
+    "called twice": Port(lambda m, x: m.b(m.drop(m.drop(jax.nn.relu(m.a(x))))), drop()),
+    "after the output": Port(lambda m, x: m.drop(m.b(jax.nn.relu(m.a(x)))), drop()),
+    "before the input": Port(lambda m, x: m.b(jax.nn.relu(m.a(m.drop(x)))), drop()),
+    "one mask for all steps": Port(port, drop(broadcast_dims=(1,))),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_dropout_that_is_where_it_should_be_passes(quickly_compiled, case):
+    report = check(*RIGHT[case])
+    report.assert_passed()
+    assert not [words for facts in report.cases.values() for words in facts.get("notes", ())
+                if "training mode" in words]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_dropout_that_is_not_fails_in_training_mode_alone(quickly_compiled, case):
+    report = check(Reference(usual, TORCH), WRONG[case])
+    rows = [(row.check, row.name) for row in report.rows if not row.passed]
+    assert rows == [("training mode", "dropout")]
+    assert "with a fixed function for every Dropout, the output differs" in str(report)
+    ours = {"another rate": "[0.4] in the candidate", "left out": "none in the candidate"}
+    rates = f"the reference, {ours[case]}" if case in ours else "both"
+    assert report.first_divergence.note.endswith(f"dropout rate [0.3] in {rates}")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop())),
+        (Reference(usual, torch.nn.AlphaDropout(0.3)), Port(port, drop())),
+        (torch.nn.LSTM(3, 4, 2, dropout=0.2, batch_first=True),
+         fb.LSTM(3, 4, num_layers=2, dropout=0.1, rngs=RNGS)),
+    ],
+)  # fmt: skip
+def test_another_kind_of_dropout_fails(quickly_compiled, theirs, ours):
+    report = check(theirs, ours)
+    assert {row.check for row in report.rows if not row.passed} == {"training mode"}
+
+
+def test_without_training_it_is_noted_and_not_compared(quickly_compiled):
+    report = check(Reference(usual, TORCH), WRONG["another rate"], training_steps=0)
+    report.assert_passed()
+    (facts,) = report.cases.values()
+    words = "compared only by training: dropout rate [0.3] in the reference, [0.4] in the candidate"
+    assert words in facts["notes"]
+
+
+def test_a_difference_that_is_meant_can_be_acknowledged(quickly_compiled):
+    known = {"dropout": "the port is for inference"}
+    check(Reference(usual, TORCH), WRONG["left out"], known=known).assert_passed()
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+def test_no_mask_is_drawn(rate):
+    x = torch.linspace(-1, 1, 7)
+    for call in (functional.dropout, functional.feature_alpha_dropout):
+        with torch.no_grad(), FixedDropout(on=False):
+            assert torch.equal(call(x[None, None], rate, True), x[None, None])
+    with torch.no_grad(), FixedDropout():
+        assert torch.equal(functional.dropout(x, rate, True), fixed(x, rate, 1, torch.where))
+        by_hand = torch.bernoulli(x, 1 - rate) * x
+        torch.testing.assert_close(by_hand, fixed(x, rate, 1, torch.where))
+
+
+def test_a_function_is_told_what_was_not_run(quickly_compiled):
+    def forward(state, x):
+        return x @ state["0.weight"].T
+
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.Dropout(0.3))
+    report = parity.check(theirs, forward, X, **OPTIONS)
+    report.assert_passed()
+    (case,) = report.cases.values()
+    assert case["notes"] == [
+        "training mode is not run, since the candidate is a function: Dropout [0.3]"
+    ]

@@ -1,0 +1,95 @@
+"""Stages of another layout whose shapes happen to be equal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+
+import flax_bilstm as fb
+import parity
+
+RNGS = nnx.Rngs(0)
+X = np.random.default_rng(0).standard_normal((4, 4, 3), dtype=np.float32)
+OPTIONS = {"dtypes": ["float32"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
+
+
+class Reference(torch.nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.own = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), forward
+
+    def forward(self, x):
+        return self.own(self, x)
+
+
+class Port(nnx.Module):
+    def __init__(self, forward):
+        self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
+        self.own = forward
+
+    def __call__(self, x):
+        return self.own(self, x)
+
+
+def check(theirs, ours):
+    reference, port = Reference(theirs), Port(ours)
+    fb.load_state_dict(port, reference.state_dict())
+    return parity.check(reference, port, X, **OPTIONS)
+
+
+def batch_major(m, x):
+    return jnp.tanh(m.b(jax.nn.relu(m.a(x))))
+
+
+def swapped(x):
+    return x.swapaxes(0, 1)
+
+
+LAYOUTS = {
+    "time-major": lambda m, x: torch.tanh(m.b(torch.relu(m.a(swapped(x))))).swapaxes(0, 1),
+    "joined time-major": lambda m, x: swapped(
+        torch.tanh(m.b(torch.relu(m.a(swapped(x).reshape(16, 3))))).reshape(4, 4, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_right_stage_of_another_layout_is_left_out_with_a_note(quickly_compiled, name):
+    joined = name.startswith("joined")
+
+    def ours(m, x):
+        return batch_major(m, x.reshape(16, 3)).reshape(4, 4, 2) if joined else batch_major(m, x)
+
+    report = check(LAYOUTS[name], ours)
+    report.assert_passed()
+    (facts,) = report.cases.values()
+    words = "stages in another layout on either side, left out: a, a.input, b, b.input"
+    assert facts["notes"] == [words]
+
+
+def test_a_layout_that_makes_the_output_wrong_fails(quickly_compiled):
+    report = check(lambda m, x: batch(m, x, torch), lambda m, x: batch(m, swapped(x), jnp))
+    assert report.first_divergence.name == "a.input"
+
+
+def batch(m, x, framework):
+    return framework.tanh(m.b(m.a(x)))
+
+
+def test_a_stage_whose_order_does_not_matter_to_the_output_fails(quickly_compiled):
+    report = check(lambda m, x: m.b(m.a(x)).mean(1), lambda m, x: m.b(m.a(x[:, ::-1])).mean(1))
+    assert report.first_divergence.name == "a.input"
+    assert not [row for row in report.rows if row.name == "output" and row.failed]
+
+
+def test_a_wrong_stage_that_the_output_does_not_see_fails(quickly_compiled):
+    """The ReLU gives 0 on both sides, and no gradient."""
+    report = check(
+        lambda m, x: torch.relu(-torch.abs(m.b(m.a(x)))),
+        lambda m, x: jax.nn.relu(-jnp.abs(m.b(m.a(swapped(x))))),
+    )
+    assert report.first_divergence.name == "a.input"
