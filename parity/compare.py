@@ -83,7 +83,7 @@ def compare_sides(
         if trains:
             import_module("torch._dynamo")  # torch's optimizers import it, which takes a second
         reference = pair.reference
-        truths = {
+        truths: dict[str, Any] = {
             "forward": reference.forward(reference.parameters, inputs, TRUTH),
             "gradients": reference.gradients(reference.parameters, inputs, TRUTH),
         }

@@ -4,11 +4,14 @@ A mean of 0 can be added instead of subtracted, and a variance of 1 left out: no
 them differs, and they have no gradients. So the forward pass is run once more, on others.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 
 from parity.sides.side import Pair, cast
 
+AnyPair = TypeVar("AnyPair", bound=Pair)
 KINDS = torch.nn.modules.batchnorm._NormBase
 """The layers that have them: BatchNorm, and InstanceNorm."""
 
@@ -25,7 +28,7 @@ def fresh(module: torch.nn.Module) -> tuple[str, ...]:
     return tuple(name for name, tensor in names if ((tensor == 0) | (tensor == 1)).all())
 
 
-def moved(pair: Pair) -> Pair:
+def moved(pair: AnyPair) -> AnyPair:
     """The pair with such statistics moved by 0.5 to 1.5, so that a variance stays positive."""
     held = pair.reference.parameters
     rng = np.random.default_rng(0)
