@@ -9,7 +9,7 @@ random rounding, to see how many of its digits are right, is Monte Carlo arithme
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,9 +98,9 @@ class Nudged(Side):
         """See `Side`."""
         return self._moved(self.side.local_gradients, *given)
 
-    def in_training(self, *given: Any) -> Any:
+    def in_training(self, by: str, *given: Any) -> Any:
         """See `Side`."""
-        return self._moved(self.side.in_training, *given)
+        return self._moved(partial(self.side.in_training, by), *given)
 
     def train(
         self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str

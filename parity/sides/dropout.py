@@ -1,23 +1,25 @@
-"""Dropout without chance: one fixed function takes the place of every mask, on both sides.
+"""Dropout without chance: something fixed takes the place of every mask, on both sides.
 
-The two frameworks draw different masks. So a training run has none; and one forward pass in
-training mode has, for each Dropout, a function of one number, which differs with the rate and with
-how many elements share a number of the mask. Positive numbers are multiplied by one factor,
-negative ones by another: like a mask, the function may change places with a ReLU, a transpose or a
-slice, but with no matrix product or normalization. So if the outputs are equal, every Dropout is
-where it should be.
+The two frameworks draw different masks. So a training run has none; and a forward pass in training
+mode has, for each Dropout, numbers that depend on the rate and on the axes that share a mask. They
+depend on `POSITIONS`, like a mask: this fits every right port that has the same layout there, so
+that it passes. One of another layout, such as (time, batch), has the numbers elsewhere. So if that
+run fails, the numbers depend on the `VALUES`: the function of one number that this gives has no
+layout, may change places with a ReLU, a transpose or a slice, but with no product or normalization.
+What passes neither has a Dropout that is not where it should be.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_FLAX: Any = nnx.Dropout
 _RATES: tuple[tuple[Any, str], ...] = (
     (torch.nn.modules.dropout._DropoutNd, "p"),
     (torch.nn.RNNBase, "dropout"),
@@ -50,17 +52,29 @@ def _rate_attributes(module: Any) -> Iterator[str]:
     return (attribute for kind, attribute in _RATES if isinstance(module, kind))
 
 
-def fixed(x: Any, rate: float, masked: float, where: Callable[..., Any]) -> Any:
+POSITIONS, VALUES = "positions", "values"
+
+
+def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], framework: Any) -> Any:
     """What takes the place of a Dropout.
 
     Args:
+        by: what the numbers depend on, `POSITIONS` or `VALUES`.
         x: an array or tensor of any shape.
         rate: the probability of zeroing an element.
-        masked: how many numbers the mask has for each element of x: below 1 if it is broadcast.
-        where: that of the framework.
+        mask: the shape of the mask, with as many axes as x; 1 where it is shared.
+        framework: `torch` or `jax.numpy`.
     """
-    strength = rate * (1 + masked) / 2
-    return where(x > 0, x * (1 + strength), x * (1 - strength / 2))
+    if rate == 1:
+        return framework.zeros_like(x)
+    if by == POSITIONS:
+        drawn = np.random.default_rng(0).uniform(-1, 1, mask)
+        return x * framework.asarray(1 + rate * drawn, dtype=x.dtype)
+    shared = tuple(axis for axis, size in enumerate(mask) if size < x.shape[axis])
+    # The ReLU, since a mask that is shared may change places with one, too.
+    kept = framework.where(x > 0, x, framework.zeros_like(x)) if shared else x
+    squares = (kept * kept).mean(shared, keepdims=True) if shared else kept * kept
+    return x * (1 + rate * squares / (1 + squares))
 
 
 class _Fixing:
@@ -70,74 +84,77 @@ class _Fixing:
     by it.
     """
 
-    on: bool
-    masks: dict[int, tuple[torch.Tensor, float, int]]
-    """id → a mask, or what was made of one; the rate, and how many numbers were drawn."""
+    by: str
+    masks: dict[int, tuple[torch.Tensor, float]]
+    """id → a mask, or what was made of one; and the rate."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name == "native_dropout":  # on GPUs
             x, rate, *_ = args
-            return self._fixed(x, rate, x.numel()), torch.ones_like(x, dtype=torch.bool)
+            return self._fixed(x, rate, x), torch.ones_like(x, dtype=torch.bool)
         if name in ("bernoulli_", "bernoulli"):
             return self._drawn(name, *args[:2])
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         masks = [tensor for tensor in tensors if id(tensor) in self.masks]
         if not masks:
             return func(*args, **(kwargs or {}))
-        _, rate, drawn = self.masks[id(masks[0])]
-        added = name in ("add", "add_") and not self.on  # AlphaDropout adds a second mask
+        mask, rate = self.masks[id(masks[0])]
+        added = name in ("add", "add_") and not self.by  # AlphaDropout adds a second mask
         if len(tensors) == 2 and (added or name in ("mul", "mul_")):
-            x = tensors[1] if tensors[0] is masks[0] else tensors[0]
-            made = self._fixed(x, rate, drawn)
+            made = self._fixed(tensors[1] if tensors[0] is mask else tensors[0], rate, mask)
             return tensors[0].copy_(made) if name.endswith("_") else made
         result = func(*args, **(kwargs or {}))
         if len(tensors) == 1:
-            self._note(result, rate, drawn)
+            self._note(result, rate)
         return result
 
     def _drawn(self, name: str, given: torch.Tensor, keep: Any = None) -> torch.Tensor:
         """A mask of ones, in place of `bernoulli_(mask, keep)` or `bernoulli(keep for each)`."""
-        mask = given.fill_(1) if name == "bernoulli_" else torch.ones_like(given)
         if keep is None:
             keep = 0.5 if name == "bernoulli_" else given
-        mean = keep.double().mean() if isinstance(keep, torch.Tensor) else keep
-        self._note(mask, 1 - float(mean), mask.numel())
+        rate = 1 - float(keep.double().mean() if isinstance(keep, torch.Tensor) else keep)
+        mask = given.fill_(1) if name == "bernoulli_" else torch.ones_like(given)
+        self._note(mask, round(rate, 9))
         return mask
 
-    def _note(self, mask: Any, rate: float, drawn: int) -> None:
+    def _note(self, mask: Any, rate: float) -> None:
         if isinstance(mask, torch.Tensor):
-            self.masks[id(mask)] = mask, rate, drawn
+            self.masks[id(mask)] = mask, rate
 
-    def _fixed(self, x: torch.Tensor, rate: float, drawn: int) -> torch.Tensor:
-        return fixed(x, rate, drawn / max(x.numel(), 1), torch.where) if self.on else x.clone()
+    def _fixed(self, x: torch.Tensor, rate: float, mask: torch.Tensor) -> torch.Tensor:
+        if not self.by:
+            return x.clone()
+        x = x.expand(torch.broadcast_shapes(x.shape, mask.shape))
+        sizes = zip(mask.shape, mask.stride(), strict=True)
+        own = [size if stride else 1 for size, stride in sizes]  # expanded: its stride is 0
+        aligned = (*[1] * (x.ndim - len(own)), *own)
+        return fixed(self.by, x.cpu(), rate, aligned, torch).to(x.device)
 
 
 class FixedDropout(_Fixing, TorchDispatchMode):
-    """Replaces every Dropout of PyTorch; if not `on`, by nothing."""
+    """Replaces every Dropout of PyTorch, see `fixed`; without `by`, by nothing."""
 
-    def __init__(self, on: bool = True) -> None:
+    def __init__(self, by: str = "") -> None:
         super().__init__()
-        self.on, self.masks = on, {}
+        self.by, self.masks = by, {}
 
 
 @contextmanager
-def fixed_flax() -> Iterator[None]:
+def fixed_flax(by: str) -> Iterator[None]:
     """Replace every `nnx.Dropout` that is called, also in copies that a transformation makes."""
 
     def call(self: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
         still = self.deterministic if deterministic is None else deterministic
         if self.rate == 0 or still:
             return inputs
-        if self.rate == 1:
-            return jnp.zeros_like(inputs)
-        shared = math.prod(inputs.shape[axis] for axis in self.broadcast_dims)
-        return fixed(inputs, float(self.rate), 1 / max(shared, 1), jnp.where)
+        shared = {axis % inputs.ndim for axis in self.broadcast_dims}
+        mask = tuple(1 if axis in shared else n for axis, n in enumerate(inputs.shape))
+        return fixed(by, inputs, round(float(self.rate), 9), mask, jnp)
 
-    kind: Any = nnx.Dropout
-    own = kind.__call__
-    kind.__call__ = call
+    own = _FLAX.__call__
+    _FLAX.__call__ = call
     try:
         yield
     finally:
-        kind.__call__ = own
+        _FLAX.__call__ = own

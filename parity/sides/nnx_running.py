@@ -247,5 +247,9 @@ def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
 
 
 def _held(model: nnx.Module) -> dict[str, Any]:
-    """The value of every variable by its path."""
-    return {dotted(path): leaf.get_raw_value() for path, leaf in flat(nnx.state(model)).items()}
+    """The value of every variable that is not trained by its path.
+
+    `nnx.jit` and `nnx.remat` give back trained ones, too, as other values.
+    """
+    found = flat(nnx.state(model)).items()
+    return {dotted(p): v.get_raw_value() for p, v in found if not isinstance(v, nnx.Param)}

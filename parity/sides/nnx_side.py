@@ -69,9 +69,9 @@ class NnxSide(Side):
         with _precision(dtype):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
 
-    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        with _precision(dtype), fixed_flax():
+        with _precision(dtype), fixed_flax(by):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.in_training(leaves, inputs, dtype)
             return {n: np.asarray(value) for n, value in found.items()}

@@ -21,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import calls, dropout, statistics, training_mode
+from parity.sides import attention, calls, dropout, statistics, training_mode
 from parity.sides.common_stages import common_stages
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
@@ -157,6 +157,8 @@ def of_modules(
         notes.append(f"ignored, so neither compared nor trained alike: {', '.join(ignored)}")
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
+    if any(map(attention.by_default, ours.values())):
+        notes.append(attention.NOTE)
     fresh = tuple(n for n in statistics.fresh(torch_model) if n in reference.parameters)
     trained = (
         training_mode.of_function(reference, inputs)

@@ -135,8 +135,8 @@ class Side(ABC):
         """
         return {}
 
-    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
-        """The output in training mode, with fixed functions for Dropout (`parity.sides.dropout`).
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+        """The output in training mode, with fixed numbers for Dropout (`parity.sides.dropout`).
 
         Empty if the side cannot be run this way.
         """
@@ -158,7 +158,7 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
-        fresh: the parameters that are running statistics, and still 0 or 1 (`parity.statistics`).
+        fresh: the buffers that are still 0 or 1 (`parity.sides.statistics`).
         settings: what only training mode uses; compared if anything is trained.
         dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
             anything is trained.

@@ -1,4 +1,4 @@
-"""Running statistics that were never updated, and so hide how evaluation mode uses them.
+"""Buffers that are still 0 or 1, such as statistics never updated, and so hide how they are used.
 
 A mean of 0 can be added instead of subtracted, and a variance of 1 left out: nothing computed from
 them differs, and they have no gradients. So the forward pass is run once more, on others.
@@ -12,20 +12,15 @@ import torch
 from parity.sides.side import Pair, cast
 
 AnyPair = TypeVar("AnyPair", bound=Pair)
-KINDS = torch.nn.modules.batchnorm._NormBase
-"""The layers that have them: BatchNorm, and InstanceNorm."""
 
 
 def fresh(module: torch.nn.Module) -> tuple[str, ...]:
-    """The names of the running means that are 0 and the variances that are 1."""
-    layers = ((p, m) for p, m in module.named_modules() if isinstance(m, KINDS))
-    names = (
-        (f"{path}.{name}".lstrip("."), tensor)
-        for path, layer in layers
-        for name, tensor in layer.named_buffers()
-        if tensor.is_floating_point()
+    """The names of the buffers with one axis that are nothing but 0 or nothing but 1."""
+    return tuple(
+        name
+        for name, held in module.named_buffers()
+        if held.is_floating_point() and held.ndim == 1 and ((held == 0).all() or (held == 1).all())
     )
-    return tuple(name for name, tensor in names if ((tensor == 0) | (tensor == 1)).all())
 
 
 def moved(pair: AnyPair) -> AnyPair:

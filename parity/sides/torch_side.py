@@ -166,9 +166,9 @@ class TorchSide(Side):
             output = self._output(model, self._tensors(inputs, dtype))
         return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
 
-    def in_training(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        return self.output_of(inputs, torch.nn.Module.train, parameters, dtype, FixedDropout())
+        return self.output_of(inputs, torch.nn.Module.train, parameters, dtype, FixedDropout(by))
 
     def _pull(
         self,

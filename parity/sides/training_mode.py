@@ -1,7 +1,7 @@
 """Training mode: what it does that evaluation mode does not, and how both sides are put in it.
 
 Dropout draws different masks in the two frameworks, so training runs with rates of 0, and one
-forward pass with fixed functions instead of masks (`parity.sides.dropout`). BatchNorm's statistics
+forward pass with fixed numbers instead of masks (`parity.sides.dropout`). BatchNorm's statistics
 are compared after every step. PyTorch moves the running variance towards the batch's sum of squares
 over n − 1, `nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed
 over n, too.
@@ -69,7 +69,7 @@ def arrange(
     modules = (*theirs.values(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
     plain = {} if stateful else reference.output_of(inputs, torch.nn.Module.eval)
-    drops, problem = _seen(reference, inputs, plain)
+    drops, problem = shown_by(reference, inputs, plain)
     drops = drops or bool(rates.reference or rates.candidate)
     if any(map(_draws, ours.values())):
         problem = "the candidate has random streams outside of Flax's layers"
@@ -102,7 +102,9 @@ def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     if not seen:
-        drops, problem = _seen(reference, inputs, reference.output_of(inputs, torch.nn.Module.eval))
+        drops, problem = shown_by(
+            reference, inputs, reference.output_of(inputs, torch.nn.Module.eval)
+        )
         if not drops and not problem:
             return Arranged()
         seen = [problem or "Dropout"]
@@ -110,7 +112,7 @@ def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     return Arranged(notes=(words,))
 
 
-def _seen(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool, str]:
+def shown_by(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool, str]:
     """Whether the reference has any Dropout, and why its training mode cannot be judged, or "".
 
     Args:
@@ -118,20 +120,20 @@ def _seen(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool, st
             if it need not.
     """
 
-    def run(on: bool) -> Arrays:
-        mode = dropout.FixedDropout(on)
+    def run(by: str) -> Arrays:
+        mode = dropout.FixedDropout(by)
         return reference.output_of(inputs, torch.nn.Module.train, mode=mode)
 
     with suppress(Exception):  # it is raised again below
-        if plain and _equal(plain, run(True)):
+        if plain and _equal(plain, run(dropout.POSITIONS)):
             return False, ""
-    problem = _random(partial(run, True))
+    problem = _random(partial(run, dropout.POSITIONS))
     if problem:
         return False, problem
-    without = run(False)
+    without = run("")
     if plain and not _equal(plain, without):
         return False, "the reference computes something else in it"
-    return not _equal(run(True), without), ""
+    return not _equal(run(dropout.POSITIONS), without), ""
 
 
 def _random(run: Callable[[], Arrays]) -> str:
@@ -148,8 +150,11 @@ def _random(run: Callable[[], Arrays]) -> str:
 
 
 def _equal(one: Arrays, other: Arrays) -> bool:
+    """Whether both are the same but for rounding: evaluation mode may run other operators."""
     return one.keys() == other.keys() and all(
-        np.array_equal(array, other[name], equal_nan=True) for name, array in one.items()
+        array.shape == other[name].shape
+        and np.allclose(array, other[name], rtol=1e-9, atol=1e-12, equal_nan=True)
+        for name, array in one.items()
     )
 
 
@@ -204,6 +209,8 @@ def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:
 
     def hook(module: Any, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal before
+        if not module.training:  # the model keeps it in evaluation mode
+            return
         with torch.no_grad():
             if module.momentum is not None:  # without one, the count is the weight's denominator
                 module.num_batches_tracked.sub_(1)

@@ -16,10 +16,12 @@ from parity.selftest.faults.in_sequence import PADDING, TIME
 from parity.selftest.faults.in_signals import CONVOLUTION, HEADS
 from parity.selftest.faults.in_text import CLASSIFIER, LANGUAGE_MODEL, TAGGER
 from parity.selftest.faults.in_training import TRAINING
+from parity.selftest.faults.in_training_mode import TRAINING_MODE
 
 FAULTS: tuple[Fault, ...] = (
     *PARAMETERS, *CELL, *TIME, *PADDING, *AFTER, *GRADIENTS, *PRECISION, *NOT_FINITE, *TRAINING,
     *TAGGER, *CLASSIFIER, *LANGUAGE_MODEL, *CONVOLUTION, *HEADS, *DECODER, *RNN, *RAW, *FUNCTION,
+    *TRAINING_MODE,
 )  # fmt: skip
 """Every fault of the self-test."""
 

@@ -30,6 +30,7 @@ class Network:
             dict and the inputs.
         draw: draws the inputs of both, by name, and the loss's target.
         names: Flax path → torch path, where the names differ.
+        fresh: whether the statistics of its norms are 0 and 1, as if never updated.
         function: whether `flax` is the candidate itself.
     """
 
@@ -38,6 +39,7 @@ class Network:
     draw: Draw
     names: Mapping[str, Any] = field(default_factory=dict)
     function: bool = False
+    fresh: bool = False
 
     def reference(self) -> Module:
         """The reference with the same numbers in every run; none of them is a default of a norm."""
@@ -48,7 +50,7 @@ class Network:
                 for parameter in model.parameters():
                     if parameter.unique().numel() == 1:
                         parameter.add_(torch.empty_like(parameter).uniform_(-0.5, 0.5))
-            for name, buffer in model.named_buffers():
+            for name, buffer in () if self.fresh else model.named_buffers():
                 if name.endswith("running_mean"):
                     buffer.normal_()
                 if name.endswith("running_var"):

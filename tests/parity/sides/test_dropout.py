@@ -1,6 +1,7 @@
 """Dropout in training mode: where it is called, its rate, and which elements share a mask."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +12,9 @@ from torch.nn import functional
 
 import flax_bilstm as fb
 import parity
-from parity.sides.dropout import FixedDropout, fixed
+from parity.sides.dropout import POSITIONS, VALUES, FixedDropout, fixed
+from parity.sides.torch_side import TorchSide
+from parity.sides.training_mode import shown_by
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((4, 5, 3), dtype=np.float32)
@@ -80,6 +83,14 @@ RIGHT = {
     "one mask for all steps": (
         Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop(broadcast_dims=(1,))),
     ),
+    "of a gate": (
+        Reference(lambda m, x: m.b(m.drop(torch.sigmoid(m.a(x))) * m.a(x).tanh()), TORCH),
+        Port(lambda m, x: m.b(m.drop(jax.nn.sigmoid(m.a(x)) * jnp.tanh(m.a(x)))), drop()),
+    ),
+    "of a negative in another layout": (
+        Reference(lambda m, x: m.b(-m.drop(m.a(x))), TORCH),
+        Port(lambda m, x: m.b(m.drop(-m.a(x).swapaxes(0, 1)).swapaxes(0, 1)), drop()),
+    ),
     "in an LSTM": (
         torch.nn.LSTM(3, 4, 2, dropout=0.2, bidirectional=True, batch_first=True),
         fb.LSTM(3, 4, num_layers=2, dropout=0.2, bidirectional=True, rngs=RNGS),
@@ -116,24 +127,55 @@ def test_dropout_that_is_not_fails_in_training_mode_alone(quickly_compiled, case
     report = check(Reference(usual, TORCH), WRONG[case])
     rows = [(row.check, row.name) for row in report.rows if not row.passed]
     assert rows == [("training mode", "dropout")]
-    assert "with a fixed function for every Dropout, the output differs" in str(report)
+    assert "with fixed numbers for every Dropout, the output differs" in str(report)
     ours = {"another rate": "[0.4] in the candidate", "left out": "none in the candidate"}
     rates = f"the reference, {ours[case]}" if case in ours else "both"
     assert report.first_divergence.note.endswith(f"dropout rate [0.3] in {rates}")
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        (Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop())),
-        (Reference(usual, torch.nn.AlphaDropout(0.3)), Port(port, drop())),
-        (torch.nn.LSTM(3, 4, 2, dropout=0.2, batch_first=True),
-         fb.LSTM(3, 4, num_layers=2, dropout=0.1, rngs=RNGS)),
-    ],
-)  # fmt: skip
-def test_another_kind_of_dropout_fails(quickly_compiled, theirs, ours):
-    report = check(theirs, ours)
+SQUARE = X[:, :4]
+HARD = {
+    "another axis of the same size shares it": (
+        Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop(broadcast_dims=(2,))),
+    ),
+    "none is shared": (Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop())),
+    "AlphaDropout": (Reference(usual, torch.nn.AlphaDropout(0.3)), Port(port, drop())),
+    "another rate in an LSTM": (
+        torch.nn.LSTM(3, 4, 2, dropout=0.2, batch_first=True),
+        fb.LSTM(3, 4, num_layers=2, dropout=0.1, rngs=RNGS),
+    ),
+    "left out before a normalization": (
+        Reference(lambda m, x: m.b(functional.normalize(m.drop(m.a(x).relu()), dim=-1)), TORCH),
+        Port(lambda m, x: m.b(normalized(jax.nn.relu(m.a(x))))),
+    ),
+    "after a product of positive numbers, not before": (
+        Reference(lambda m, x: m.drop(m.a(x).relu()) @ m.b.weight.T.relu() + 0 * m.b.bias, TORCH),
+        Port(
+            lambda m, x: m.drop(jax.nn.relu(m.a(x)) @ jax.nn.relu(m.b.kernel[...]))
+            + 0 * m.b.bias[...][None, None],
+            drop(),
+        ),
+    ),
+}  # fmt: skip
+
+
+def normalized(y):
+    return y / jnp.maximum(jnp.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_dropout_that_is_nearly_right_fails(quickly_compiled, case):
+    theirs, ours = HARD[case]
+    fb.load_state_dict(ours, theirs.state_dict())
+    report = parity.check(theirs, ours, SQUARE, **OPTIONS)
     assert {row.check for row in report.rows if not row.passed} == {"training mode"}
+
+
+def test_attention_with_another_kernel_in_training_mode(quickly_compiled):
+    reference = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
+    run = TorchSide(reference).output_of
+    plain = run({"x": SQUARE[..., [0, 1, 2, 0]]}, torch.nn.Module.eval)
+    assert shown_by(TorchSide(reference), {"x": SQUARE[..., [0, 1, 2, 0]]}, plain) == (True, "")
 
 
 def test_without_training_it_is_noted_and_not_compared(quickly_compiled):
@@ -153,12 +195,13 @@ def test_a_difference_that_is_meant_can_be_acknowledged(quickly_compiled):
 def test_no_mask_is_drawn(rate):
     x = torch.linspace(-1, 1, 7)
     for call in (functional.dropout, functional.feature_alpha_dropout):
-        with torch.no_grad(), FixedDropout(on=False):
+        with torch.no_grad(), FixedDropout():
             assert torch.equal(call(x[None, None], rate, True), x[None, None])
-    with torch.no_grad(), FixedDropout():
-        assert torch.equal(functional.dropout(x, rate, True), fixed(x, rate, 1, torch.where))
-        by_hand = torch.bernoulli(x, 1 - rate) * x
-        torch.testing.assert_close(by_hand, fixed(x, rate, 1, torch.where))
+    for by in (POSITIONS, VALUES):
+        with torch.no_grad(), FixedDropout(by):
+            found = functional.dropout(x, rate, True), torch.bernoulli(x, 1 - rate) * x
+        for values in found:
+            torch.testing.assert_close(values, fixed(by, x, rate, (7,), torch), rtol=0, atol=0)
 
 
 def test_a_function_is_told_what_was_not_run(quickly_compiled):

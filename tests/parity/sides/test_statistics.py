@@ -23,8 +23,8 @@ USES = {
 class Norm(nnx.Module):
     """BatchNorm in evaluation mode, which uses its statistics in one of several ways."""
 
-    def __init__(self, use):
-        self.weight, self.bias = nnx.Param(jnp.ones(4)), nnx.Param(jnp.zeros(4))
+    def __init__(self, use, kind=nnx.Param):
+        self.weight, self.bias = kind(jnp.ones(4)), kind(jnp.zeros(4))
         self.running_mean = nnx.BatchStat(jnp.zeros(4))
         self.running_var = nnx.BatchStat(jnp.ones(4))
         self.use = use
@@ -34,10 +34,9 @@ class Norm(nnx.Module):
         return self.use(x, *held) * self.weight[...][None] + self.bias[...][None]
 
 
-def check(use, reference, ignore=("num_batches_tracked",)):
-    return parity.check(
-        reference, Norm(USES[use]), X, ignore=ignore, training_steps=0, dtypes=["float32"]
-    )
+def check(use, reference, kind=nnx.Param):
+    options = {"ignore": ["num_batches_tracked"], "training_steps": 0, "dtypes": ["float32"]}
+    return parity.check(reference, Norm(USES[use], kind), X, **options)
 
 
 @pytest.mark.parametrize("use", USES)
@@ -46,6 +45,26 @@ def test_fresh_statistics_are_moved_for_one_more_forward_pass(quickly_compiled, 
     failing = {(row.check, row.name, row.explains) for row in report.rows if row.failed}
     wrong = {("forward", "output", True), ("statistics", "output", False)}
     assert failing == (set() if use == "right" else wrong)
+
+
+class Frozen(torch.nn.Module):
+    """BatchNorm by hand, all of whose numbers are buffers."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("bias", "running_mean"):
+            self.register_buffer(name, torch.zeros(4))
+        for name in ("weight", "running_var"):
+            self.register_buffer(name, torch.ones(4))
+
+    def forward(self, x):
+        y = (x - self.running_mean) * torch.rsqrt(self.running_var + 1e-5)
+        return y * self.weight + self.bias
+
+
+@pytest.mark.parametrize("use", USES)
+def test_so_are_buffers_of_a_norm_by_hand(quickly_compiled, use):
+    assert check(use, Frozen(), nnx.BatchStat).passed == (use == "right")
 
 
 def test_statistics_that_were_updated_are_not_moved(quickly_compiled):

@@ -118,6 +118,25 @@ def test_two_momenta_that_are_exchanged_are_found():
     assert found.words == "momentum [0.1, 0.2] in both"
 
 
+class StillNorm(torch.nn.BatchNorm1d):
+    """Stays in evaluation mode, as where trained layers are tuned."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_a_norm_that_stays_in_evaluation_mode_is_left_alone(quickly_compiled):
+    reference = torch.nn.Sequential(torch.nn.Linear(3, 4), StillNorm(4))
+    ours = flax_norm()
+    ours.parts[1] = FlaxStillNorm(4, momentum=0.9, epsilon=1e-5, rngs=RNGS)
+    check(reference, ours).assert_passed()
+
+
+class FlaxStillNorm(nnx.BatchNorm):
+    def __call__(self, x):
+        return super().__call__(x, use_running_average=True)
+
+
 class Random(torch.nn.Sequential):
     def forward(self, x):
         return super().forward(x) + self.training * torch.rand(())

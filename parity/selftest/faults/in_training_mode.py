@@ -1,0 +1,56 @@
+"""Faults that evaluation mode does not show: of Dropout, and of statistics never updated."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from parity.selftest import planting
+from parity.selftest.fault import UNKNOWN, Fault
+from parity.selftest.networks.training_mode import Drops
+from parity.sides.optimizers import SGD
+
+method = planting.method
+SAYS = "with fixed numbers for every Dropout, the output differs"
+
+
+def _norm(use: Any) -> planting.Plant:
+    """`use(x, mean, var)` for evaluation mode's norm, before its scale and bias."""
+
+    def change(call: Any, module: Any, x: Any) -> Any:
+        if not module.use_running_average:
+            return call(x)
+        mean, var, scale, bias = (
+            a[...][None] for a in (module.mean, module.var, module.scale, module.bias)
+        )
+        return use(x, mean, var) * scale + bias
+
+    return planting.calling(nnx.BatchNorm, change)
+
+
+def _dropped(name: str, step: str, change: Any, says: str = SAYS) -> Fault:
+    return Fault(name, "dropout", "training", says, method(Drops, step, change), case="drops",
+                 optimizer=SGD)  # fmt: skip
+
+
+TRAINING_MODE = (
+    _dropped("no Dropout", "hide", lambda real, m, x: nnx.relu(m.first(x))),
+    _dropped("the Dropout twice", "hide", lambda real, m, x: m.few(real(x))),
+    _dropped("the Dropout before its layer", "hide",
+             lambda real, m, x: nnx.relu(m.first(m.few(x)))),
+    _dropped("the rates exchanged", "hide", lambda real, m, x: m.many(nnx.relu(m.first(x)))),
+    _dropped("the Dropout deterministic", "hide_again",
+             lambda real, m, y: m.many(jnp.tanh(m.second(y)), deterministic=True)),
+    _dropped("the Dropout before tanh", "hide_again",
+             lambda real, m, y: jnp.tanh(m.many(m.second(y)))),
+    _dropped("Dropout of the output, too", "read", lambda real, m, y: m.few(real(y))),
+    Fault("one mask for the whole batch", "dropout", "training", SAYS,
+          planting.patched(nnx, "Dropout", lambda real: lambda rate, **options: real(
+              rate, broadcast_dims=(0,), **options)), case="drops", optimizer=SGD),
+    Fault("fresh statistics: the mean is left out", "norm", "forward", UNKNOWN,
+          _norm(lambda x, mean, var: x / jnp.sqrt(var + 1e-5)), case="drops"),
+    Fault("fresh statistics: the mean is added", "norm", "forward", UNKNOWN,
+          _norm(lambda x, mean, var: (x + mean) / jnp.sqrt(var + 1e-5)), case="drops"),
+    Fault("fresh statistics: the variance is left out", "norm", "forward", UNKNOWN,
+          _norm(lambda x, mean, var: (x - mean) / jnp.sqrt(1 + 1e-5)), case="drops"),
+)  # fmt: skip
