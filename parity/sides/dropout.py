@@ -2,8 +2,8 @@
 
 The two frameworks draw different masks. So a training run has none; and a forward pass in training
 mode has, for each Dropout, numbers that depend on the rate and on the axes that share a mask. They
-depend on `POSITIONS`, like a mask: this fits every right port that has the same layout there, so
-that it passes. One of another layout, such as (time, batch), has the numbers elsewhere. So if that
+depend on `POSITIONS` and on the call, like a mask: this fits every right port that has the same
+layout there, and calls its layers in the same order. Others have the numbers elsewhere. So if that
 run fails, the numbers depend on the `VALUES`: the function of one number that this gives has no
 layout, may change places with a ReLU, a transpose or a slice, but with no product or normalization.
 What passes neither has a Dropout that is not where it should be.
@@ -11,6 +11,7 @@ What passes neither has a Dropout that is not where it should be.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def _rate_attributes(module: Any) -> Iterator[str]:
 POSITIONS, VALUES = "positions", "values"
 
 
-def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], framework: Any) -> Any:
+def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], call: int, framework: Any) -> Any:
     """What takes the place of a Dropout.
 
     Args:
@@ -63,12 +64,13 @@ def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], framework: Any) -
         x: an array or tensor of any shape.
         rate: the probability of zeroing an element.
         mask: the shape of the mask, with as many axes as x; 1 where it is shared.
+        call: the number of the call, from 0.
         framework: `torch` or `jax.numpy`.
     """
     if rate == 1:
         return framework.zeros_like(x)
     if by == POSITIONS:
-        drawn = np.random.default_rng(0).uniform(-1, 1, mask)
+        drawn = np.random.default_rng(call).uniform(-1, 1, mask)
         return x * framework.asarray(1 + rate * drawn, dtype=x.dtype)
     shared = tuple(axis for axis, size in enumerate(mask) if size < x.shape[axis])
     # The ReLU, since a mask that is shared may change places with one, too.
@@ -85,28 +87,33 @@ class _Fixing:
     """
 
     by: str
-    masks: dict[int, tuple[torch.Tensor, float]]
-    """id → a mask, or what was made of one; and the rate."""
+    masks: dict[int, tuple[torch.Tensor, float, int]]
+    """id → a mask, or what was made of one; the rate, and the number of the call."""
+    drawn: int
+    used: set[int]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name == "native_dropout":  # on GPUs
             x, rate, *_ = args
-            return self._fixed(x, rate, x), torch.ones_like(x, dtype=torch.bool)
+            self.drawn += 1
+            made = self._fixed(x, rate, x, self.drawn - 1)
+            return made, torch.ones_like(x, dtype=torch.bool)
         if name in ("bernoulli_", "bernoulli"):
             return self._drawn(name, *args[:2])
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         masks = [tensor for tensor in tensors if id(tensor) in self.masks]
         if not masks:
             return func(*args, **(kwargs or {}))
-        mask, rate = self.masks[id(masks[0])]
+        mask, rate, call = self.masks[id(masks[0])]
         added = name in ("add", "add_") and not self.by  # AlphaDropout adds a second mask
         if len(tensors) == 2 and (added or name in ("mul", "mul_")):
-            made = self._fixed(tensors[1] if tensors[0] is mask else tensors[0], rate, mask)
+            x = tensors[1] if tensors[0] is mask else tensors[0]
+            made = self._fixed(x, rate, mask, call)
             return tensors[0].copy_(made) if name.endswith("_") else made
         result = func(*args, **(kwargs or {}))
         if len(tensors) == 1:
-            self._note(result, rate)
+            self._note(result, rate, call)
         return result
 
     def _drawn(self, name: str, given: torch.Tensor, keep: Any = None) -> torch.Tensor:
@@ -115,21 +122,23 @@ class _Fixing:
             keep = 0.5 if name == "bernoulli_" else given
         rate = 1 - float(keep.double().mean() if isinstance(keep, torch.Tensor) else keep)
         mask = given.fill_(1) if name == "bernoulli_" else torch.ones_like(given)
-        self._note(mask, round(rate, 9))
+        self._note(mask, round(rate, 9), self.drawn)
+        self.drawn += 1
         return mask
 
-    def _note(self, mask: Any, rate: float) -> None:
+    def _note(self, mask: Any, rate: float, call: int) -> None:
         if isinstance(mask, torch.Tensor):
-            self.masks[id(mask)] = mask, rate
+            self.masks[id(mask)] = mask, rate, call
 
-    def _fixed(self, x: torch.Tensor, rate: float, mask: torch.Tensor) -> torch.Tensor:
+    def _fixed(self, x: torch.Tensor, rate: float, mask: torch.Tensor, call: int) -> torch.Tensor:
+        self.used.add(call)
         if not self.by:
             return x.clone()
         x = x.expand(torch.broadcast_shapes(x.shape, mask.shape))
         sizes = zip(mask.shape, mask.stride(), strict=True)
         own = [size if stride else 1 for size, stride in sizes]  # expanded: its stride is 0
         aligned = (*[1] * (x.ndim - len(own)), *own)
-        return fixed(self.by, x.cpu(), rate, aligned, torch).to(x.device)
+        return fixed(self.by, x.cpu(), rate, aligned, call, torch).to(x.device)
 
 
 class FixedDropout(_Fixing, TorchDispatchMode):
@@ -137,7 +146,12 @@ class FixedDropout(_Fixing, TorchDispatchMode):
 
     def __init__(self, by: str = "") -> None:
         super().__init__()
-        self.by, self.masks = by, {}
+        self.by, self.masks, self.drawn, self.used = by, {}, 0, set()
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether every mask that was drawn was multiplied by something."""
+        return len(self.used) == self.drawn
 
 
 @contextmanager
@@ -150,9 +164,9 @@ def fixed_flax(by: str) -> Iterator[None]:
             return inputs
         shared = {axis % inputs.ndim for axis in self.broadcast_dims}
         mask = tuple(1 if axis in shared else n for axis, n in enumerate(inputs.shape))
-        return fixed(by, inputs, round(float(self.rate), 9), mask, jnp)
+        return fixed(by, inputs, round(float(self.rate), 9), mask, next(calls), jnp)
 
-    own = _FLAX.__call__
+    own, calls = _FLAX.__call__, count()
     _FLAX.__call__ = call
     try:
         yield

@@ -15,12 +15,16 @@ AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
 def fresh(module: torch.nn.Module) -> tuple[str, ...]:
-    """The names of the buffers with one axis that are nothing but 0 or nothing but 1."""
-    return tuple(
-        name
+    """The names of the buffers of one axis that are nothing but 0 or nothing but 1.
+
+    Other values of a mask may have no meaning, nor those of a single number, such as a flag.
+    """
+    vectors = {
+        name: held
         for name, held in module.named_buffers()
-        if held.is_floating_point() and held.ndim == 1 and ((held == 0).all() or (held == 1).all())
-    )
+        if held.is_floating_point() and 1 < held.numel() == max(held.shape) and "mask" not in name
+    }
+    return tuple(n for n, held in vectors.items() if (held == 0).all() or (held == 1).all())
 
 
 def moved(pair: AnyPair) -> AnyPair:

@@ -77,6 +77,11 @@ def arrange(
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
         return Arranged(momenta, "", (f"training mode is not run: {problem}{words}",))
     notes = []
+    without = [p for p, m in ours.items() if isinstance(m, nnx.Dropout) and m.rate and not m.rngs]
+    if without:
+        notes.append(
+            f"nnx.Dropout has no rngs, which each call must be given: {', '.join(without)}"
+        )
     if stateful:
         over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
         start = partial(start_torch, over_n=over_n)
@@ -121,15 +126,18 @@ def shown_by(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool,
     """
 
     def run(by: str) -> Arrays:
-        mode = dropout.FixedDropout(by)
-        return reference.output_of(inputs, torch.nn.Module.train, mode=mode)
+        modes.append(dropout.FixedDropout(by))
+        return reference.output_of(inputs, torch.nn.Module.train, mode=modes[-1])
 
+    modes: list[dropout.FixedDropout] = []
     with suppress(Exception):  # it is raised again below
-        if plain and _equal(plain, run(dropout.POSITIONS)):
+        if plain and _equal(plain, run(dropout.POSITIONS)) and modes[-1].replaces_all:
             return False, ""
     problem = _random(partial(run, dropout.POSITIONS))
     if problem:
         return False, problem
+    if not modes[-1].replaces_all:
+        return False, "the reference draws a mask that it does not multiply by"
     without = run("")
     if plain and not _equal(plain, without):
         return False, "the reference computes something else in it"

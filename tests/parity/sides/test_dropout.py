@@ -91,6 +91,10 @@ RIGHT = {
         Reference(lambda m, x: m.b(-m.drop(m.a(x))), TORCH),
         Port(lambda m, x: m.b(m.drop(-m.a(x).swapaxes(0, 1)).swapaxes(0, 1)), drop()),
     ),
+    "in a loop": (
+        Reference(lambda m, x: m.b(torch.stack([m.drop(y) for y in m.a(x).unbind(1)], 1)), TORCH),
+        Port(lambda m, x: m.b(m.drop(m.a(x))), drop()),
+    ),
     "in an LSTM": (
         torch.nn.LSTM(3, 4, 2, dropout=0.2, bidirectional=True, batch_first=True),
         fb.LSTM(3, 4, num_layers=2, dropout=0.2, bidirectional=True, rngs=RNGS),
@@ -139,6 +143,14 @@ HARD = {
         Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop(broadcast_dims=(2,))),
     ),
     "none is shared": (Reference(over_time, torch.nn.Dropout1d(0.3)), Port(port, drop())),
+    "one call for two": (
+        Reference(lambda m, x: m.b(m.drop(m.a(x)) + m.drop(m.a(x).tanh())), TORCH),
+        Port(lambda m, x: m.b(m.drop(m.a(x) + jnp.tanh(m.a(x)))), drop()),
+    ),
+    "one mask for all steps of a loop": (
+        Reference(lambda m, x: m.b(torch.stack([m.drop(y) for y in m.a(x).unbind(1)], 1)), TORCH),
+        Port(lambda m, x: m.b(m.drop(m.a(x))), drop(broadcast_dims=(1,))),
+    ),
     "AlphaDropout": (Reference(usual, torch.nn.AlphaDropout(0.3)), Port(port, drop())),
     "another rate in an LSTM": (
         torch.nn.LSTM(3, 4, 2, dropout=0.2, batch_first=True),
@@ -171,6 +183,18 @@ def test_dropout_that_is_nearly_right_fails(quickly_compiled, case):
     assert {row.check for row in report.rows if not row.passed} == {"training mode"}
 
 
+def test_a_mask_that_is_not_multiplied_by_is_noted(quickly_compiled):
+    def by_hand(m, x):
+        y = m.a(x)
+        if m.training:
+            y = y.masked_fill(torch.bernoulli(torch.full_like(y, 0.7)) == 0, 0.0)
+        return m.b(y)
+
+    report = check(Reference(by_hand), Port(lambda m, x: m.b(m.a(x))))
+    (facts,) = report.cases.values()
+    assert "the reference draws a mask that it does not multiply by" in " ".join(facts["notes"])
+
+
 def test_attention_with_another_kernel_in_training_mode(quickly_compiled):
     reference = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
     run = TorchSide(reference).output_of
@@ -200,8 +224,9 @@ def test_no_mask_is_drawn(rate):
     for by in (POSITIONS, VALUES):
         with torch.no_grad(), FixedDropout(by):
             found = functional.dropout(x, rate, True), torch.bernoulli(x, 1 - rate) * x
-        for values in found:
-            torch.testing.assert_close(values, fixed(by, x, rate, (7,), torch), rtol=0, atol=0)
+        for call, values in enumerate(found):
+            expected = fixed(by, x, rate, (7,), call, torch)
+            torch.testing.assert_close(values, expected, rtol=0, atol=0)
 
 
 def test_a_function_is_told_what_was_not_run(quickly_compiled):
