@@ -127,7 +127,7 @@ def check_pair(
         targeted: whether a `target` for the loss has to be drawn.
     """
     arguments.limit_steps(training_steps)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # the caller may have drawn x from the seed itself
     shape = _target_shape(pair.reference, inputs) if targeted else ()
 
     def with_target(inputs: Arrays) -> dict[str, np.ndarray]:

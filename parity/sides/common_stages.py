@@ -53,7 +53,7 @@ def _of_reference(reference: TorchSide, inputs: Arrays) -> Arrays:
     except Exception as error:  # the user's code can raise anything
         sizes = {name: f"{array.dtype}{list(array.shape)}" for name, array in inputs.items()}
         raise ValueError(
-            f"x: torch_model does not take {sizes}: {type(error).__name__}: {error}"
+            f"x: torch_model, called with {sizes}, raises {type(error).__name__}: {error}"
         ) from error
     returned = [stages[name] for name in outputs(stages, reference.output)]
     if not any(array.size for array in returned):
@@ -61,6 +61,8 @@ def _of_reference(reference: TorchSide, inputs: Arrays) -> Arrays:
             "x: torch_model returns no numbers for it, so that nothing could be compared; expected "
             f"at least one, got outputs of shapes {[array.shape for array in returned]}"
         )
+    if not any(np.isfinite(array).any() for array in returned):
+        raise ValueError("x: torch_model returns no finite number for it, so that nothing is known")
     again = reference.forward(reference.parameters, inputs, TRUTH)
     if any(not np.allclose(array, again[n], equal_nan=True) for n, array in stages.items()):
         raise ValueError(

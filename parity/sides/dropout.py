@@ -37,6 +37,12 @@ def rates(modules: Mapping[str, Any]) -> dict[str, float]:
     return {path: round(float(rate), 9) for path, rate in every if rate}
 
 
+def attention(modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers of attention among them, whose Dropout `nnx` draws inside of a function."""
+    kinds = torch.nn.MultiheadAttention | nnx.MultiHeadAttention
+    return {path: module for path, module in modules.items() if isinstance(module, kinds)}
+
+
 def is_layer(module: Any) -> bool:
     """Whether it is a layer of PyTorch that does nothing else."""
     return isinstance(module, torch.nn.modules.dropout._DropoutNd)
@@ -54,6 +60,8 @@ def _rate_attributes(module: Any) -> Iterator[str]:
 
 
 POSITIONS, VALUES = "positions", "values"
+DIGITS = 6
+"""Of a rate that is a tensor in float32, no more are right."""
 
 
 def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], call: int, framework: Any) -> Any:
@@ -122,7 +130,7 @@ class _Fixing:
             keep = 0.5 if name == "bernoulli_" else given
         rate = 1 - float(keep.double().mean() if isinstance(keep, torch.Tensor) else keep)
         mask = given.fill_(1) if name == "bernoulli_" else torch.ones_like(given)
-        self._note(mask, round(rate, 9), self.drawn)
+        self._note(mask, round(rate, DIGITS), self.drawn)
         self.drawn += 1
         return mask
 
@@ -164,7 +172,7 @@ def fixed_flax(by: str) -> Iterator[None]:
             return inputs
         shared = {axis % inputs.ndim for axis in self.broadcast_dims}
         mask = tuple(1 if axis in shared else n for axis, n in enumerate(inputs.shape))
-        return fixed(by, inputs, round(float(self.rate), 9), mask, next(calls), jnp)
+        return fixed(by, inputs, round(float(self.rate), DIGITS), mask, next(calls), jnp)
 
     own, calls = _FLAX.__call__, count()
     _FLAX.__call__ = call

@@ -13,6 +13,7 @@ from flax import nnx
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import trees
 from parity.sides.calls import Call
+from parity.sides.dropout import stop
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
 from parity.sides.programs import Program
@@ -49,6 +50,7 @@ class Running:
     Attributes:
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
+        still: of the modules, those that have no Dropout in `in_training`.
         hidden: paths of the submodules whose calls could not be intercepted.
         moved: paths of the variables that a call changes, which later calls may read.
     """
@@ -66,6 +68,7 @@ class Running:
         self.variables, self.call, self.loss, self.output = variables, call, loss, output
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
         self.start_training: Callable[[nnx.Module], None] | None = None
+        self.still: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda modules: {}
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
         self._values = Program(self._traced_values)
@@ -79,7 +82,7 @@ class Running:
             self.variables, self.call, self.loss, self.stages, self.recurrent, stages, self.output
         )
         other.start_training, other.hidden = self.start_training, self.hidden
-        other.moved = self.moved
+        other.moved, other.still = self.moved, self.still
         return other
 
     def shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class Running:
         def run(leaves: Named, inputs: Named) -> Named:
             model = self.variables.model(leaves)
             put_in_training(model)
+            stop(self.still(nnx_submodules(model)).values())
             output = self.call(model, inputs)
             return OrderedDict(trees.arrays(self.output, output))
 

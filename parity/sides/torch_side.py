@@ -11,7 +11,7 @@ import torch
 
 from parity.sides import trees
 from parity.sides.calls import POSITIONAL, Call
-from parity.sides.dropout import FixedDropout
+from parity.sides.dropout import FixedDropout, stop
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -80,6 +80,8 @@ class TorchSide(Side):
         self.call, self.output = call, output
         self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
+        self.still: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda modules: {}
+        """Of the modules, those that have no Dropout in `in_training`."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def choosing(self, stages: frozenset[str]) -> Self:
@@ -168,7 +170,12 @@ class TorchSide(Side):
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        return self.output_of(inputs, torch.nn.Module.train, parameters, dtype, FixedDropout(by))
+
+        def prepare(model: torch.nn.Module) -> None:
+            model.train()
+            stop(self.still(torch_submodules(model)).values())
+
+        return self.output_of(inputs, prepare, parameters, dtype, FixedDropout(by))
 
     def _pull(
         self,
@@ -206,6 +213,11 @@ class TorchSide(Side):
         by_parameter, by_input, by_stage = (
             {n: next(slopes) for n in names} for names in (trained, sources, taken)
         )
+        # An input trains nothing: that none is needed, or that it is 0, is the same.
+        by_input = {
+            n: array_of(torch.zeros_like(sources[n])) if slope is None else slope
+            for n, slope in by_input.items()
+        }
         buffers = {n: None for n in self.parameters if n not in trained}
         return (
             {**buffers, **by_parameter, **beside(self.parameters, by_input)},

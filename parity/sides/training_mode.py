@@ -93,11 +93,16 @@ def arrange(
             notes += [NOTE] if over_n else []
     if not drops:
         return Arranged(momenta, "", tuple(notes))
-    attention = [m for m in ours.values() if isinstance(m, nnx.MultiHeadAttention)]
-    if any(module.dropout_rate for module in attention):
-        notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
+    in_theirs, in_ours = (dropout.rates(dropout.attention(side)) for side in (theirs, ours))
+    if not in_ours:
+        return Arranged(momenta, rates.words, tuple(notes))
+    notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
+    if not in_theirs:
         return Arranged((rates, *momenta), "", tuple(notes))
-    return Arranged(momenta, rates.words, tuple(notes))
+    reference.still = candidate.running.still = dropout.attention
+    name = "dropout rate of attention"
+    of_attention = of_all(name, in_theirs.values(), in_ours.values())
+    return Arranged((of_attention, *momenta), rates.words, tuple(notes))
 
 
 def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:

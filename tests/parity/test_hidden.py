@@ -246,3 +246,18 @@ def test_whole_numbers_of_64_bits_are_no_difference():
     reference.register_buffer("ids", torch.arange(4))
     options = {"training_steps": 1, "optimizers": [parity.optimizers.SGD]}
     parity.check(reference, lambda w, x: w["weight"] * x, X, **options).assert_passed()
+
+
+@pytest.mark.parametrize("use", [lambda f, w, x, m: w * x, lambda f, w, x, m: w * x * (m > 0)])
+def test_an_input_without_a_gradient_is_no_difference(use):
+    """PyTorch has None for it, JAX zeros."""
+    mask = np.array([1.0, 0.0, 1.0, 0.5], np.float32)
+    reference = Reference(lambda w, x, m: use(torch, w, x, m))
+    parity.check(
+        reference, lambda w, x, m: use(jnp, w["weight"], x, m), (X, mask), **OPTIONS
+    ).assert_passed()
+
+
+def test_a_reference_without_finite_numbers_is_refused():
+    with pytest.raises(ValueError, match="no finite number"):
+        parity.check(Reference(lambda w, x: w * x / 0), lambda w, x: w["weight"] * x, X, **OPTIONS)

@@ -28,6 +28,14 @@ def _norm(use: Any) -> planting.Plant:
     return planting.calling(nnx.BatchNorm, change)
 
 
+def _sharing(real: Any) -> Any:
+    def init(self: Any, rngs: Any) -> None:
+        real(self, rngs)
+        self.few.broadcast_dims = (0,)
+
+    return init
+
+
 def _dropped(name: str, step: str, change: Any, says: str = SAYS) -> Fault:
     return Fault(name, "dropout", "training", says, method(Drops, step, change), case="drops",
                  optimizer=SGD)  # fmt: skip
@@ -45,8 +53,7 @@ TRAINING_MODE = (
              lambda real, m, y: jnp.tanh(m.many(m.second(y)))),
     _dropped("Dropout of the output, too", "read", lambda real, m, y: m.few(real(y))),
     Fault("one mask for the whole batch", "dropout", "training", SAYS,
-          planting.patched(nnx, "Dropout", lambda real: lambda rate, **options: real(
-              rate, broadcast_dims=(0,), **options)), case="drops", optimizer=SGD),
+          planting.patched(Drops, "__init__", _sharing), case="drops", optimizer=SGD),
     Fault("fresh statistics: the mean is left out", "norm", "forward", UNKNOWN,
           _norm(lambda x, mean, var: x / jnp.sqrt(var + 1e-5)), case="drops"),
     Fault("fresh statistics: the mean is added", "norm", "forward", UNKNOWN,
