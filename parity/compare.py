@@ -15,7 +15,7 @@ from parity.lockstep import names
 from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
 from parity.results import Row, acknowledge
-from parity.sides import statistics
+from parity.sides import fresh
 from parity.sides.dropout import POSITIONS, VALUES
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Pair, Side, cast
@@ -98,8 +98,8 @@ def compare_sides(
                 pair = layouts.without(pair, turned)
                 truths["forward"] = {n: a for n, a in truths["forward"].items() if n not in turned}
                 functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
-            if dtype == dtypes[0]:
-                functions[dtype] += _with_other_statistics(pair, inputs, dtype, case)
+            if dtype == dtypes[0] and all(row.passed for row in functions[dtype]):
+                functions[dtype] += _forward_again(pair, inputs, dtype, case)
         if trains and pair.dropout:
             functions[trains[0]] += _with_dropout(pair, inputs, trains[0], case)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
@@ -155,14 +155,15 @@ def _settings(pair: Pair, case: Case) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _with_other_statistics(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[Row, ...]:
-    """The rows of the forward pass on other running statistics, if they are still 0 or 1."""
+def _forward_again(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[Row, ...]:
+    """The rows of the forward pass on other vectors where they are still 0 or 1."""
 
     def run(side: Side, to: str) -> Arrays:
         return side.forward(side.parameters, inputs, to)
 
-    moved = statistics.moved(pair)
-    return judge_run(moved, run, Place(case, "statistics", dtype)).rows if pair.fresh else ()
+    if not pair.fresh:
+        return ()
+    return judge_run(fresh.moved(pair), run, Place(case, "forward again", dtype)).rows
 
 
 def _with_dropout(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> Iterator[Row]:

@@ -1,9 +1,11 @@
 """Stages that hold the same numbers in another layout: not wrong, but not comparable either.
 
 If the layouts have different shapes, such as (batch, time, features) and (time, batch, features),
-the stage is left out from the start. This file is about those whose shapes happen to be equal.
+the stage is left out from the start. This file is about those whose shapes happen to be equal; and
+about those of a module that both sides call several times, in another order.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -45,23 +47,34 @@ def in_another(
         for name, row in failing.items()
         if name in truth
         and np.any(slopes.get(name, 0))
-        and _same_elsewhere(truth[name], given[name], row.bound)
+        and (
+            _same_elsewhere(truth[name], given[name], row.bound)
+            or any(_near(truth[call], given[name], row.bound) for call in _calls(name, truth))
+        )
     )
 
 
 def without(pair: Pair, stages: Collection[str]) -> Pair:
     """The pair without these stages, and with a note about them."""
     assert isinstance(pair, ModulePair)
-    words = f"stages in another layout on either side, left out: {', '.join(sorted(stages))}"
+    words = f"stages in another layout or order of calls, left out: {', '.join(sorted(stages))}"
     chosen = frozenset(pair.reference.chosen or ()).difference(stages)
     sides = pair.reference.choosing(chosen), pair.candidate.choosing(chosen)
     return replace(pair, reference=sides[0], candidate=sides[1], notes=(*pair.notes, words))
 
 
+def _calls(name: str, truth: Arrays) -> Iterator[str]:
+    """The same stage in other calls of its module: `a[1].input` for `a.input`."""
+    every = {other: re.sub(r"\[\d+\]", "", other) for other in truth}
+    return (other for other, stage in every.items() if other != name and stage == every[name])
+
+
 def _same_elsewhere(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:
-    return truth.shape == given.shape and any(
-        np.max(np.abs(other - given), initial=0.0) <= bound for other in _layouts(truth)
-    )
+    return truth.shape == given.shape and any(_near(o, given, bound) for o in _layouts(truth))
+
+
+def _near(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:
+    return truth.shape == given.shape and bool(np.max(np.abs(truth - given), initial=0.0) <= bound)
 
 
 def _layouts(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -31,7 +31,7 @@ class Place:
     Attributes:
         case: the network and its inputs.
         check: "parameters", "inputs", "local" (every stage computed from the reference's values),
-            "forward", "statistics" (the forward pass with other running statistics), "gradients",
+            "forward", "forward again" (on other values for vectors of 0 or 1), "gradients",
             "training mode" (what only training mode does), "training", "update" (the optimizer
             alone) or "predictions".
         dtype: the dtype that both sides compute in; "" if the check has none.

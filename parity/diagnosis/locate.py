@@ -16,7 +16,7 @@ from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
 from parity.place import Place
 from parity.results import Row, first_failing
-from parity.sides import statistics
+from parity.sides import fresh
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side, outputs
@@ -50,8 +50,8 @@ def locate(
     first = first_failing(rows)
     if first is None or not isinstance(pair, ModulePair):
         return []
-    if first.check == "statistics":
-        return _in_functions(statistics.moved(pair), inputs, first, ["forward"])
+    if first.check == "forward again":
+        return _in_functions(fresh.moved(pair), inputs, first, ["forward"])
     if first.check != "training":
         check = "gradients" if first.check == "gradients" else "forward"
         return _in_functions(pair, inputs, first, [check])

@@ -13,7 +13,8 @@ def common_stages(
 ) -> tuple[frozenset[str], list[str]]:
     """The stages that both sides have, and notes on stages that are left out.
 
-    A stage whose shapes differ is kept if the outputs' shapes differ too: it may be the cause.
+    A stage whose shapes differ is kept if the outputs' shapes differ too: it may be the cause,
+    unless only the order of its axes differs.
 
     Raises:
         ValueError: the reference does not take the inputs, returns nothing, or is random.
@@ -29,7 +30,12 @@ def common_stages(
         name in ours and ours[name].shape == theirs[name].shape
         for name in outputs(theirs, reference.output)
     )
-    other = [n for n in both if ours[n].shape != theirs[n].shape and right]
+    other = [
+        n
+        for n in both
+        if ours[n].shape != theirs[n].shape
+        and (right or sorted(ours[n].shape) == sorted(theirs[n].shape))
+    ]
     hidden = candidate.running.hidden
     only = [
         name

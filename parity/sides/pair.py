@@ -21,8 +21,9 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import attention, calls, dropout, statistics, training_mode
+from parity.sides import attention, calls, dropout, training_mode
 from parity.sides.common_stages import common_stages
+from parity.sides.fresh import fresh_vectors
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -159,7 +160,7 @@ def of_modules(
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
     if any(map(attention.by_default, ours.values())):
         notes.append(attention.NOTE)
-    fresh = tuple(n for n in statistics.fresh(torch_model) if n in reference.parameters)
+    fresh = tuple(n for n in fresh_vectors(torch_model) if n in reference.parameters)
     trained = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)

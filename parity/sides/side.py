@@ -158,7 +158,7 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
-        fresh: the buffers that are still 0 or 1 (`parity.sides.statistics`).
+        fresh: the vectors that are still 0 or 1 (`parity.sides.fresh`).
         settings: what only training mode uses; compared if anything is trained.
         dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
             anything is trained.

@@ -93,15 +93,18 @@ def arrange(
             notes += [NOTE] if over_n else []
     if not drops:
         return Arranged(momenta, "", tuple(notes))
-    in_theirs, in_ours = (dropout.rates(dropout.attention(side)) for side in (theirs, ours))
-    if not in_ours:
+    in_theirs, in_ours = dropout.attention(theirs), dropout.attention(ours)
+    drawing = dropout.rates(in_ours)
+    if not drawing:
         return Arranged(momenta, rates.words, tuple(notes))
     notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
-    if not in_theirs:
+    if not drawing.keys() <= {own for path, own in stages.items() if path in in_theirs}:
         return Arranged((rates, *momenta), "", tuple(notes))
     reference.still = candidate.running.still = dropout.attention
-    name = "dropout rate of attention"
-    of_attention = of_all(name, in_theirs.values(), in_ours.values())
+    one, other = (
+        {path: dropout.rates(side).get(path, 0.0) for path in side} for side in (in_theirs, in_ours)
+    )
+    of_attention = of_pairs("dropout rate of attention", one, other, stages)
     return Arranged((of_attention, *momenta), rates.words, tuple(notes))
 
 

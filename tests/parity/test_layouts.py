@@ -67,7 +67,7 @@ def test_a_right_stage_of_another_layout_is_left_out_with_a_note(quickly_compile
     report = check(LAYOUTS[name], ours)
     report.assert_passed()
     (facts,) = report.cases.values()
-    words = "stages in another layout on either side, left out: a, a.input, b, b.input"
+    words = "stages in another layout or order of calls, left out: a, a.input, b, b.input"
     assert facts["notes"] == [words]
 
 
@@ -93,3 +93,43 @@ def test_a_wrong_stage_that_the_output_does_not_see_fails(quickly_compiled):
         lambda m, x: jax.nn.relu(-jnp.abs(m.b(m.a(swapped(x))))),
     )
     assert report.first_divergence.name == "a.input"
+
+
+def test_calls_in_another_order_are_left_out(quickly_compiled):
+    """Two inputs of one encoder, as in a siamese network."""
+    report = check(
+        lambda m, x: m.b(torch.tanh(m.a(x)) - 2 * torch.tanh(m.a(x.flip(1)))),
+        lambda m, x: m.b(-2 * jnp.tanh(m.a(x[:, ::-1])) + jnp.tanh(m.a(x))),
+    )
+    report.assert_passed()
+    (facts,) = report.cases.values()
+    assert facts["notes"] == [
+        "stages in another layout or order of calls, left out: a, a.input, a[1], a[1].input"
+    ]
+
+
+class Convolution(nnx.Module):
+    def __init__(self, **options):
+        self.conv = nnx.Conv(4, 6, (3, 3), rngs=RNGS, **options)
+
+    def __call__(self, x):
+        return self.conv(x.transpose(0, 2, 3, 1))
+
+
+class TorchConvolution(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4, 6, 3)
+
+    def forward(self, x):
+        return self.conv(x).permute(0, 2, 3, 1)
+
+
+def test_another_padding_is_no_fault_of_the_input(quickly_compiled):
+    """Flax pads by default, PyTorch does not."""
+    reference, port = TorchConvolution(), Convolution()
+    fb.load_state_dict(port, reference.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 4, 7, 6), dtype=np.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        report = parity.check(reference, port, x, training_steps=0)
+    assert report.first_divergence.name == "conv"

@@ -59,8 +59,11 @@ def test_the_layer_s_own_softmax_is_no_difference_and_any_other_is(quickly_compi
     ("rate", "other", "wrong"),
     [(0.2, 0.3, []), (0.1, 0.3, ["dropout rate of attention"]), (0.2, 0.1, ["dropout"])],
 )
-def test_of_its_dropout_the_rate_is_compared(quickly_compiled, rate, other, wrong):
-    reference, port = Reference(0.2, 0.3), Port(other, dropout_rate=rate)
+@pytest.mark.parametrize("theirs", [0.2, 0.0])
+def test_of_its_dropout_the_rate_is_compared(quickly_compiled, theirs, rate, other, wrong):
+    if not theirs:  # the port alone has one, of a rate that another layer has
+        wrong = ["dropout rate of attention", *(name for name in wrong if name == "dropout")]
+    reference, port = Reference(theirs, 0.3), Port(other, dropout_rate=rate)
     fb.load_state_dict(port, reference.state_dict())
     options = {"training_steps": 1, "optimizers": [parity.optimizers.SGD], "dtypes": ["float64"]}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -1,7 +1,8 @@
-"""Buffers that are still 0 or 1, such as statistics never updated, and so hide how they are used.
+"""Vectors that are still 0 or 1, as layers begin, and so hide how they are used.
 
-A mean of 0 can be added instead of subtracted, and a variance of 1 left out: nothing computed from
-them differs, and they have no gradients. So the forward pass is run once more, on others.
+A running mean of 0 can be added instead of subtracted, and a variance of 1 left out: nothing
+computed from them differs, and they have no gradients. A scale of 1 can multiply a bias of 0, too.
+So the forward pass is run once more, on others.
 """
 
 from typing import TypeVar
@@ -14,21 +15,21 @@ from parity.sides.side import Pair, cast
 AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
-def fresh(module: torch.nn.Module) -> tuple[str, ...]:
-    """The names of the buffers of one axis that are nothing but 0 or nothing but 1.
+def fresh_vectors(module: torch.nn.Module) -> tuple[str, ...]:
+    """The names of parameters and buffers of one axis that are nothing but 0 or nothing but 1.
 
     Other values of a mask may have no meaning, nor those of a single number, such as a flag.
     """
     vectors = {
-        name: held
-        for name, held in module.named_buffers()
+        name: held.detach()
+        for name, held in (*module.named_parameters(), *module.named_buffers())
         if held.is_floating_point() and 1 < held.numel() == max(held.shape) and "mask" not in name
     }
     return tuple(n for n, held in vectors.items() if (held == 0).all() or (held == 1).all())
 
 
 def moved(pair: AnyPair) -> AnyPair:
-    """The pair with such statistics moved by 0.5 to 1.5, so that a variance stays positive."""
+    """The pair with these vectors moved up by 0.5 to 1.5, so that a variance stays positive."""
     held = pair.reference.parameters
     rng = np.random.default_rng(0)
 

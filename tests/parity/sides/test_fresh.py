@@ -1,4 +1,4 @@
-"""Running statistics that are still 0 and 1 hide how evaluation mode uses them."""
+"""Vectors that are still 0 and 1 hide how they are used."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def check(use, reference, kind=nnx.Param):
 def test_fresh_statistics_are_moved_for_one_more_forward_pass(quickly_compiled, use):
     report = check(use, torch.nn.BatchNorm1d(4))
     failing = {(row.check, row.name, row.explains) for row in report.rows if row.failed}
-    wrong = {("forward", "output", True), ("statistics", "output", False)}
+    wrong = {("forward", "output", True), ("forward again", "output", False)}
     assert failing == (set() if use == "right" else wrong)
 
 
@@ -80,4 +80,28 @@ def test_statistics_that_were_updated_are_not_moved(quickly_compiled):
         reference, ours, X, ignore=["num_batches_tracked"], training_steps=0, dtypes=["float32"]
     )
     report.assert_passed()
-    assert "statistics" not in {row.check for row in report.rows}
+    assert "forward again" not in {row.check for row in report.rows}
+
+
+class Scaled(torch.nn.Module):
+    """A scale of 1 and a bias of 0, as a norm begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.bias = (torch.nn.Parameter(v) for v in (torch.ones(4), torch.zeros(4)))
+
+    def forward(self, x):
+        return x * self.scale + self.bias
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_so_are_parameters(quickly_compiled, right):
+    def port(state, x):
+        scale, bias = state["scale"][None], state["bias"][None]
+        return x * scale + bias if right else (x + bias) * scale
+
+    report = parity.check(Scaled(), port, X, training_steps=0, dtypes=["float64"])
+    assert report.passed == right
+    assert {row.check for row in report.rows if row.failed and not row.explains} == (
+        set() if right else {"forward again"}
+    )
