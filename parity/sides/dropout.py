@@ -55,6 +55,14 @@ def stop(modules: Iterable[Any]) -> None:
             setattr(module, attribute, 0.0)
 
 
+def train(model: torch.nn.Module) -> None:
+    """Put the model in training mode, in which every layer of Dropout draws a mask."""
+    model.train()
+    for module in model.modules():
+        for attribute in _rate_attributes(module):
+            setattr(module, attribute, min(getattr(module, attribute), MOST))
+
+
 def _rate_attributes(module: Any) -> Iterator[str]:
     return (attribute for kind, attribute in _RATES if isinstance(module, kind))
 
@@ -62,6 +70,8 @@ def _rate_attributes(module: Any) -> Iterator[str]:
 POSITIONS, VALUES = "positions", "values"
 DIGITS = 6
 """Of a rate that is a tensor in float32, no more are right."""
+MOST = 1 - 10**-DIGITS
+"""In the place of a rate of 1, for which PyTorch draws no mask."""
 
 
 def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], call: int, framework: Any) -> Any:
@@ -75,8 +85,6 @@ def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], call: int, framew
         call: the number of the call, from 0.
         framework: `torch` or `jax.numpy`.
     """
-    if rate == 1:
-        return framework.zeros_like(x)
     if by == POSITIONS:
         drawn = np.random.default_rng(call).uniform(-1, 1, mask)
         return x * framework.asarray(1 + rate * drawn, dtype=x.dtype)
@@ -105,7 +113,7 @@ class _Fixing:
         if name == "native_dropout":  # on GPUs
             x, rate, *_ = args
             self.drawn += 1
-            made = self._fixed(x, rate, x, self.drawn - 1)
+            made = self._fixed(x, rate, torch.zeros_like(x), self.drawn - 1)
             return made, torch.ones_like(x, dtype=torch.bool)
         if name in ("bernoulli_", "bernoulli"):
             return self._drawn(name, *args[:2])
@@ -140,13 +148,15 @@ class _Fixing:
 
     def _fixed(self, x: torch.Tensor, rate: float, mask: torch.Tensor, call: int) -> torch.Tensor:
         self.used.add(call)
+        # A mask by hand may be of ones, and its product divided by their share later.
+        scale = 1 - rate if mask.numel() and float(mask.reshape(-1)[0]) == 1 else 1
         if not self.by:
-            return x.clone()
+            return x * scale
         x = x.expand(torch.broadcast_shapes(x.shape, mask.shape))
         sizes = zip(mask.shape, mask.stride(), strict=True)
         own = [size if stride else 1 for size, stride in sizes]  # expanded: its stride is 0
         aligned = (*[1] * (x.ndim - len(own)), *own)
-        return fixed(self.by, x.cpu(), rate, aligned, call, torch).to(x.device)
+        return fixed(self.by, x.cpu(), rate, aligned, call, torch).to(x.device) * scale
 
 
 class FixedDropout(_Fixing, TorchDispatchMode):
@@ -172,7 +182,7 @@ def fixed_flax(by: str) -> Iterator[None]:
             return inputs
         shared = {axis % inputs.ndim for axis in self.broadcast_dims}
         mask = tuple(1 if axis in shared else n for axis, n in enumerate(inputs.shape))
-        return fixed(by, inputs, round(float(self.rate), DIGITS), mask, next(calls), jnp)
+        return fixed(by, inputs, min(round(float(self.rate), DIGITS), MOST), mask, next(calls), jnp)
 
     own, calls = _FLAX.__call__, count()
     _FLAX.__call__ = call

@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from parity.sides import trees
+from parity.sides import dropout, trees
 from parity.sides.calls import POSITIONAL, Call
-from parity.sides.dropout import FixedDropout, stop
 from parity.sides.intercept import (
     AnyModule,
     Ports,
@@ -172,10 +171,10 @@ class TorchSide(Side):
         """See `Side`."""
 
         def prepare(model: torch.nn.Module) -> None:
-            model.train()
-            stop(self.still(torch_submodules(model)).values())
+            dropout.train(model)
+            dropout.stop(self.still(torch_submodules(model)).values())
 
-        return self.output_of(inputs, prepare, parameters, dtype, FixedDropout(by))
+        return self.output_of(inputs, prepare, parameters, dtype, dropout.FixedDropout(by))
 
     def _pull(
         self,

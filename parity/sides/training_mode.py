@@ -135,7 +135,7 @@ def shown_by(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool,
 
     def run(by: str) -> Arrays:
         modes.append(dropout.FixedDropout(by))
-        return reference.output_of(inputs, torch.nn.Module.train, mode=modes[-1])
+        return reference.output_of(inputs, dropout.train, mode=modes[-1])
 
     modes: list[dropout.FixedDropout] = []
     with suppress(Exception):  # it is raised again below

@@ -55,6 +55,11 @@ def locked(m, x):
     return m.b(y)
 
 
+def by_hand(m, x):
+    y = torch.relu(m.a(x))
+    return m.b(y * torch.bernoulli(torch.full_like(y, 0.7)) / 0.7 if m.training else y)
+
+
 def drop(rate=0.3, **options):
     return nnx.Dropout(rate, rngs=RNGS, **options)
 
@@ -91,6 +96,8 @@ RIGHT = {
         Reference(lambda m, x: m.b(-m.drop(m.a(x))), TORCH),
         Port(lambda m, x: m.b(m.drop(-m.a(x).swapaxes(0, 1)).swapaxes(0, 1)), drop()),
     ),
+    "by hand, divided afterwards": (Reference(by_hand), Port(port, drop())),
+    "of rate 1": (Reference(usual, torch.nn.Dropout(1.0)), Port(port, drop(1.0))),
     "in a loop": (
         Reference(lambda m, x: m.b(torch.stack([m.drop(y) for y in m.a(x).unbind(1)], 1)), TORCH),
         Port(lambda m, x: m.b(m.drop(m.a(x))), drop()),
@@ -151,6 +158,11 @@ HARD = {
         Reference(lambda m, x: m.b(torch.stack([m.drop(y) for y in m.a(x).unbind(1)], 1)), TORCH),
         Port(lambda m, x: m.b(m.drop(m.a(x))), drop(broadcast_dims=(1,))),
     ),
+    "of rate 1, and left out": (
+        Reference(usual, torch.nn.Dropout(1.0)),
+        Port(lambda m, x: m.b(jax.nn.relu(m.a(x)))),
+    ),
+    "another rate by hand": (Reference(by_hand), Port(port, drop(0.5))),
     "AlphaDropout": (Reference(usual, torch.nn.AlphaDropout(0.3)), Port(port, drop())),
     "another rate in an LSTM": (
         torch.nn.LSTM(3, 4, 2, dropout=0.2, batch_first=True),
@@ -225,7 +237,7 @@ def test_no_mask_is_drawn(rate):
         with torch.no_grad(), FixedDropout(by):
             found = functional.dropout(x, rate, True), torch.bernoulli(x, 1 - rate) * x
         for call, values in enumerate(found):
-            expected = fixed(by, x, rate, (7,), call, torch)
+            expected = fixed(by, x, rate, (7,), call, torch) * (1 - rate if call else 1)
             torch.testing.assert_close(values, expected, rtol=0, atol=0)
 
 
