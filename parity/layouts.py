@@ -12,9 +12,10 @@ from itertools import permutations
 
 import numpy as np
 
+from parity.distance import largest_distance
 from parity.results import Row
 from parity.sides.pair import ModulePair
-from parity.sides.side import Arrays, Pair, outputs
+from parity.sides.side import Arrays, Pair, floating, outputs, real
 from parity.tolerances import TRUTH
 
 
@@ -24,7 +25,7 @@ def in_another(
     """The failing stages that are right in another layout.
 
     None, if an output fails: then the layout may be the fault. Nor a stage at which the loss has no
-    gradient, since its value, right or wrong, does not reach the output.
+    gradient, since its value, right or wrong, does not reach the output; whole numbers have none.
 
     Args:
         pair: both sides.
@@ -45,13 +46,10 @@ def in_another(
     return frozenset(
         name
         for name, row in failing.items()
-        if name in truth
-        and np.any(slopes.get(name, 0))
-        and (
-            _same_elsewhere(truth[name], given[name], row.bound)
-            or any(_near(truth[call], given[name], row.bound) for call in _calls(name, truth))
-        )
-    )
+        if name in truth and name in given
+        and (not floating(truth[name]) or np.any(slopes.get(name, 0)))
+        and any(_near(other, given[name], row.bound) for other in _others(name, truth))
+    )  # fmt: skip
 
 
 def without(pair: Pair, stages: Collection[str]) -> Pair:
@@ -63,18 +61,17 @@ def without(pair: Pair, stages: Collection[str]) -> Pair:
     return replace(pair, reference=sides[0], candidate=sides[1], notes=(*pair.notes, words))
 
 
-def _calls(name: str, truth: Arrays) -> Iterator[str]:
-    """The same stage in other calls of its module: `a[1].input` for `a.input`."""
-    every = {other: re.sub(r"\[\d+\]", "", other) for other in truth}
-    return (other for other, stage in every.items() if other != name and stage == every[name])
-
-
-def _same_elsewhere(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:
-    return truth.shape == given.shape and any(_near(o, given, bound) for o in _layouts(truth))
+def _others(name: str, truth: Arrays) -> Iterator[np.ndarray]:
+    """The stage in other layouts, and in other calls of its module: `a[1].input` for `a.input`."""
+    yield from _layouts(truth[name])
+    stages = {other: re.sub(r"\[\d+\]", "", other) for other in truth}
+    yield from (truth[n] for n, stage in stages.items() if n != name and stage == stages[name])
 
 
 def _near(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:
-    return truth.shape == given.shape and bool(np.max(np.abs(truth - given), initial=0.0) <= bound)
+    if truth.shape != given.shape:
+        return False
+    return largest_distance(*real(given, truth))[0] <= bound
 
 
 def _layouts(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """How a Flax module is run and differentiated: the programs of one side."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -11,9 +12,8 @@ import numpy as np
 from flax import nnx
 
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import trees
+from parity.sides import dropout, trees
 from parity.sides.calls import Call
-from parity.sides.dropout import stop
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
 from parity.sides.programs import Program
@@ -50,7 +50,7 @@ class Running:
     Attributes:
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
-        still: of the modules, those that have no Dropout in `in_training`.
+        attention_drops: whether layers of attention have their Dropout in `in_training`.
         hidden: paths of the submodules whose calls could not be intercepted.
         moved: paths of the variables that a call changes, which later calls may read.
     """
@@ -68,9 +68,13 @@ class Running:
         self.variables, self.call, self.loss, self.output = variables, call, loss, output
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
         self.start_training: Callable[[nnx.Module], None] | None = None
-        self.still: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda modules: {}
+        self.attention_drops = True
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what is compiled."""
         self._values = Program(self._traced_values)
         self._slopes = Program(partial(self._traced_slopes, False))
         self._trained_slopes = Program(partial(self._traced_slopes, True))
@@ -78,11 +82,9 @@ class Running:
 
     def choosing(self, stages: frozenset[str]) -> "Running":
         """The same with other stages to collect."""
-        other = Running(
-            self.variables, self.call, self.loss, self.stages, self.recurrent, stages, self.output
-        )
-        other.start_training, other.hidden = self.start_training, self.hidden
-        other.moved, other.still = self.moved, self.still
+        other = copy.copy(self)
+        other.chosen = stages
+        other._begin()
         return other
 
     def shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
@@ -96,7 +98,8 @@ class Running:
         def run(leaves: Named, inputs: Named) -> Named:
             model = self.variables.model(leaves)
             put_in_training(model)
-            stop(self.still(nnx_submodules(model)).values())
+            if not self.attention_drops:
+                dropout.stop(dropout.attention(nnx_submodules(model)).values())
             output = self.call(model, inputs)
             return OrderedDict(trees.arrays(self.output, output))
 

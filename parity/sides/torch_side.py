@@ -79,8 +79,8 @@ class TorchSide(Side):
         self.call, self.output = call, output
         self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
-        self.still: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda modules: {}
-        """Of the modules, those that have no Dropout in `in_training`."""
+        self.attention_drops = True
+        """Whether layers of attention have their Dropout in `in_training`."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def choosing(self, stages: frozenset[str]) -> Self:
@@ -172,7 +172,8 @@ class TorchSide(Side):
 
         def prepare(model: torch.nn.Module) -> None:
             dropout.train(model)
-            dropout.stop(self.still(torch_submodules(model)).values())
+            if not self.attention_drops:
+                dropout.stop(dropout.attention(torch_submodules(model)).values())
 
         return self.output_of(inputs, prepare, parameters, dtype, dropout.FixedDropout(by))
 

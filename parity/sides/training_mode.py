@@ -8,7 +8,6 @@ over n, too.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 MOMENTUM = "momentum of running averages"
+RANDOM = "the reference is random in it, even without its Dropout"
 NOTE = (
     "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
     "PyTorch's over n − 1: compared over n"
@@ -68,44 +68,52 @@ def arrange(
     momenta = _momenta(theirs, ours, stages)
     modules = (*theirs.values(), *ours.values())
     stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
-    plain = {} if stateful else reference.output_of(inputs, torch.nn.Module.eval)
-    drops, problem = shown_by(reference, inputs, plain)
+    drops, problem = shown_by(reference, inputs, stateful)
     drops = drops or bool(rates.reference or rates.candidate)
     if any(map(_draws, ours.values())):
         problem = "the candidate has random streams outside of Flax's layers"
     if problem:
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
         return Arranged(momenta, "", (f"training mode is not run: {problem}{words}",))
-    notes = []
-    without = [p for p, m in ours.items() if isinstance(m, nnx.Dropout) and m.rate and not m.rngs]
-    if without:
-        notes.append(
-            f"nnx.Dropout has no rngs, which each call must be given: {', '.join(without)}"
-        )
+    notes = _keyless(ours)
     if stateful:
-        over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
-        start = partial(start_torch, over_n=over_n)
-        alone = _random(partial(reference.output_of, inputs, start))
-        if alone:
-            notes.append(f"statistics are not trained: {alone}")
-        else:
-            reference.start_training, candidate.running.start_training = start, start_flax
-            notes += [NOTE] if over_n else []
-    if not drops:
-        return Arranged(momenta, "", tuple(notes))
+        notes += _train_statistics(reference, candidate, ours, inputs, stages)
+    settings, words = momenta, rates.words if drops else ""
     in_theirs, in_ours = dropout.attention(theirs), dropout.attention(ours)
-    drawing = dropout.rates(in_ours)
-    if not drawing:
-        return Arranged(momenta, rates.words, tuple(notes))
-    notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
-    if not drawing.keys() <= {own for path, own in stages.items() if path in in_theirs}:
-        return Arranged((rates, *momenta), "", tuple(notes))
-    reference.still = candidate.running.still = dropout.attention
-    one, other = (
-        {path: dropout.rates(side).get(path, 0.0) for path in side} for side in (in_theirs, in_ours)
-    )
-    of_attention = of_pairs("dropout rate of attention", one, other, stages)
-    return Arranged((of_attention, *momenta), rates.words, tuple(notes))
+    if dropout.rates(in_ours):
+        notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
+        if in_ours.keys() <= {own for path, own in stages.items() if path in in_theirs}:
+            reference.attention_drops = candidate.running.attention_drops = False
+            name, every = "dropout rate of attention", dropout.every_rate
+            settings = (of_pairs(name, every(in_theirs), every(in_ours), stages), *momenta)
+        else:
+            settings, words = (rates, *momenta), ""
+    return Arranged(settings, words, tuple(notes))
+
+
+def _keyless(ours: Mapping[str, Any]) -> list[str]:
+    """A note on layers of Dropout that have no random stream, if there are any."""
+    drops = {path: module for path, module in ours.items() if isinstance(module, nnx.Dropout)}
+    paths = [path for path in dropout.rates(drops) if not drops[path].rngs]
+    what = "nnx.Dropout has no rngs, which each call must be given"
+    return [f"{what}: {', '.join(paths)}"] if paths else []
+
+
+def _train_statistics(
+    reference: TorchSide,
+    candidate: NnxSide,
+    ours: Mapping[str, Any],
+    inputs: Arrays,
+    stages: Mapping[str, str],
+) -> list[str]:
+    """Let both sides train in training mode, if the reference is not random in it; and notes."""
+    over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
+    start = partial(start_torch, over_n=over_n)
+    run = partial(reference.output_of, inputs, start)
+    if not _equal(_seeded(0, run), _seeded(1, run)):
+        return [f"statistics are not trained: {RANDOM}"]
+    reference.start_training, candidate.running.start_training = start, start_flax
+    return [NOTE] if over_n else []
 
 
 def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
@@ -115,9 +123,7 @@ def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     if not seen:
-        drops, problem = shown_by(
-            reference, inputs, reference.output_of(inputs, torch.nn.Module.eval)
-        )
+        drops, problem = shown_by(reference, inputs, stateful=False)
         if not drops and not problem:
             return Arranged()
         seen = [problem or "Dropout"]
@@ -125,44 +131,44 @@ def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     return Arranged(notes=(words,))
 
 
-def shown_by(reference: TorchSide, inputs: Arrays, plain: Arrays) -> tuple[bool, str]:
+def shown_by(reference: TorchSide, inputs: Arrays, stateful: bool) -> tuple[bool, str]:
     """Whether the reference has any Dropout, and why its training mode cannot be judged, or "".
 
     Args:
-        plain: the output in evaluation mode, which training mode must have but for Dropout; empty
-            if it need not.
+        reference: the reference.
+        inputs: the inputs to run it on.
+        stateful: whether either side has statistics: then training mode need not have the output
+            of evaluation mode.
     """
 
-    def run(by: str) -> Arrays:
-        modes.append(dropout.FixedDropout(by))
-        return reference.output_of(inputs, dropout.train, mode=modes[-1])
+    def run(by: str) -> tuple[Arrays, bool]:
+        mode = dropout.FixedDropout(by)
+        output = reference.output_of(inputs, dropout.train, mode=mode)
+        return output, mode.replaces_all
 
-    modes: list[dropout.FixedDropout] = []
-    with suppress(Exception):  # it is raised again below
-        if plain and _equal(plain, run(dropout.POSITIONS)) and modes[-1].replaces_all:
+    plain = reference.output_of(inputs, torch.nn.Module.eval)
+    try:
+        masked, replaced = _seeded(0, partial(run, dropout.POSITIONS))
+        if replaced and not stateful and _equal(plain, masked):
             return False, ""
-    problem = _random(partial(run, dropout.POSITIONS))
-    if problem:
-        return False, problem
-    if not modes[-1].replaces_all:
+        again, _ = _seeded(1, partial(run, dropout.POSITIONS))
+        without, _ = _seeded(0, partial(run, ""))
+    except Exception as error:  # the user's code can raise anything
+        return False, f"the reference raises {type(error).__name__}: {error}"
+    if not _equal(masked, again):
+        return False, RANDOM
+    if not replaced:
         return False, "the reference draws a mask that it does not multiply by"
-    without = run("")
-    if plain and not _equal(plain, without):
+    if not stateful and not _equal(plain, without):
         return False, "the reference computes something else in it"
-    return not _equal(run(dropout.POSITIONS), without), ""
+    return not _equal(masked, without), ""
 
 
-def _random(run: Callable[[], Arrays]) -> str:
-    """Why a run of the reference in training mode cannot be compared; empty if it can."""
-    outputs = []
-    for seed in (0, 1):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            try:
-                outputs.append(run())
-            except Exception as error:  # the user's code can raise anything
-                return f"the reference raises {type(error).__name__}: {error}"
-    return "" if _equal(*outputs) else "the reference is random in it, even without its Dropout"
+def _seeded(seed: int, run: Callable[[], Any]) -> Any:
+    """The result of a run that draws from this seed, after which torch draws as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return run()
 
 
 def _equal(one: Arrays, other: Arrays) -> bool:

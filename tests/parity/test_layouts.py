@@ -133,3 +133,28 @@ def test_another_padding_is_no_fault_of_the_input(quickly_compiled):
     with jax.numpy_dtype_promotion("standard"):
         report = parity.check(reference, port, x, training_steps=0)
     assert report.first_divergence.name == "conv"
+
+
+def test_so_are_the_tokens_of_a_time_major_model(quickly_compiled):
+    """Whole numbers, which have no gradient."""
+    reference, port = torch.nn.Sequential(torch.nn.Embedding(9, 3)), Tokens()
+    fb.load_state_dict(port, reference.state_dict(), names={"embedding": "0"})
+    tokens = np.random.default_rng(0).integers(0, 9, (4, 4))
+    options = {**OPTIONS, "names": {"embedding": "0"}, "training_steps": 0}
+    parity.check(TimeMajor(reference), port, tokens, **options).assert_passed()
+
+
+class Tokens(nnx.Module):
+    def __init__(self):
+        self.embedding = nnx.Embed(9, 3, rngs=RNGS)
+
+    def __call__(self, tokens):
+        return self.embedding(tokens)
+
+
+class TimeMajor(torch.nn.Sequential):
+    def __init__(self, of):
+        super().__init__(*of)
+
+    def forward(self, tokens):
+        return super().forward(tokens.T).swapaxes(0, 1)

@@ -209,9 +209,8 @@ def test_a_mask_that_is_not_multiplied_by_is_noted(quickly_compiled):
 
 def test_attention_with_another_kernel_in_training_mode(quickly_compiled):
     reference = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
-    run = TorchSide(reference).output_of
-    plain = run({"x": SQUARE[..., [0, 1, 2, 0]]}, torch.nn.Module.eval)
-    assert shown_by(TorchSide(reference), {"x": SQUARE[..., [0, 1, 2, 0]]}, plain) == (True, "")
+    inputs = {"x": SQUARE[..., [0, 1, 2, 0]]}
+    assert shown_by(TorchSide(reference), inputs, stateful=False) == (True, "")
 
 
 def test_without_training_it_is_noted_and_not_compared(quickly_compiled):

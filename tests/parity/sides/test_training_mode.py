@@ -166,19 +166,6 @@ def test_training_mode_that_is_random_is_not_run(quickly_compiled, theirs, ours,
     assert why in note
 
 
-def test_a_function_is_told_what_was_not_run(quickly_compiled):
-    def forward(state, x):
-        return x @ state["0.weight"].T
-
-    theirs = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.Dropout(0.3))
-    report = parity.check(theirs, forward, X, **OPTIONS)
-    report.assert_passed()
-    (case,) = report.cases.values()
-    assert case["notes"] == [
-        "training mode is not run, since the candidate is a function: Dropout [0.3]"
-    ]
-
-
 def test_parameters_that_are_all_zero_are_told(quickly_compiled):
     theirs = torch.nn.Linear(3, 2)
     torch.nn.init.zeros_(theirs.weight), torch.nn.init.zeros_(theirs.bias)
