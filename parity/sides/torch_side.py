@@ -20,7 +20,7 @@ from parity.sides.intercept import (
 )  # fmt: skip
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.one_by_one import run_each
-from parity.sides.optimizers import Optimizer, refuse_unknown
+from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import torch_ports
 from parity.sides.side import (
     Arrays,
@@ -35,6 +35,7 @@ from parity.sides.side import (
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.sides.torch_copy import copied
 from parity.sides.torch_gradients import differentiated, loss_of, slopes_at
+from parity.sides.torch_training import Training
 from parity.tolerances import TRUTH
 
 
@@ -124,32 +125,22 @@ class TorchSide(Side):
         model = self._model(parameters, dtype, fresh=True)
         self.start_training(model)
         del parameters  # nobody else may need them
-        updates = optimizer.torch(model.parameters())
+        training = Training(model, optimizer, self.parameters)
         for batch in batches:
             inputs = self._tensors(batch, dtype)
             with differentiated():
                 output = self._output(model, inputs)
-            value = loss_of(self.loss, output, inputs)
-            if value.requires_grad:
-                with differentiated():
-                    value.backward()
-            updates.step()
-            updates.zero_grad()  # frees memory while other sides make their step
-            yield self._left_behind(value, model, updates, optimizer)
+            yield training.step(loss_of(self.loss, output, inputs))
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
-        model = self._model(parameters, dtype, fresh=True)
+        training = Training(self._model(parameters, dtype, fresh=True), optimizer, self.parameters)
         del parameters  # nobody else may need them
-        updates = optimizer.torch(model.parameters())
         for given in gradients:
-            slopes = self._tensors({n: a for n, a in given.items() if a is not None}, dtype)
-            for n, parameter in model.named_parameters():
-                parameter.grad = slopes.get(n)
-            updates.step()
-            yield self._left_behind(torch.zeros(()), model, updates, optimizer)
+            held = {n: a for n, a in given.items() if a is not None}
+            yield training.along(self._tensors(held, dtype))
 
     def output_of(
         self,
@@ -278,23 +269,3 @@ class TorchSide(Side):
     def _tensors(self, arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         return {n: tensor_of(a).to(device) for n, a in cast(arrays, dtype).items()}
-
-    def _left_behind(
-        self,
-        value: torch.Tensor,
-        model: torch.nn.Module,
-        updates: torch.optim.Optimizer,
-        optimizer: Optimizer,
-    ) -> Step:
-        moments: dict[str, np.ndarray | None] = {}
-        known = set().union(*updates.state.values())
-        for moment in optimizer.moments if known else ():
-            refuse_unknown(optimizer, "torch", moment, known)
-        trained = dict(model.named_parameters(remove_duplicate=False))  # tied: by each name
-        for n in self.parameters:
-            kept = updates.state.get(trained[n], {}) if n in trained else {}  # a buffer has none
-            for moment in optimizer.moments:
-                tensor = kept.get(moment)
-                moments[f"{n}.{moment}"] = None if tensor is None else view_of(tensor)
-        state = model.state_dict()
-        return Step(array_of(value), {n: view_of(state[n]) for n in self.parameters}, moments)
