@@ -92,12 +92,7 @@ def compare_sides(
         functions = {}
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
-            functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
-            turned = layouts.in_another(pair, inputs, dtype, truths["forward"], functions[dtype])
-            if turned:
-                pair = layouts.without(pair, turned)
-                truths["forward"] = {n: a for n, a in truths["forward"].items() if n not in turned}
-                functions[dtype] = list(_functions(pair, inputs, dtype, case, truths))
+            pair, functions[dtype] = _in_one_layout(pair, inputs, dtype, case, truths)
             if dtype == dtypes[0] and all(row.passed for row in functions[dtype]):
                 functions[dtype] += _forward_again(pair, inputs, dtype, case)
         if trains and pair.dropout:
@@ -184,6 +179,19 @@ def _with_dropout(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> Iterato
             f"called elsewhere or more often, or has another rate or broadcast_dims; {pair.dropout}"
         )
         yield row if row.passed else replace(row, note=note)
+
+
+def _in_one_layout(
+    pair: Pair, inputs: Arrays, dtype: str, case: Case, truths: dict[str, Any]
+) -> tuple[Pair, list[Row]]:
+    """The rows of `_functions`; the pair and `truths` lose stages that are in another layout."""
+    rows = list(_functions(pair, inputs, dtype, case, truths))
+    turned = layouts.in_another(pair, inputs, dtype, truths["forward"], rows)
+    if not turned:
+        return pair, rows
+    pair = layouts.without(pair, turned)
+    truths["forward"] = {n: a for n, a in truths["forward"].items() if n not in turned}
+    return pair, list(_functions(pair, inputs, dtype, case, truths))
 
 
 def _functions(

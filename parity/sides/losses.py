@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import torch
 from jaxtyping import Float, Scalar, Shaped
 
@@ -44,13 +45,12 @@ def _cross_entropy(
 ) -> Shaped[Scalar, ""]:
     """https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html"""
     axis = min(1, output.ndim - 1)
-    likelihood = jax.nn.log_softmax(output, axis)
     if floating(target):
-        return -(likelihood * target).sum() / (output.size // output.shape[axis])
+        return optax.softmax_cross_entropy(output, target, axis).mean()
     counts = target != IGNORED
-    classes = jnp.expand_dims(jnp.where(counts, target, 0), axis)
-    chosen = jnp.take_along_axis(likelihood, classes, axis).squeeze(axis)
-    return -jnp.where(counts, chosen, 0).sum() / counts.sum().astype(chosen.dtype)
+    classes = jnp.where(counts, target, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(output, classes, axis)
+    return jnp.mean(losses, where=counts)
 
 
 def _classes_second(output: Any, target: Any) -> Any:
