@@ -1,6 +1,7 @@
 """`parity.check`: a PyTorch model, a Flax model, an input → a report."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,11 @@ def check(
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),
         known=known,
     )  # fmt: skip
-    cases = varied(inputs, variants, data.lengths_of(inputs, torch_model, flax_model))
+    lengths = data.lengths_of(inputs, torch_model, flax_model)
+    cases = varied(inputs, variants, lengths)
+    if "padded" in variants and lengths is None and "lengths" not in inputs:
+        words = "the variant padded is left out: no input is called lengths; give x by names"
+        sides = replace(sides, notes=(*sides.notes, words))
     return Report.joined(
         check_pair(
             sides, {**changed, **targets}, targeted=loss.targeted and TARGET not in targets,

@@ -24,8 +24,8 @@ def in_another(
 ) -> frozenset[str]:
     """The failing stages that are right in another layout.
 
-    None, if an output fails: then the layout may be the fault. Nor a stage at which the loss has no
-    gradient, since its value, right or wrong, does not reach the output; whole numbers have none.
+    Not a stage at which the loss has no gradient, since its value, right or wrong, does not reach
+    the output; whole numbers have none.
 
     Args:
         pair: both sides.
@@ -38,8 +38,7 @@ def in_another(
     failing = {name: row for name, row in forward.items() if row.failed}
     if not failing or not isinstance(pair, ModulePair):
         return frozenset()
-    returned = outputs(forward, pair.reference.output)
-    if not returned or any(name in failing for name in returned):
+    if not outputs(forward, pair.reference.output):  # the candidate raised an error
         return frozenset()
     given = pair.candidate.forward(pair.candidate.parameters, inputs, dtype)
     slopes = pair.reference.cotangents(pair.reference.parameters, inputs, TRUTH)
@@ -50,6 +49,23 @@ def in_another(
         and (not floating(truth[name]) or np.any(slopes.get(name, 0)))
         and any(_near(other, given[name], row.bound) for other in _others(name, truth))
     )  # fmt: skip
+
+
+def is_elsewhere(pair: Pair, rows: Sequence[Row], others: Sequence[Row]) -> bool:
+    """Whether the rows without stages in another layout are to be taken.
+
+    If an output fails, the layout may be the fault; unless another stage is wrong by itself.
+
+    Args:
+        pair: both sides.
+        rows: the rows with these stages.
+        others: those without them.
+    """
+    forward = {row.name: row for row in rows if row.check == "forward"}
+    returned = outputs(forward, pair.reference.output)
+    if returned and not any(forward[name].failed for name in returned):
+        return True
+    return any(row.failed and row.check == "local" for row in others)
 
 
 def without(pair: Pair, stages: Collection[str]) -> Pair:

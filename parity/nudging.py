@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parity.distance import PIECE
 from parity.sides import optimizers
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating
+from parity.sides.side import Arrays, Gradients, Side, Step, cast, floating, whole
 from parity.tolerances import MORE_NUDGES, TOLERANCES, epsilon
 
 ELEMENTARY = frozenset(
@@ -150,7 +150,10 @@ class Moved(Sequence[Any]):
 
 
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
-    """Every floating element times 1 − ε or 1 + ε at random, in the dtype; zeros stay zero."""
+    """Every floating element times 1 − ε or 1 + ε at random, in the dtype.
+
+    Whole numbers stay, since they may be exact: a class, a mark for what is missing.
+    """
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
     moved: dict[str, Any] = {**arrays, **cast(held, dtype)}
@@ -168,7 +171,8 @@ def _nudged(array: np.ndarray, dtype: str, rng: np.random.Generator) -> np.ndarr
         piece = elements[start : start + PIECE]
         with np.errstate(over="ignore"):
             there = (piece * rng.choice(factors, piece.size)).astype(dtype)
-        np.copyto(piece, there, where=np.isfinite(there))  # the largest number stays
+        # The largest number stays, too.
+        np.copyto(piece, there, where=np.isfinite(there) & ~whole(piece, epsilon(dtype)))
     return moved
 
 

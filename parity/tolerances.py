@@ -9,11 +9,12 @@ with scale = max |truth| and ε the dtype's machine epsilon: a unit is one ULP o
 A candidate beyond that has failed.
 
 **Own distance** measures how accurate the reference's arithmetic is: the largest distance from the
-truth among its run in that dtype and a few nudged runs (`parity.nudging`), in which all data and
-every value of σ, tanh and the like are moved by one ULP of themselves. Data stored in a dtype is
-uncertain by that much, and so are functions that every library rounds in its own way, so no program
-can be held to a tighter bound (backward error: Higham, Accuracy and Stability of Numerical
-Algorithms, 2nd ed., section 1.5). The nudged runs carry the problem's conditioning into the bound —
+truth among its run in that dtype and a few nudged runs (`parity.nudging`), in which all data but
+whole numbers, and every value of σ, tanh and the like, are moved by one ULP of themselves. Data
+stored in a dtype is uncertain by that much, and so are functions that every library rounds in its
+own way, so no program can be held to a tighter bound (backward error: Higham, Accuracy and
+Stability of Numerical Algorithms, 2nd ed., section 1.5).
+The nudged runs carry the problem's conditioning into the bound —
 cancellation in a small output, saturated gates and softmaxes, Adam's division by a root near zero,
 long training. They also make the bound steady: a single run may be exact by luck, and a bound from
 it would fail right candidates. For the same reason a few runs are not enough to fail a candidate.

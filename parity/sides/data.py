@@ -8,8 +8,8 @@ import torch
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import tensors
-from parity.sides.side import Arrays, floating, outputs, real
-from parity.sides.variants import is_mask
+from parity.sides.side import Arrays, floating, outputs, real, whole
+from parity.tolerances import epsilon
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
 
     All arrays of the batch's size are permuted alike along their first axis, so that what belongs
     together stays together. Floating numbers are changed by up to a hundredth of themselves:
-    positive ones stay positive, zeros stay zero. Sorted lengths are sorted again.
+    positive ones stay positive, whole ones stay as they are. Sorted lengths are sorted again.
     """
     sizes = [array.shape[0] for array in inputs.values() if array.ndim]
     size = max(set(sizes), key=sizes.count) if sizes else 0
@@ -85,8 +85,9 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
     def moved(name: str, array: np.ndarray) -> np.ndarray:
         if array.ndim and array.shape[0] == size:
             array = array[order]
-        if not floating(array) or is_mask(array):
+        if not floating(array):
             return array
-        return array * (1 + 0.01 * rng.uniform(-1, 1, array.shape)).astype(array.dtype)
+        changed = array * (1 + 0.01 * rng.uniform(-1, 1, array.shape)).astype(array.dtype)
+        return np.where(whole(array, epsilon(str(array.dtype))), array, changed)
 
     return {name: moved(name, array) for name, array in inputs.items()}

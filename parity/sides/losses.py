@@ -123,7 +123,8 @@ MEAN_SQUARED_ERROR = _on_target(
 )
 CROSS_ENTROPY = _on_target(
     lambda output, target: torch.nn.functional.cross_entropy(
-        _classes_second(output, target), target
+        _classes_second(output, target),
+        target if target.is_floating_point() else target.long(),  # JAX has classes in int32
     ),
     lambda output, target: _cross_entropy(_classes_second(output, target), target),
     "cross entropy",

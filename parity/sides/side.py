@@ -135,12 +135,17 @@ class Side(ABC):
         """
         return {}
 
-    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
-        """The output in training mode, with fixed numbers for Dropout (`parity.sides.dropout`).
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
+        """Output, then gradients, in training mode with fixed numbers for Dropout.
 
+        See `parity.sides.dropout`. The gradients mean nothing if the numbers depend on values.
         Empty if the side cannot be run this way.
         """
         return {}
+
+    def repeated_masks(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[int]:
+        """The calls of Dropout, from 1, that draw the same mask whenever the side is run."""
+        return []
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
@@ -162,6 +167,7 @@ class Pair:
         settings: what only training mode uses; compared if anything is trained.
         dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
             anything is trained.
+        only: what else is compared only if anything is trained, in words.
         known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
@@ -171,6 +177,7 @@ class Pair:
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
     dropout: str = ""
+    only: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 
@@ -198,6 +205,12 @@ def real(*arrays: Any) -> list[Any]:
 def floating(array: Any) -> bool:
     """Whether the dtype of an array, of NumPy or JAX, is a floating one, bfloat16 among them."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def whole(array: np.ndarray, epsilon: float) -> np.ndarray:
+    """Which elements are whole numbers that are hardly so by chance, in a dtype of this ε."""
+    with np.errstate(invalid="ignore"):
+        return (array == np.rint(array)) & (np.abs(array) * epsilon <= 0.01)
 
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:

@@ -104,6 +104,7 @@ class Variables:
         for path, leaf in flat(state).items():
             leaf.set_value(leaves[dotted(path)])
         nnx.update(model, state)
+        _store_in(model, {leaf.dtype for leaf in leaves.values() if _is_floating(leaf)})
         return model
 
     def named(self, leaves: Mapping[Path, Any]) -> dict[str, np.ndarray | None]:
@@ -142,6 +143,14 @@ def _compute_as_stored(module: nnx.Module) -> None:
         stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
         if jnp.dtype(dtype) in stored:
             part.dtype = None
+
+
+def _store_in(module: nnx.Module, dtypes: set[Any]) -> None:
+    """Tell layers the dtype that their parameters are now in: cells begin with a state in it."""
+    part: Any
+    for _, part in nnx.iter_modules(module) if len(dtypes) == 1 else ():
+        if getattr(part, "param_dtype", None) is not None:
+            (part.param_dtype,) = dtypes
 
 
 def _is_floating(value: Any) -> bool:

@@ -76,6 +76,19 @@ def test_a_layout_that_makes_the_output_wrong_fails(quickly_compiled):
     assert report.first_divergence.name == "a.input"
 
 
+@pytest.mark.parametrize(("between", "stage"), [(jax.nn.gelu, "b.input"), (jax.nn.relu, "output")])
+def test_a_mistake_beside_a_right_stage_of_another_layout_has_its_place(
+    quickly_compiled, between, stage
+):
+    def theirs(m, x):
+        return m.b(torch.relu(m.a(swapped(x)).swapaxes(0, 1)))
+
+    report = check(theirs, lambda m, x: m.b(between(m.a(x))) * (1 + (stage == "output")))
+    assert report.first_divergence.name == stage
+    (facts,) = report.cases.values()
+    assert facts["notes"] == ["stages in another layout or order of calls, left out: a, a.input"]
+
+
 def batch(m, x, framework):
     return framework.tanh(m.b(m.a(x)))
 

@@ -15,7 +15,7 @@ def another(**inputs):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sorted_lengths_stay_sorted_and_with_their_sequences(sign):
     lengths = np.array([1, 2, 2, 2, 2, 3, 5])[::sign]
-    x = np.stack([np.full(4, length, np.float32) for length in lengths])
+    x = np.stack([np.full(4, length + 0.5, np.float32) for length in lengths])
     moved = another(x=x, lengths=lengths)
     np.testing.assert_array_equal(moved["lengths"], lengths)
     np.testing.assert_allclose(moved["x"], x, rtol=0.02)

@@ -13,6 +13,7 @@ CLASSES = RNG.integers(0, 3, (2, 5))
 TARGETS = [
     (MEAN_SQUARED_ERROR, OUTPUT, RNG.standard_normal((4, 3))),
     (CROSS_ENTROPY, OUTPUT, np.array([2, 0, 1, 1])),
+    (CROSS_ENTROPY, OUTPUT, np.array([2, 0, 1, 1], np.int32)),
     (CROSS_ENTROPY, OUTPUT, np.array([2, -100, 1, -100])),
     (CROSS_ENTROPY, OUTPUT, SHARES / SHARES.sum(1, keepdims=True)),
     (CROSS_ENTROPY, OUTPUT[0], np.array(2)),

@@ -103,6 +103,14 @@ def test_the_network_is_checked_with_padding(network, quickly_compiled):
     assert report.cases[Case("", "padded")]["inputs"]["lengths"] == [2]
 
 
+def test_padding_without_an_input_called_lengths_is_noted(quickly_compiled):
+    report = parity.check(Theirs(), Ours(0.0), X, variants=("padded",), **QUICK)
+    report.assert_passed()
+    (facts,) = report.cases.values()
+    words = "the variant padded is left out: no input is called lengths; give x by names"
+    assert facts["notes"] == [words]
+
+
 @pytest.mark.parametrize("fault", [False, True])
 def test_padding_that_is_ignored_fails_in_the_padded_case(fault, monkeypatch, quickly_compiled):
     theirs = torch.nn.LSTM(2, 3, batch_first=True)

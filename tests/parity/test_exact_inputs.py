@@ -1,0 +1,106 @@
+"""Inputs in which some numbers are marks: classes, what is missing, what is masked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+
+import flax_bilstm as fb
+import parity
+from parity.nudging import nudged
+from parity.sides.data import another_batch
+
+RNGS = nnx.Rngs(0)
+X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
+OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 2}
+
+
+class Reference(torch.nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.own = torch.nn.Linear(3, 4), forward
+
+    def forward(self, *x):
+        return self.own(self, *x)
+
+
+class Port(nnx.Module):
+    def __init__(self, forward):
+        self.a, self.own = nnx.Linear(3, 4, rngs=RNGS), forward
+
+    def __call__(self, *x):
+        return self.own(self, *x)
+
+
+def check(theirs, ours, x):
+    torch.manual_seed(0)
+    reference, candidate = Reference(theirs), Port(ours)
+    fb.load_state_dict(candidate, reference.state_dict())
+    return parity.check(reference, candidate, x, **OPTIONS)
+
+
+def with_value(value, *where):
+    x = X.copy()
+    x[where] = value
+    return x
+
+
+MISSING = with_value(np.nan, 0, 1)
+CLASSES = with_value(np.arange(6), slice(None), 0)
+HIDDEN = np.where(np.tri(6) > 0, 0, -np.inf).astype(np.float32)
+CASES = {
+    "missing": (
+        lambda m, x: m.a(torch.nan_to_num(x)),
+        lambda m, x: m.a(jnp.nan_to_num(x)),
+        lambda m, x: m.a(jnp.nan_to_num(x, nan=1.0)),
+        MISSING,
+    ),
+    "hidden": (
+        lambda m, x, k: m.a(torch.softmax(x @ x.T + k, -1) @ x),
+        lambda m, x, k: m.a(jax.nn.softmax(x @ x.T + k) @ x),
+        lambda m, x, k: m.a(jax.nn.softmax(x @ x.T) @ x),
+        (X, HIDDEN),
+    ),
+    "a mark": (
+        lambda m, x: m.a(x) * (x != -1).all(1, keepdim=True),
+        lambda m, x: m.a(x) * (x != -1).all(1, keepdims=True).astype(x.dtype),
+        lambda m, x: m.a(x),
+        with_value(-1, 2),
+    ),
+    "classes": (
+        lambda m, x: m.a(x) + torch.nn.functional.one_hot(x[:, 0].long() % 4, 4),
+        lambda m, x: m.a(x) + jax.nn.one_hot(x[:, 0].astype(int) % 4, 4, dtype=x.dtype),
+        lambda m, x: m.a(x) + jax.nn.one_hot(x[:, 1].astype(int) % 4, 4, dtype=x.dtype),
+        CLASSES,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_marks_keep_their_meaning(quickly_compiled, case):
+    theirs, right, wrong, x = CASES[case]
+    report = check(theirs, right, x)
+    report.assert_passed()
+    assert not report.undetermined
+    assert not check(theirs, wrong, x).passed
+
+
+def test_numbers_that_are_missing_fail_where_the_reference_has_no_use_for_them(quickly_compiled):
+    report = check(lambda m, x: m.a(x), lambda m, x: m.a(x), MISSING)
+    first = report.first_divergence
+    assert (first.check, first.name) == ("inputs", "x")
+    assert "1 non-finite elements, the first at [0, 1]" in first.note
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_whole_numbers_stay(dtype):
+    x = np.array([-1, 0, 1, 0.5, 300.25, 2.0**30]).astype(jnp.dtype(dtype))
+    moved = nudged({"x": x}, dtype, 0)["x"]
+    assert (moved == x).tolist()[:4] == [True, True, True, False]
+    assert moved[-1] != x[-1] or dtype == "float64"
+    batch = another_batch({"x": x[None]}, np.random.default_rng(0))["x"][0]
+    assert (batch == x).tolist()[:4] == [True, True, True, False]
