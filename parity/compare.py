@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 from parity import layouts, lockstep
 from parity.comparison import identical
@@ -16,10 +17,10 @@ from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
 from parity.results import Row, acknowledge
 from parity.sides import fresh
-from parity.sides.dropout import POSITIONS, VALUES
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, Side, cast
+from parity.sides.side import Arrays, Pair, Side, cast, outputs
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
+from parity.with_dropout import with_dropout
 
 Progress = Callable[[str], None]
 """Called with what is about to be checked."""
@@ -96,7 +97,9 @@ def compare_sides(
             if dtype == dtypes[0] and all(row.passed for row in functions[dtype]):
                 functions[dtype] += _forward_again(pair, inputs, dtype, case)
         if trains and pair.dropout:
-            functions[trains[0]] += _with_dropout(pair, inputs, trains[0], case)
+            dropped, unshown = with_dropout(pair, inputs, trains[0], case)
+            functions[trains[0]] += dropped
+            pair = replace(pair, notes=(*pair.notes, *unshown))
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
@@ -119,7 +122,7 @@ def compare_sides(
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
-        only = [*(setting.words for setting in pair.settings), pair.dropout]
+        only = [*(setting.words for setting in pair.settings), pair.dropout, *pair.only]
         unseen = [f"compared only by training: {words}" for words in only if words and not trains]
         if pair.notes or unseen:
             facts["notes"] = [*pair.notes, *unseen]
@@ -129,15 +132,24 @@ def compare_sides(
 
 
 def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
-    """The rows of parameters, which must be equal, and of inputs, which must be finite."""
+    """The rows of parameters, which must be equal, and of inputs.
+
+    These must be finite, unless the reference has a use for others: its output is finite.
+    """
     ours, theirs = pair.candidate.parameters, pair.reference.parameters
     for name in names(theirs, ours):
         yield identical(
             theirs.get(name), ours.get(name), Place(case, "parameters", name=name),
             "the two sides hold different values",
         )  # fmt: skip
+    reference, rows = pair.reference, []
     for name, array in inputs.items():
-        yield identical(array, array, Place(case, "inputs", name=name), "")
+        rows.append(identical(array, array, Place(case, "inputs", name=name), ""))
+    if any(row.failed for row in rows):
+        stages = reference.forward(reference.parameters, inputs, TRUTH)
+        if all(np.isfinite(stages[name]).all() for name in outputs(stages, reference.output)):
+            rows = [Row(**vars(Place(case, "inputs", name=name)), passed=True) for name in inputs]
+    yield from rows
 
 
 def _settings(pair: Pair, case: Case) -> Iterator[Row]:
@@ -161,26 +173,6 @@ def _forward_again(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[
     return judge_run(fresh.moved(pair), run, Place(case, "forward again", dtype)).rows
 
 
-def _with_dropout(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> Iterator[Row]:
-    """The rows of the output in training mode, with fixed numbers in the place of Dropout."""
-
-    def run(side: Side, to: str, by: str) -> Arrays:
-        found = side.in_training(by, side.parameters, inputs, to)
-        return {f"dropout{n.removeprefix(output)}": array for n, array in found.items()}
-
-    output, place = pair.reference.output, Place(case, "training mode", dtype)
-    judged = judge_run(pair, partial(run, by=POSITIONS), place)
-    if judged.failure:
-        judged = judge_run(pair, partial(run, by=VALUES), place)
-    for row in judged.rows:
-        words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
-        note = (
-            f"with fixed numbers for every Dropout, the output {words}: one is missing, is "
-            f"called elsewhere or more often, or has another rate or broadcast_dims; {pair.dropout}"
-        )
-        yield row if row.passed else replace(row, note=note)
-
-
 def _in_one_layout(
     pair: Pair, inputs: Arrays, dtype: str, case: Case, truths: dict[str, Any]
 ) -> tuple[Pair, list[Row]]:
@@ -189,9 +181,13 @@ def _in_one_layout(
     turned = layouts.in_another(pair, inputs, dtype, truths["forward"], rows)
     if not turned:
         return pair, rows
-    pair = layouts.without(pair, turned)
-    truths["forward"] = {n: a for n, a in truths["forward"].items() if n not in turned}
-    return pair, list(_functions(pair, inputs, dtype, case, truths))
+    other = layouts.without(pair, turned)
+    stages = {n: a for n, a in truths["forward"].items() if n not in turned}
+    others = list(_functions(other, inputs, dtype, case, {**truths, "forward": stages}))
+    if not layouts.is_elsewhere(pair, rows, others):
+        return pair, rows
+    truths["forward"] = stages
+    return other, others
 
 
 def _functions(

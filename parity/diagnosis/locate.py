@@ -22,6 +22,11 @@ from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side, outputs
 from parity.tolerances import TRUTH
 
+ONLY_TRAINING = (
+    "forward pass, gradients and update are right in evaluation mode: what only training mode does "
+    "is different"
+)
+
 
 def explain(handed: Sequence[Row], pair: Pair) -> list[Row]:
     """The rows of the parameters; where one differs, its note says how, if that is recognised."""
@@ -75,7 +80,10 @@ def locate(
     # The update is right, so the forward pass or the gradients fail at the trained parameters.
     reached = (first.step or 1) - 1
     trained = pair.holding(before[reached], before[reached])
-    return _in_functions(trained, batches[reached], first, ["forward", "gradients"])
+    found = _in_functions(trained, batches[reached], first, ["forward", "gradients"])
+    if found or pair.candidate.running.start_training is None:
+        return found
+    return [replace(first, explains=True, note=f"{ONLY_TRAINING}; {_size(first)}")]
 
 
 def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence[str]) -> list[Row]:

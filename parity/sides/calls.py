@@ -1,7 +1,8 @@
 """How to call a model with named inputs."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -10,17 +11,43 @@ Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
 
 
+MODES = {
+    "deterministic": False, "use_running_average": False,
+    "train": True, "training": True, "is_training": True,
+}  # fmt: skip
+"""A keyword by which models of Flax are told their mode → its value in training mode."""
+
+
 @dataclass(frozen=True)
 class Positional:
-    """Passes inputs by position, then those by keyword; leaves out the inputs of the loss."""
+    """Passes inputs by position, then those by keyword; leaves out the inputs of the loss.
+
+    Attributes:
+        positional: the names of the inputs by position.
+        keywords: those of the inputs by keyword.
+        modes: a keyword that says which mode the model is in → what is passed.
+    """
 
     positional: tuple[str, ...] = ("x",)
     keywords: tuple[str, ...] = ()
+    modes: tuple[tuple[str, bool], ...] = ()
 
     def __call__(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """What the model returns."""
         args = (inputs[name] for name in self.positional if name in inputs)
-        return model(*args, **{name: inputs[name] for name in self.keywords if name in inputs})
+        named = {name: inputs[name] for name in self.keywords if name in inputs}
+        return model(*args, **named, **dict(self.modes))
+
+    def in_modes(self, model: Any) -> tuple["Positional", "Positional"]:
+        """The call in evaluation mode and in training mode, if the model has such a keyword."""
+        parameters = inspect.signature(type(model).__call__).parameters
+        free = [name for name in list(parameters)[1 + len(self.positional) :] if name in MODES]
+        told = {name: MODES[name] for name in free if name not in self.keywords}
+        evaluating, training = (
+            tuple((name, is_training == means) for name, means in told.items())
+            for is_training in (False, True)
+        )
+        return replace(self, modes=evaluating), replace(self, modes=training)
 
 
 POSITIONAL = Positional()

@@ -5,13 +5,17 @@ mode has, for each Dropout, numbers that depend on the rate and on the axes that
 depend on `POSITIONS` and on the call, like a mask: this fits every right port that has the same
 layout there, and calls its layers in the same order. Others have the numbers elsewhere. So if that
 run fails, the numbers depend on the `VALUES`: the function of one number that this gives has no
-layout, may change places with a ReLU, a transpose or a slice, but with no product or normalization.
-What passes neither has a Dropout that is not where it should be.
+layout, may change places with a ReLU, a transpose or a slice, but with no product, normalization or
+maximum. What passes neither has a Dropout that is not where it should be.
+
+Fixed numbers do not show whether a call draws other masks than the call before it: `one_at_random`
+is for that.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -75,6 +79,8 @@ def _rate_attributes(module: Any) -> Iterator[str]:
 POSITIONS, VALUES = "positions", "values"
 DIGITS = 6
 """Of a rate that is a tensor in float32, no more are right."""
+WAVES = 20.0
+"""How often `VALUES` rise and fall."""
 MOST = 1 - 10**-DIGITS
 """In the place of a rate of 1, for which PyTorch draws no mask."""
 
@@ -97,7 +103,10 @@ def fixed(by: str, x: Any, rate: float, mask: tuple[int, ...], call: int, framew
     # The ReLU, since a mask that is shared may change places with one, too.
     kept = framework.where(x > 0, x, framework.zeros_like(x)) if shared else x
     squares = (kept * kept).mean(shared, keepdims=True) if shared else kept * kept
-    return x * (1 + rate * squares / (1 + squares))
+    squares = framework.where(squares > 0, squares, framework.ones_like(squares))
+    # It rises and falls, since a function that only rises may change places with a maximum; by
+    # much, so that another element becomes the largest.
+    return x * (1 + rate**0.25 * framework.sin(WAVES * framework.log(squares)))
 
 
 class _Fixing:
@@ -112,16 +121,23 @@ class _Fixing:
     """id → a mask, or what was made of one; the rate, and the number of the call."""
     drawn: int
     used: set[int]
+    random: bool
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name == "native_dropout":  # on GPUs
             x, rate, *_ = args
+            mask = torch.zeros_like(x, dtype=torch.bool)
+            self._note(mask, rate, self.drawn)
             self.drawn += 1
-            made = self._fixed(x, rate, torch.zeros_like(x), self.drawn - 1)
-            return made, torch.ones_like(x, dtype=torch.bool)
+            return self._fixed(x, rate, mask, self.drawn - 1), mask
+        if name == "native_dropout_backward":
+            x, mask, _ = args
+            _, rate, call = self.masks[id(mask)]
+            return self._fixed(x, rate, mask, call)
         if name in ("bernoulli_", "bernoulli"):
             return self._drawn(name, *args[:2])
+        self.random |= _is_random(func, args, kwargs or {})
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         masks = [tensor for tensor in tensors if id(tensor) in self.masks]
         if not masks:
@@ -164,12 +180,27 @@ class _Fixing:
         return fixed(self.by, x.cpu(), rate, aligned, call, torch).to(x.device) * scale
 
 
+def _is_random(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator draws random numbers. That of attention draws none at a rate of 0."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = (argument.name for argument in func._schema.arguments)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return bool(given.get("dropout_p", 1))
+
+
 class FixedDropout(_Fixing, TorchDispatchMode):
-    """Replaces every Dropout of PyTorch, see `fixed`; without `by`, by nothing."""
+    """Replaces every Dropout of PyTorch, see `fixed`; without `by`, by nothing.
+
+    The backward pass belongs into it, too: there, the gradient is multiplied by the mask.
+
+    Attributes:
+        random: whether anything else drew random numbers of PyTorch.
+    """
 
     def __init__(self, by: str = "") -> None:
         super().__init__()
-        self.by, self.masks, self.drawn, self.used = by, {}, 0, set()
+        self.by, self.masks, self.drawn, self.used, self.random = by, {}, 0, set(), False
 
     @property
     def replaces_all(self) -> bool:
@@ -193,5 +224,34 @@ def fixed_flax(by: str) -> Iterator[None]:
     _FLAX.__call__ = call
     try:
         yield
+    finally:
+        _FLAX.__call__ = own
+
+
+@contextmanager
+def one_at_random(chosen: Any) -> Iterator[Callable[[], int]]:
+    """Let one call of an `nnx.Dropout` draw a mask, with a rate of a half, and no other.
+
+    Args:
+        chosen: the number of the call, from 0, which JAX may trace.
+
+    Yields:
+        A function that says how many calls there were.
+    """
+    own, calls = _FLAX.__call__, 0
+
+    def call(self: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
+        nonlocal calls
+        if not self.rate or (self.rngs is None and rngs is None):
+            return inputs
+        calls, number = calls + 1, calls
+        # Not `self.rate = 0.5`: inside of a transformation, Flax may forbid to change a module.
+        half = SimpleNamespace(**{**vars(self), "rate": 0.5})
+        drawn = own(half, inputs, deterministic=deterministic, rngs=rngs)
+        return jnp.where(chosen == number, drawn, inputs)
+
+    _FLAX.__call__ = call
+    try:
+        yield lambda: calls
     finally:
         _FLAX.__call__ = own

@@ -22,12 +22,16 @@ from parity.sides.side import Arrays, cast, differentiable, floating, without_ta
 from parity.sides.substitutes import substituting
 from parity.sides.variables import Named, Variables, flat
 
+Start = Callable[[nnx.Module], None]
+"""Changes a module before it is run."""
+
 
 class Slopes(NamedTuple):
     """What differentiating a run gives.
 
     Attributes:
         loss: the loss, a scalar.
+        outputs: the outputs of a run in training mode, by name; else empty.
         statistics: the variables that are not trained, after a run in training mode; else empty.
         leaves: the gradients at trained leaves.
         inputs: those at floating inputs.
@@ -35,6 +39,7 @@ class Slopes(NamedTuple):
     """
 
     loss: Any
+    outputs: Named
     statistics: Named
     leaves: Named
     inputs: Named
@@ -48,6 +53,7 @@ class Running:
     may be changed until the first run.
 
     Attributes:
+        training_call: how the module is called in training mode.
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
         attention_drops: whether layers of attention have their Dropout in `in_training`.
@@ -67,7 +73,8 @@ class Running:
     ) -> None:
         self.variables, self.call, self.loss, self.output = variables, call, loss, output
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
-        self.start_training: Callable[[nnx.Module], None] | None = None
+        self.training_call = call
+        self.start_training: Start | None = None
         self.attention_drops = True
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
@@ -76,8 +83,10 @@ class Running:
     def _begin(self) -> None:
         """Forget what is compiled."""
         self._values = Program(self._traced_values)
-        self._slopes = Program(partial(self._traced_slopes, False))
-        self._trained_slopes = Program(partial(self._traced_slopes, True))
+        self._slopes = Program(partial(self._traced_slopes, None))
+        self._trained_slopes = Program(
+            lambda *given: self._traced_slopes(self.start_training, *given)
+        )
         self._known_shapes: dict[Any, Any] = {}
 
     def choosing(self, stages: frozenset[str]) -> "Running":
@@ -92,19 +101,17 @@ class Running:
         read = cast(without_target(inputs), dtype)
         return jax.eval_shape(self._traced_values, leaves, read, {}, np.zeros((), bool))
 
-    def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Named:
-        """The output in training mode."""
-
-        def run(leaves: Named, inputs: Named) -> Named:
-            model = self.variables.model(leaves)
-            put_in_training(model)
-            if not self.attention_drops:
-                dropout.stop(dropout.attention(nnx_submodules(model)).values())
-            output = self.call(model, inputs)
-            return OrderedDict(trees.arrays(self.output, output))
-
+    def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
+        """Output and gradients in training mode, with Dropout."""
         # Traced each time: what replaces a Dropout is no part of the module.
-        return Program(run, simply=True)(leaves, _copies(without_target(inputs), dtype))
+        program = Program(partial(self._traced_slopes, self.start_with_dropout), simply=True)
+        return program(*self._of_slopes(leaves, inputs, {}, {}, dtype))
+
+    def start_with_dropout(self, model: nnx.Module) -> None:
+        """Put a copy in training mode, in which its layers draw masks."""
+        put_in_training(model)
+        if not self.attention_drops:
+            dropout.stop(dropout.attention(nnx_submodules(model)).values())
 
     def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
         """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
@@ -140,14 +147,14 @@ class Running:
     def _of_values(self, leaves: Named, inputs: Arrays, values: Arrays, dtype: str) -> tuple:
         """The arguments of `_traced_values`."""
         given = self._given(leaves, inputs, values, dtype)
-        return leaves, _copies(without_target(inputs), dtype), given, np.asarray(bool(values))
+        return leaves, copies(without_target(inputs), dtype), given, np.asarray(bool(values))
 
     def _of_slopes(
         self, leaves: Named, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
     ) -> tuple:
         """The arguments of `_traced_slopes`."""
         trained = self.variables.trained
-        rest = _copies(inputs, dtype)
+        rest = copies(inputs, dtype)
         sources = {n: rest.pop(n) for n in differentiable(inputs)}
         given = self._given(leaves, inputs, values, dtype)
         weights = {n: np.zeros(v.shape, v.dtype) for n, v in given.items()}
@@ -177,24 +184,24 @@ class Running:
 
     def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:
         model = self.variables.model(leaves)
-        before = _held(model)
-        own, _ = self._run(model, inputs, given, forced)
-        after = _held(model)
+        before = held(model)
+        own, _ = self._run(self.call, model, inputs, given, forced)
+        after = held(model)
         self.moved |= {path for path, leaf in before.items() if after.get(path) is not leaf}
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(
-        self, training: bool, trained: Named, fixed: Named, sources: Named, rest: Named,
+        self, start: Start | None, trained: Named, fixed: Named, sources: Named, rest: Named,
         given: Named, forced: Any, weights: Named,
     ) -> Slopes:  # fmt: skip
-        start = self.start_training if training else None
+        call = self.training_call if start else self.call
 
         def total(trained: Named, sources: Named, smooth: Named) -> tuple[Any, Any]:
             inputs = {**rest, **sources}
             model = self.variables.model({**fixed, **trained})
             if start:
                 start(model)
-            own, output = self._run(model, inputs, {**given, **smooth}, forced)
+            own, output = self._run(call, model, inputs, {**given, **smooth}, forced)
             with placed("loss"):
                 value = self.loss.jax(output, inputs)
             both = value
@@ -202,21 +209,23 @@ class Running:
                 if name in own and floating(own[name]):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
             if not start:
-                return both, (value, {})
+                return both, (value, {}, {})
             left = {dotted(p): leaf for p, leaf in flat(nnx.state(model)).items()}
-            return both, (value, {n: left[n][...] for n in fixed})
+            outputs = OrderedDict(trees.arrays(self.output, output))
+            return both, (value, outputs, {n: left[n][...] for n in fixed})
 
         smooth = {n: v for n, v in given.items() if floating(v)}
-        slopes, (value, statistics) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+        slopes, (value, outputs, statistics) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
             trained, sources, smooth
         )
         by_leaf, by_input, by_stage = slopes
         return Slopes(
-            value, statistics, by_leaf, by_input, OrderedDict((n, by_stage[n]) for n in smooth)
-        )
+            value, outputs, statistics, by_leaf, by_input,
+            OrderedDict((n, by_stage[n]) for n in smooth),
+        )  # fmt: skip
 
     def _run(
-        self, model: nnx.Module, inputs: Named, given: Named, forced: Any
+        self, call: Call, model: nnx.Module, inputs: Named, given: Named, forced: Any
     ) -> tuple[Named, Any]:
         """The values that the run computed, by stage, and the output for the loss."""
         modules = nnx_submodules(model)
@@ -226,7 +235,7 @@ class Running:
             for path, own in self.stages.items()
         }
         with intercepted_nnx(handlers, modules):
-            output = self.call(model, inputs)
+            output = call(model, inputs)
         self.hidden |= taps.hidden
         outputs = substituting(given, forced, None)
         output = trees.mapped(self.output, output, trees.once(outputs.keep), strict=True)
@@ -248,12 +257,12 @@ def put_in_training(model: nnx.Module) -> None:
             module.use_fast_variance = False
 
 
-def _copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
+def copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
     return {name: array.copy() for name, array in cast(inputs, dtype).items()}
 
 
-def _held(model: nnx.Module) -> dict[str, Any]:
+def held(model: nnx.Module) -> dict[str, Any]:
     """The value of every variable that is not trained by its path.
 
     `nnx.jit` and `nnx.remat` give back trained ones, too, as other values.

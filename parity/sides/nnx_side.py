@@ -14,9 +14,10 @@ from flax_bilstm.conversion.tree import dotted
 from parity.sides.calls import POSITIONAL, Call
 from parity.sides.dropout import fixed_flax
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.nnx_running import Running
+from parity.sides.nnx_running import Running, Slopes
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
+from parity.sides.repeated_masks import repeated_masks
 from parity.sides.side import Arrays, Gradients, Side, Step, beside
 from parity.sides.variables import Variables
 
@@ -69,12 +70,19 @@ class NnxSide(Side):
         with _precision(dtype):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
 
-    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""
         with _precision(dtype), fixed_flax(by):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.in_training(leaves, inputs, dtype)
-            return {n: np.asarray(value) for n, value in found.items()}
+            outputs = {n: np.asarray(value) for n, value in found.outputs.items()}
+            return {**outputs, **beside(outputs, self._slopes(found))}
+
+    def repeated_masks(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[int]:
+        """See `Side`."""
+        with _precision(dtype):
+            leaves = self._variables.leaves(parameters, dtype)
+            return repeated_masks(self.running, leaves, inputs, dtype)
 
     def prepare(self, inputs: Arrays, dtype: str, optimizers: Sequence[Optimizer] = ()) -> None:
         """See `Side`."""
@@ -165,16 +173,17 @@ class NnxSide(Side):
         with _precision(dtype):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.slopes(leaves, inputs, values, cotangents, dtype)
-            by_leaf = found.leaves
-            by_parameter = self._variables.named(
-                {p: by_leaf[dotted(p)] for p in self._variables.found if dotted(p) in by_leaf}
-            )
-            backward = dict(reversed(by_parameter.items()))
-            inputs_slopes = {n: np.asarray(g) for n, g in found.inputs.items()}
-            return (
-                {**backward, **beside(self.parameters, inputs_slopes)},
-                {n: np.asarray(g) for n, g in found.stages.items()},
-            )
+            return self._slopes(found), {n: np.asarray(g) for n, g in found.stages.items()}
+
+    def _slopes(self, found: Slopes) -> dict[str, np.ndarray | None]:
+        """The gradients at parameters, in backward order, and at inputs."""
+        by_leaf = found.leaves
+        by_parameter = self._variables.named(
+            {p: by_leaf[dotted(p)] for p in self._variables.found if dotted(p) in by_leaf}
+        )
+        by_input = {n: np.asarray(g) for n, g in found.inputs.items()}
+        backward = dict(reversed(by_parameter.items()))
+        return {**backward, **beside(self.parameters, by_input)}
 
 
 def _precision(dtype: str) -> Any:

@@ -132,8 +132,10 @@ def of_modules(
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
     flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
+    flax_call, training_call = flax_call.in_modes(flax_model)
     if lstm_itself:
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
+        training_call = flax_call
     tensors = [name for row in rows for name in row.torch_names]
 
     output = "the output" if hasattr(torch_model, "output") else "output"  # a layer has that name
@@ -145,6 +147,7 @@ def of_modules(
         flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent, output=output
     )
     read = {n: array for n, array in inputs.items() if n not in targets}
+    candidate.running.training_call = training_call
     chosen, notes = common_stages(reference, candidate, read)
     reference.chosen = candidate.running.chosen = chosen
     if spare:
@@ -168,7 +171,8 @@ def of_modules(
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
-        trained.dropout, fresh, dict(known or {}), torch_model, flax_model, stages, lstms,
+        trained.dropout, trained.only, fresh, dict(known or {}), torch_model, flax_model, stages,
+        lstms,
     )  # fmt: skip
 
 

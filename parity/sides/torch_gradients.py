@@ -1,12 +1,14 @@
 """Losses of PyTorch and their gradients; what the user's code raises there is one ValueError."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from parity.sides.losses import Loss
+from parity.sides.side import Gradients, beside
 from parity.sides.torch_arrays import Tensors, array_of
 
 
@@ -29,6 +31,29 @@ def slopes_at(value: torch.Tensor, at: Sequence[torch.Tensor]) -> Iterator[Any]:
         found = iter(torch.autograd.grad(value, asked, allow_unused=True) if asked else ())
     slopes = (next(found) if tensor.requires_grad and asked else None for tensor in at)
     return (None if slope is None else array_of(slope) for slope in slopes)
+
+
+def named_slopes(
+    value: torch.Tensor, *named: Mapping[str, torch.Tensor]
+) -> Iterator[dict[str, Any]]:
+    """The gradients of the value at all tensors of these mappings, under the same names."""
+    slopes = slopes_at(value, [tensor for tensors in named for tensor in tensors.values()])
+    return ({name: next(slopes) for name in tensors} for tensors in named)
+
+
+def every_slope(
+    parameters: Iterable[str], by_parameter: Gradients, by_input: Gradients, inputs: Tensors
+) -> dict[str, np.ndarray | None]:
+    """The gradients at every parameter, buffer and input; None for what nothing trains.
+
+    An input trains nothing: that its gradient is not needed, or that it is 0, is the same.
+    """
+    of_inputs = {
+        n: array_of(torch.zeros_like(inputs[n])) if slope is None else slope
+        for n, slope in by_input.items()
+    }
+    buffers = {n: None for n in parameters if n not in by_parameter}
+    return {**buffers, **by_parameter, **beside(set(parameters), of_inputs)}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -34,9 +34,16 @@ from parity.sides.side import (
 )  # fmt: skip
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.sides.torch_copy import copied
-from parity.sides.torch_gradients import differentiated, loss_of, slopes_at
+from parity.sides.torch_gradients import differentiated, every_slope, loss_of, named_slopes
 from parity.sides.torch_training import Training
 from parity.tolerances import TRUTH
+
+
+class Shown(NamedTuple):
+    """What a run shows: its output and gradients, and the model as it leaves it."""
+
+    arrays: Gradients
+    model: torch.nn.Module
 
 
 class TorchSide(Side):
@@ -80,6 +87,8 @@ class TorchSide(Side):
         self.call, self.output = call, output
         self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
+        self.drops = False
+        """Whether such a copy still draws masks, which are left out then."""
         self.attention_drops = True
         """Whether layers of attention have their Dropout in `in_training`."""
         self._models: dict[str, torch.nn.Module] = {}
@@ -128,9 +137,12 @@ class TorchSide(Side):
         training = Training(model, optimizer, self.parameters)
         for batch in batches:
             inputs = self._tensors(batch, dtype)
-            with differentiated():
-                output = self._output(model, inputs)
-            yield training.step(loss_of(self.loss, output, inputs))
+            with dropout.FixedDropout() if self.drops else nullcontext():
+                with differentiated():
+                    output = self._output(model, inputs)
+                step = training.step(loss_of(self.loss, output, inputs))
+            yield step
+            del step  # frees memory before the next one is computed
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
@@ -142,23 +154,7 @@ class TorchSide(Side):
             held = {n: a for n, a in given.items() if a is not None}
             yield training.along(self._tensors(held, dtype))
 
-    def output_of(
-        self,
-        inputs: Arrays,
-        prepare: Callable[[torch.nn.Module], Any],
-        parameters: Arrays | None = None,
-        dtype: str = TRUTH,
-        mode: AbstractContextManager[Any] | None = None,
-    ) -> Arrays:
-        """The output of a copy of the model that `prepare` changes, computed in a mode of torch."""
-        held = self.parameters if parameters is None else parameters
-        model = self._model(held, dtype, fresh=True)
-        prepare(model)
-        with torch.no_grad(), mode or nullcontext():
-            output = self._output(model, self._tensors(inputs, dtype))
-        return {n: array_of(value) for n, value in trees.arrays(self.output, output).items()}
-
-    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
+    def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""
 
         def prepare(model: torch.nn.Module) -> None:
@@ -166,7 +162,32 @@ class TorchSide(Side):
             if not self.attention_drops:
                 dropout.stop(dropout.attention(torch_submodules(model)).values())
 
-        return self.output_of(inputs, prepare, parameters, dtype, dropout.FixedDropout(by))
+        mode = dropout.FixedDropout(by)
+        return self.shown(inputs, prepare, mode, self.loss, parameters, dtype).arrays
+
+    def shown(
+        self,
+        inputs: Arrays,
+        prepare: Callable[[torch.nn.Module], Any],
+        mode: AbstractContextManager[Any],
+        loss: Loss,
+        parameters: Arrays | None = None,
+        dtype: str = TRUTH,
+    ) -> Shown:
+        """Run a copy of the model that `prepare` changes, forward and backward in a mode."""
+        held = self.parameters if parameters is None else parameters
+        model = self._model(held, dtype, fresh=True)
+        prepare(model)
+        given, sources = self._sources(inputs, dtype)
+        with mode:
+            with differentiated():
+                output = self._output(model, given)
+            value = loss_of(loss, output, given)
+            by_parameter, by_input = named_slopes(value, self._trained(model), sources)
+        found = trees.arrays(self.output, output).items()
+        outputs = {n: array_of(tensor) for n, tensor in found}
+        slopes = every_slope(self.parameters, by_parameter, by_input, sources)
+        return Shown({**outputs, **beside(outputs, slopes)}, model)
 
     def _pull(
         self,
@@ -183,9 +204,8 @@ class TorchSide(Side):
         stage computed, times its cotangent, is added to the loss; otherwise the run continues with
         what the stage computed.
         """
-        model, given = self._model(parameters, dtype), self._tensors(inputs, dtype)
-        sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
-        given |= {n: tensor.clone() for n, tensor in sources.items()}  # it may be changed in place
+        model = self._model(parameters, dtype)
+        given, sources = self._sources(inputs, dtype)
         leaves = self._tensors(values, dtype)
         if not forced:
             leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
@@ -198,23 +218,24 @@ class TorchSide(Side):
         value = value + sum(
             (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
         )
-        every = dict(model.named_parameters(remove_duplicate=False))
-        trained = {n: every[n] for n in reversed(every) if n in self.parameters}
-        slopes = slopes_at(value, [*trained.values(), *sources.values(), *taken.values()])
-        by_parameter, by_input, by_stage = (
-            {n: next(slopes) for n in names} for names in (trained, sources, taken)
-        )
-        # An input trains nothing: that none is needed, or that it is 0, is the same.
-        by_input = {
-            n: array_of(torch.zeros_like(sources[n])) if slope is None else slope
-            for n, slope in by_input.items()
-        }
-        buffers = {n: None for n in self.parameters if n not in trained}
+        by_parameter, by_input, by_stage = named_slopes(value, self._trained(model), sources, taken)
         return (
-            {**buffers, **by_parameter, **beside(self.parameters, by_input)},
+            every_slope(self.parameters, by_parameter, by_input, sources),
             {n: array_of(torch.zeros_like(v)) if by_stage[n] is None else by_stage[n]
              for n, v in taken.items()},
         )  # fmt: skip
+
+    def _sources(self, inputs: Arrays, dtype: str) -> tuple[Tensors, Tensors]:
+        """The inputs, and those among them that have a gradient."""
+        given = self._tensors(inputs, dtype)
+        sources = {n: given[n].requires_grad_() for n in differentiable(inputs)}
+        copies = {n: tensor.clone() for n, tensor in sources.items()}  # may be changed in place
+        return {**given, **copies}, sources
+
+    def _trained(self, model: torch.nn.Module) -> Tensors:
+        """The model's parameters in backward order."""
+        every = dict(model.named_parameters(remove_duplicate=False))
+        return {n: every[n] for n in reversed(every) if n in self.parameters}
 
     def _run(
         self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True

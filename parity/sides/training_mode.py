@@ -1,8 +1,10 @@
 """Training mode: what it does that evaluation mode does not, and how both sides are put in it.
 
-Dropout draws different masks in the two frameworks, so training runs with rates of 0, and one
-forward pass with fixed numbers instead of masks (`parity.sides.dropout`). BatchNorm's statistics
-are compared after every step. PyTorch moves the running variance towards the batch's sum of squares
+If either side does anything in training mode that it does not do in evaluation mode, both are
+trained in training mode. Dropout draws different masks in the two frameworks, so training runs with
+rates of 0, and one pass forward and backward with fixed numbers instead of masks
+(`parity.sides.dropout`). Statistics of BatchNorm, and all that is not trained, are compared after
+every step. PyTorch moves the running variance towards the batch's sum of squares
 over n − 1, `nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed
 over n, too.
 """
@@ -12,11 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from flax import nnx
 
 from parity.sides import dropout
+from parity.sides.both_modes import shown_by
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_running import put_in_training
 from parity.sides.nnx_side import NnxSide
@@ -26,7 +28,9 @@ from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 MOMENTUM = "momentum of running averages"
-RANDOM = "the reference is random in it, even without its Dropout"
+FLAGS = ("deterministic", "use_running_average")
+"""What Flax sets in every module that has it, to put it in a mode."""
+ONLY = "what else training mode does, such as statistics"
 NOTE = (
     "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
     "PyTorch's over n − 1: compared over n"
@@ -39,11 +43,13 @@ class Arranged(NamedTuple):
     Attributes:
         settings: settings to compare.
         dropout: the rates of Dropout in words, if the outputs in training mode can be compared.
+        only: what else is compared if anything is trained, in words.
         notes: what cannot be judged, in words.
     """
 
     settings: tuple[Setting, ...] = ()
     dropout: str = ""
+    only: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -54,7 +60,7 @@ def arrange(
     inputs: Arrays,
     stages: Mapping[str, str],
 ) -> Arranged:
-    """Let both sides train in training mode, if they have statistics and neither is random in it.
+    """Let both sides train in training mode, if that does anything and the reference is not random.
 
     Args:
         reference: the reference, which is changed.
@@ -66,18 +72,22 @@ def arrange(
     theirs, ours = torch_submodules(reference.module), nnx_submodules(flax_model)
     rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
     momenta = _momenta(theirs, ours, stages)
-    modules = (*theirs.values(), *ours.values())
-    stateful = any(isinstance(module, _BATCH_NORM | nnx.BatchNorm) for module in modules)
-    drops, problem = shown_by(reference, inputs, stateful)
-    drops = drops or bool(rates.reference or rates.candidate)
+    shown = shown_by(reference, inputs)
+    problem = shown.problem
     if any(map(_draws, ours.values())):
         problem = "the candidate has random streams outside of Flax's layers"
     if problem:
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
-        return Arranged(momenta, "", (f"training mode is not run: {problem}{words}",))
+        return Arranged(momenta, notes=(f"training mode is not run: {problem}{words}",))
     notes = _keyless(ours)
-    if stateful:
-        notes += _train_statistics(reference, candidate, ours, inputs, stages)
+    only: tuple[str, ...] = ()
+    if shown.differs or _has_modes(candidate, ours):
+        over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
+        reference.start_training = partial(start_torch, over_n=over_n)
+        candidate.running.start_training = start_flax
+        reference.drops, only = shown.drops, (ONLY,)
+        notes += [NOTE] if over_n else []
+    drops = shown.drops or bool(rates.reference or rates.candidate)
     settings, words = momenta, rates.words if drops else ""
     in_theirs, in_ours = dropout.attention(theirs), dropout.attention(ours)
     if dropout.rates(in_ours):
@@ -88,7 +98,7 @@ def arrange(
             settings = (of_pairs(name, every(in_theirs), every(in_ours), stages), *momenta)
         else:
             settings, words = (rates, *momenta), ""
-    return Arranged(settings, words, tuple(notes))
+    return Arranged(settings, words, only, tuple(notes))
 
 
 def _keyless(ours: Mapping[str, Any]) -> list[str]:
@@ -99,85 +109,38 @@ def _keyless(ours: Mapping[str, Any]) -> list[str]:
     return [f"{what}: {', '.join(paths)}"] if paths else []
 
 
-def _train_statistics(
-    reference: TorchSide,
-    candidate: NnxSide,
-    ours: Mapping[str, Any],
-    inputs: Arrays,
-    stages: Mapping[str, str],
-) -> list[str]:
-    """Let both sides train in training mode, if the reference is not random in it; and notes."""
-    over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
-    start = partial(start_torch, over_n=over_n)
-    run = partial(reference.output_of, inputs, start)
-    if not _equal(_seeded(0, run), _seeded(1, run)):
-        return [f"statistics are not trained: {RANDOM}"]
-    reference.start_training, candidate.running.start_training = start, start_flax
-    return [NOTE] if over_n else []
+def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
+    """Whether training mode may change what the candidate does, apart from Dropout."""
+    if candidate.running.training_call != candidate.running.call:
+        return True
+    kinds = {type(module) for module in ours.values()}
+    if any(issubclass(kind, nnx.BatchNorm) or kind.train is not nnx.Module.train for kind in kinds):
+        return True
+    return any(
+        hasattr(module, flag)
+        for module in ours.values()
+        for flag in FLAGS
+        if not type(module).__module__.startswith(("flax.", "flax_bilstm."))
+    )
 
 
 def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
     """`arrange` for a candidate that is a function, which has no layers and no statistics."""
     theirs = torch_submodules(reference.module)
     rates = distinct(dropout.rates(theirs).values())
+    shown = shown_by(reference, inputs)
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
+    others = [
+        shown.problem,
+        "Dropout" * shown.drops,
+        "what only training mode does" * shown.differs,
+    ]
+    seen = seen or [words for words in others if words][:1]
     if not seen:
-        drops, problem = shown_by(reference, inputs, stateful=False)
-        if not drops and not problem:
-            return Arranged()
-        seen = [problem or "Dropout"]
+        return Arranged()
     words = f"training mode is not run, since the candidate is a function: {' and '.join(seen)}"
     return Arranged(notes=(words,))
-
-
-def shown_by(reference: TorchSide, inputs: Arrays, stateful: bool) -> tuple[bool, str]:
-    """Whether the reference has any Dropout, and why its training mode cannot be judged, or "".
-
-    Args:
-        reference: the reference.
-        inputs: the inputs to run it on.
-        stateful: whether either side has statistics: then training mode need not have the output
-            of evaluation mode.
-    """
-
-    def run(by: str) -> tuple[Arrays, bool]:
-        mode = dropout.FixedDropout(by)
-        output = reference.output_of(inputs, dropout.train, mode=mode)
-        return output, mode.replaces_all
-
-    plain = reference.output_of(inputs, torch.nn.Module.eval)
-    try:
-        masked, replaced = _seeded(0, partial(run, dropout.POSITIONS))
-        if replaced and not stateful and _equal(plain, masked):
-            return False, ""
-        again, _ = _seeded(1, partial(run, dropout.POSITIONS))
-        without, _ = _seeded(0, partial(run, ""))
-    except Exception as error:  # the user's code can raise anything
-        return False, f"the reference raises {type(error).__name__}: {error}"
-    if not _equal(masked, again):
-        return False, RANDOM
-    if not replaced:
-        return False, "the reference draws a mask that it does not multiply by"
-    if not stateful and not _equal(plain, without):
-        return False, "the reference computes something else in it"
-    return not _equal(masked, without), ""
-
-
-def _seeded(seed: int, run: Callable[[], Any]) -> Any:
-    """The result of a run that draws from this seed, after which torch draws as before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return run()
-
-
-def _equal(one: Arrays, other: Arrays) -> bool:
-    """Whether both are the same but for rounding: evaluation mode may run other operators."""
-    return one.keys() == other.keys() and all(
-        array.shape == other[name].shape
-        and np.allclose(array, other[name], rtol=1e-9, atol=1e-12, equal_nan=True)
-        for name, array in one.items()
-    )
 
 
 def _draws(module: Any) -> bool:

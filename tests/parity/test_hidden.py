@@ -235,7 +235,7 @@ def test_what_only_training_mode_computes_is_noted(function):
     reference = OnlyTraining(function)
     factor = 1.0 if function is _dropout else 2.0
     report = parity.check(reference, lambda w, x: factor * w["weight"] * x, X, **OPTIONS)
-    what = "Dropout" if function is _dropout else "the reference computes something else in it"
+    what = "Dropout" if function is _dropout else "what only training mode does"
     why = f"training mode is not run, since the candidate is a function: {what}"
     assert why in notes(report)
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 import flax_bilstm as fb
 import parity
+from parity.sides.both_modes import Shown, shown_by
 from parity.sides.dropout import POSITIONS, VALUES, FixedDropout, fixed
 from parity.sides.torch_side import TorchSide
-from parity.sides.training_mode import shown_by
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((4, 5, 3), dtype=np.float32)
@@ -24,7 +24,9 @@ OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "traini
 class Reference(torch.nn.Module):
     def __init__(self, forward, drop=None):
         super().__init__()
-        self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
         self.own, self.drop = forward, drop
 
     def forward(self, x):
@@ -79,7 +81,10 @@ RIGHT = {
     "before a ReLU": (
         Reference(usual, TORCH), Port(lambda m, x: m.b(jax.nn.relu(m.drop(m.a(x)))), drop()),
     ),
-    "in place": (Reference(usual, torch.nn.Dropout(0.3, inplace=True)), Port(port, drop())),
+    "in place": (
+        Reference(lambda m, x: m.b(m.drop(m.a(x))), torch.nn.Dropout(0.3, inplace=True)),
+        Port(lambda m, x: m.b(m.drop(m.a(x))), drop()),
+    ),
     "a function": (
         Reference(lambda m, x: m.b(functional.dropout(torch.relu(m.a(x)), 0.3, m.training))),
         Port(port, drop()),
@@ -210,7 +215,7 @@ def test_a_mask_that_is_not_multiplied_by_is_noted(quickly_compiled):
 def test_attention_with_another_kernel_in_training_mode(quickly_compiled):
     reference = torch.nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
     inputs = {"x": SQUARE[..., [0, 1, 2, 0]]}
-    assert shown_by(TorchSide(reference), inputs, stateful=False) == (True, "")
+    assert shown_by(TorchSide(reference), inputs) == Shown(drops=True)
 
 
 def test_without_training_it_is_noted_and_not_compared(quickly_compiled):

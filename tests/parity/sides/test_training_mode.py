@@ -100,13 +100,15 @@ class OwnNorm(nnx.Module):
         return y * self.weight[...][None] + self.bias[...][None]
 
 
-@pytest.mark.parametrize(("factor", "wrong"), [(1.0, []), (5 / 6, [("training", "1.running_var")])])
+@pytest.mark.parametrize(
+    ("factor", "wrong"), [(1.0, set()), (5 / 6, {("training", "1.running_var")})]
+)
 def test_statistics_of_a_norm_by_hand_are_compared_as_pytorch_has_them(
     quickly_compiled, factor, wrong
 ):
     ours = Ours(nnx.Linear(3, 4, rngs=RNGS), OwnNorm(factor))
     report = check(torch_norm(), ours, ignore=["1.num_batches_tracked"])
-    assert failing(report) == wrong
+    assert set(failing(report)) == wrong
 
 
 def test_two_momenta_that_are_exchanged_are_found():

@@ -1,0 +1,112 @@
+"""What a PyTorch module does in training mode that it does not in evaluation mode."""
+
+import pickle
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from parity.sides import dropout, trees
+from parity.sides.losses import Loss
+from parity.sides.side import Arrays, Gradients, without_target
+from parity.sides.torch_arrays import array_of
+from parity.sides.torch_side import TorchSide
+
+RANDOM = "the reference is random in it, even without its Dropout"
+
+
+class Shown(NamedTuple):
+    """What the reference does in training mode.
+
+    Attributes:
+        drops: whether it draws masks.
+        differs: whether it does anything else there that it does not do in evaluation mode.
+        problem: why its training mode cannot be judged, or "".
+    """
+
+    drops: bool = False
+    differs: bool = False
+    problem: str = ""
+
+
+def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
+    arrays = [
+        a for a in trees.arrays("", output).values() if a.dtype.is_floating_point or a.is_complex()
+    ]
+    return sum(((abs(array) ** 2).sum() for array in arrays), torch.zeros(()))
+
+
+_SQUARES = Loss("the sum of squares", _squares, _squares)
+
+
+def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
+    """Run the reference in both modes, forward and backward, in training mode without masks."""
+
+    def run(start: Callable[[torch.nn.Module], Any]) -> dict[str, Any]:
+        arrays, model = reference.shown(without_target(inputs), start, mode, _SQUARES)
+        after = {f"{name} after": array_of(tensor) for name, tensor in model.state_dict().items()}
+        return {**arrays, **after, **_numbers(model)}
+
+    if any(_generates(module) for module in reference.module.modules()):
+        return Shown(problem=RANDOM)
+    mode = dropout.FixedDropout()
+    try:
+        plain = run(torch.nn.Module.eval)
+        mode = dropout.FixedDropout()
+        with _generators() as drawn:
+            trained = run(dropout.train)
+            is_random = mode.random or drawn()
+    except Exception as error:  # the user's code can raise anything
+        return Shown(problem=f"the reference raises {type(error).__name__}: {error}")
+    if is_random:
+        return Shown(problem=RANDOM)
+    if not mode.replaces_all:
+        return Shown(problem="the reference draws a mask that it does not multiply by")
+    return Shown(mode.drawn > 0, not _equal(plain, trained))
+
+
+def _numbers(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """What the modules hold that is a number or text, such as a count of calls."""
+    return {
+        f"{path}.{name} of {type(module).__name__}": np.asarray(held)
+        for path, module in model.named_modules()
+        for name, held in vars(module).items()
+        if isinstance(held, int | float | str) and name != "training"
+    }
+
+
+@contextmanager
+def _generators() -> Iterator[Callable[[], bool]]:
+    """Let all generators draw afterwards as before; yields whether they drew."""
+    python, numpy = random.getstate(), np.random.get_state()
+    before = pickle.dumps((python, numpy))
+    try:
+        with torch.random.fork_rng():
+            yield lambda: pickle.dumps((random.getstate(), np.random.get_state())) != before
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _equal(one: Gradients, other: Gradients) -> bool:
+    """Whether both are the same but for rounding: evaluation mode may run other operators."""
+    return one.keys() == other.keys() and all(_near(array, other[n]) for n, array in one.items())
+
+
+def _near(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind in "US":
+        return bool(np.array_equal(one, other))
+    return np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def _generates(module: torch.nn.Module) -> bool:
+    """Whether it has a generator of random numbers."""
+    kinds = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+    return any(isinstance(held, kinds) for held in vars(module).values())
