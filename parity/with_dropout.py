@@ -45,6 +45,8 @@ def with_dropout(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[li
     if wrong:
         judged = judge_run(pair, partial(run, by=VALUES), place)
         notes = [] if judged.failure else [BY_VALUES]
+    if not judged.candidate:  # it raised an error
+        return list(judged.rows), notes
     rows = list(_in_words(judged.rows, named, pair.dropout))
     if any(not row.passed and row.name in named for row in rows):
         return [row for row in rows if row.name in named], notes

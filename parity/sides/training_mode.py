@@ -4,9 +4,8 @@ If either side does anything in training mode that it does not do in evaluation 
 trained in training mode. Dropout draws different masks in the two frameworks, so training runs with
 rates of 0, and one pass forward and backward with fixed numbers instead of masks
 (`parity.sides.dropout`). Statistics of BatchNorm, and all that is not trained, are compared after
-every step. PyTorch moves the running variance towards the batch's sum of squares
-over n − 1, `nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed
-over n, too.
+every step. PyTorch moves the running variance towards the batch's sum of squares over n − 1,
+`nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed over n, too.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -113,8 +112,10 @@ def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
     """Whether training mode may change what the candidate does, apart from Dropout."""
     if candidate.running.training_call != candidate.running.call:
         return True
-    kinds = {type(module) for module in ours.values()}
-    if any(issubclass(kind, nnx.BatchNorm) or kind.train is not nnx.Module.train for kind in kinds):
+    own = nnx.Module.train
+    if any(getattr(type(module), "train", own) is not own for module in ours.values()):
+        return True
+    if any(isinstance(module, nnx.BatchNorm) for module in ours.values()):
         return True
     return any(
         hasattr(module, flag)

@@ -245,6 +245,24 @@ def test_no_mask_is_drawn(rate):
             torch.testing.assert_close(values, expected, rtol=0, atol=0)
 
 
+KINDS = {
+    "a function": lambda x: functional.dropout(x, 0.3, True),
+    "in place": lambda x: functional.dropout(1 * x, 0.3, True, inplace=True),
+    "of GPUs": lambda x: torch.native_dropout(x, 0.3, True)[0],
+    "by hand": lambda x: x * (torch.bernoulli(torch.full_like(x, 0.7)) / 0.7),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_multiplied_by_the_same_numbers(kind):
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).requires_grad_()
+    with FixedDropout(POSITIONS):
+        y = KINDS[kind](x)
+        y.sum().backward()
+    torch.testing.assert_close(x.grad * x.detach(), y.detach(), rtol=1e-15, atol=0)
+    assert not torch.equal(y, x)
+
+
 def test_a_function_is_told_what_was_not_run(quickly_compiled):
     def forward(state, x):
         return x @ state["0.weight"].T

@@ -70,6 +70,20 @@ def test_statistics_are_compared_after_training_steps(quickly_compiled, dtype, m
     assert case["notes"] == [NOTE]
 
 
+class Dropping(torch.nn.Sequential):
+    def forward(self, x):
+        return torch.nn.functional.dropout(super().forward(x), 0.3, self.training)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.8])
+def test_statistics_are_compared_beside_a_dropout_that_is_a_function(quickly_compiled, momentum):
+    dropping = nnx.Dropout(0.3, rngs=nnx.Rngs(0))
+    report = check(Dropping(*torch_norm()), flax_norm(momentum, dropping))
+    wrong = {("training", "1.running_mean"), ("training", "1.running_var")}
+    assert wrong.issubset(failing(report)) == (momentum != 0.9)
+    assert report.passed == (momentum == 0.9)
+
+
 def test_a_momentum_in_the_other_convention_is_named_and_its_statistics_fail(quickly_compiled):
     report = check(torch_norm(), flax_norm(momentum=0.1))
     first = report.first_divergence
