@@ -168,7 +168,7 @@ def _forward_again(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[
     def run(side: Side, to: str) -> Arrays:
         return side.forward(side.parameters, inputs, to)
 
-    if not pair.fresh:
+    if not any(name in pair.reference.parameters for names in pair.fresh for name in names):
         return ()
     return judge_run(fresh.moved(pair), run, Place(case, "forward again", dtype)).rows
 

@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.distance import Value, distances, largest_distance, magnitude, without_fill
+from parity.distance import (
+    Value,
+    distances,
+    largest_distance,
+    magnitude,
+    settled_infinities,
+    without_fill,
+)
 from parity.place import Place
 from parity.results import Row, without_distance
 from parity.sides.side import floating, real
@@ -50,6 +57,12 @@ def judge(
     runs = [run for run in own if run is not None]
     if truth.dtype.kind in "biu":
         return _equal(truth, candidate, runs, place)
+    infinite = settled_infinities(truth, runs)
+    if infinite.any():
+        lacking = np.argwhere(infinite & (candidate != truth))
+        if len(lacking):
+            return _infinity(truth, candidate, lacking, place)
+        truth, candidate, *runs = (np.where(infinite, 0, a) for a in (truth, candidate, *runs))
     truth, candidate, *runs = without_fill(dtype, truth, candidate, *runs)
     strayed = [largest_distance(run, truth)[0] for run in runs]
     spread, scale = max([spread, *strayed]), magnitude(truth)
@@ -77,6 +90,14 @@ def judge(
     if np.isinf(distance) and not row.passed and not row.note:
         row = replace(row, note=_not_finite("the candidate", candidate))
     return _with_elements(row, truth, candidate, where, beyond)
+
+
+def _infinity(truth: np.ndarray, candidate: np.ndarray, wrong: np.ndarray, place: Place) -> Row:
+    """The row of a candidate that lacks infinities, such as those of a mask, at these places."""
+    where = tuple(int(i) for i in wrong[0])
+    note = f"the truth is {truth[where]} at {list(where)}, and so is every run of the reference"
+    row = Row(**vars(place), passed=False, distance=float("inf"), note=note)
+    return _with_elements(row, truth, candidate, where, len(wrong))
 
 
 def _with_elements(

@@ -1,5 +1,7 @@
 """How far apart two arrays are, in absolute numbers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from parity.tolerances import TOLERANCES, bound
@@ -45,10 +47,24 @@ def magnitude(array: Value) -> float:
     """The largest absolute value of the finite elements; 0 if there are none."""
     if array is None or array.size == 0:
         return 0.0
-    largest = max(abs(float(array.max())), abs(float(array.min())))
+    largest = magnitude_of_ends(array)
     if np.isfinite(largest):
         return largest
     return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+
+
+def settled_infinities(truth: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
+    """Which elements are infinite, the same infinity in all runs, as where a mask hides them."""
+    if np.isfinite(magnitude_of_ends(truth)):
+        return np.zeros((), bool)
+    return np.logical_and.reduce([np.isinf(truth), *(run == truth for run in runs)])
+
+
+def magnitude_of_ends(array: np.ndarray) -> float:
+    """The largest absolute value, which is not finite if any element is not."""
+    if array.size == 0:
+        return 0.0
+    return max(abs(float(array.max())), abs(float(array.min())))
 
 
 def without_fill(

@@ -15,17 +15,20 @@ from parity.sides.side import Pair, cast
 AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
-def fresh_vectors(module: torch.nn.Module) -> tuple[str, ...]:
-    """The names of parameters and buffers of one axis that are nothing but 0 or nothing but 1.
+def fresh_vectors(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
+    """The parameters and buffers of one axis that are nothing but 0 or nothing but 1.
+
+    Each is given by its names, several if it is tied.
 
     Other values of a mask may have no meaning, nor those of a single number, such as a flag.
     """
-    vectors = {
-        name: held.detach()
-        for name, held in (*module.named_parameters(), *module.named_buffers())
-        if held.is_floating_point() and 1 < held.numel() == max(held.shape) and "mask" not in name
-    }
-    return tuple(n for n, held in vectors.items() if (held == 0).all() or (held == 1).all())
+    names: dict[int, tuple[str, ...]] = {}
+    every = (*module.named_parameters(remove_duplicate=False), *module.named_buffers())
+    for name, held in every:
+        is_vector = held.is_floating_point() and 1 < held.numel() == max(held.shape)
+        if is_vector and "mask" not in name and ((held == 0).all() or (held == 1).all()):
+            names[id(held)] = (*names.get(id(held), ()), name)
+    return tuple(names.values())
 
 
 def moved(pair: AnyPair) -> AnyPair:
@@ -36,5 +39,8 @@ def moved(pair: AnyPair) -> AnyPair:
     def other(array: np.ndarray) -> np.ndarray:
         return cast({"": array + rng.uniform(0.5, 1.5, array.shape)}, str(array.dtype))[""]
 
-    both = {n: other(array) if n in pair.fresh else array for n, array in held.items()}
+    both = dict(held)
+    for names in pair.fresh:
+        there = [name for name in names if name in held]  # others are ignored
+        both.update(dict.fromkeys(there, other(held[there[0]])) if there else {})
     return pair.holding(both, both)

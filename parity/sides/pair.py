@@ -163,7 +163,6 @@ def of_modules(
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
     if any(map(attention.by_default, ours.values())):
         notes.append(attention.NOTE)
-    fresh = tuple(n for n in fresh_vectors(torch_model) if n in reference.parameters)
     trained = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)
@@ -171,7 +170,8 @@ def of_modules(
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
-        trained.dropout, trained.only, fresh, dict(known or {}), torch_model, flax_model, stages,
+        trained.dropout, trained.only, fresh_vectors(torch_model),
+        dict(known or {}), torch_model, flax_model, stages,
         lstms,
     )  # fmt: skip
 

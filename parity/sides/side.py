@@ -163,7 +163,7 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
-        fresh: the vectors that are still 0 or 1 (`parity.sides.fresh`).
+        fresh: the names of each vector that is still 0 or 1 (`parity.sides.fresh`).
         settings: what only training mode uses; compared if anything is trained.
         dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
             anything is trained.
@@ -178,7 +178,7 @@ class Pair:
     settings: tuple[Setting, ...] = ()
     dropout: str = ""
     only: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ()
+    fresh: tuple[tuple[str, ...], ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 
     def holding(self, reference: Arrays, candidate: Arrays) -> Self:

@@ -137,7 +137,7 @@ def _compute_as_stored(module: nnx.Module) -> None:
     for _, part in nnx.iter_modules(module):
         if attention.by_default(part):
             part.attention_fn = attention.in_its_dtype
-        dtype = getattr(part, "dtype", None)
+        dtype = vars(part).get("dtype")
         if dtype is None:
             continue
         stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
@@ -149,7 +149,7 @@ def _store_in(module: nnx.Module, dtypes: set[Any]) -> None:
     """Tell layers the dtype that their parameters are now in: cells begin with a state in it."""
     part: Any
     for _, part in nnx.iter_modules(module) if len(dtypes) == 1 else ():
-        if getattr(part, "param_dtype", None) is not None:
+        if vars(part).get("param_dtype") is not None:
             (part.param_dtype,) = dtypes
 
 

@@ -117,10 +117,27 @@ def test_among_runs_of_noise_the_candidate_may_be_the_largest():
     assert judge(Y, Y + 0.3, [Y + 0.1, Y - 0.1], here).verdict == "FAILED"
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_beside_an_element_that_is_not_finite_the_others_are_judged(bad):
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinities_of_all_runs_must_be_those_of_the_candidate(value):
     truth = Y.copy()
-    truth[1, 2] = bad
+    truth[1, 2] = value
+    assert judge(truth, truth, [truth, truth], HERE).verdict == "ok"
+    for other in (np.nan, -value, 0.0):
+        wrong = truth.copy()
+        wrong[1, 2] = other
+        row = judge(truth, wrong, [truth, truth], HERE)
+        assert row.verdict == "FAILED"
+        assert row.where == (1, 2)
+        assert f"the truth is {value} at [1, 2]" in row.note
+        assert judge(truth, wrong, [truth, wrong], HERE).verdict == "undetermined"
+    wrong = truth.copy()
+    wrong[0, 0] += 1e-9
+    assert judge(truth, wrong, [truth, truth], HERE).verdict == "FAILED"
+
+
+def test_beside_an_element_that_is_no_number_the_others_are_judged():
+    truth = Y.copy()
+    truth[1, 2] = np.nan
     row = judge(truth, truth, [truth, truth], HERE)
     assert row.verdict == "undetermined"
     assert "non-finite" in row.note

@@ -38,10 +38,16 @@ class Port(nnx.Module):
         self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
         self.calls = nnx.BatchStat(jnp.zeros(2))
         self.drop = nnx.data(nnx.Dropout(0.3, rngs=nnx.Rngs(0)) if drop else None)
-        self.own, self.deterministic = forward, False
+        self.own = forward
 
     def __call__(self, x):
         return self.own(self, x)
+
+
+class Moded(Port):
+    """Is told its mode by an attribute, which `train()` and `eval()` set."""
+
+    deterministic = False
 
 
 class Told(Port):
@@ -120,7 +126,7 @@ def test_what_only_the_reference_does_in_training_mode_fails_there(quickly_compi
 
 @pytest.mark.parametrize("ours", [flax_detached, flax_counted, flax_halved])
 def test_what_only_the_candidate_does_in_training_mode_fails_there(quickly_compiled, ours):
-    report = check(plain, ours)
+    report = check(plain, ours, Moded)
     assert "training" in failing(report)
     assert ours is flax_counted or ONLY_TRAINING in report.first_divergence.note
 
@@ -130,7 +136,7 @@ def test_what_only_the_candidate_does_in_training_mode_fails_there(quickly_compi
     [(detached, flax_detached), (counted, flax_counted), (halved, flax_halved)],
 )
 def test_what_both_do_in_training_mode_passes(quickly_compiled, theirs, ours):
-    report = check(theirs, ours)
+    report = check(theirs, ours, Moded)
     report.assert_passed()
     assert not notes(report)
 

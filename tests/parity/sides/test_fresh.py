@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx
 
+import flax_bilstm as fb
 import parity
 
 X = np.random.default_rng(0).standard_normal((6, 4), dtype=np.float32)
@@ -105,3 +106,42 @@ def test_so_are_parameters(quickly_compiled, right):
     assert {row.check for row in report.rows if row.failed and not row.explains} == (
         set() if right else {"forward again"}
     )
+
+
+class Twice(torch.nn.Module):
+    """Two layers with one weight and one bias, which is still 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        torch.nn.init.zeros_(self.a.bias)
+        self.b.weight, self.b.bias = self.a.weight, self.a.bias
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+
+class FlaxTwice(nnx.Module):
+    def __init__(self):
+        self.a = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.a(jnp.tanh(self.a(x)))
+
+
+def twice(state, x):
+    y = jnp.tanh(x @ state["a.weight"].T + state["a.bias"][None])
+    return y @ state["b.weight"].T + state["b.bias"][None]
+
+
+@pytest.mark.parametrize("function", [True, False])
+def test_tied_vectors_stay_tied(quickly_compiled, function):
+    reference, ours, names = Twice(), twice, None
+    if not function:
+        ours, names = FlaxTwice(), {"a": ("a", "b")}
+        fb.load_state_dict(ours, reference.state_dict(), names=names)
+    options = {"training_steps": 2, "optimizers": [parity.optimizers.ADAM], "dtypes": ["float64"]}
+    report = parity.check(reference, ours, X, names=names, **options)
+    report.assert_passed()
+    assert "forward again" in {row.check for row in report.rows}
+    assert {"a.weight", "b.weight"} <= {r.name for r in report.rows if r.check == "training"}
