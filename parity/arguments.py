@@ -1,6 +1,6 @@
 """The arguments of `parity.check`, refused in one place if nothing can be checked with them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -23,7 +23,13 @@ def _whole(value: Any) -> bool:
 
 
 def _optimizers(value: Any) -> bool:
-    return isinstance(value, Iterable) and all(isinstance(each, Optimizer) for each in value)
+    if not isinstance(value, tuple | list) or not all(isinstance(o, Optimizer) for o in value):
+        return False
+    return len({optimizer.name for optimizer in value}) == len(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
 
 
 MEANT: dict[str, tuple[Check, str]] = {
@@ -32,7 +38,12 @@ MEANT: dict[str, tuple[Check, str]] = {
         "a parity.Loss, as those in parity.losses",
     ),
     "known": (lambda value: isinstance(value or {}, Mapping), "a mapping, a pattern → the reason"),
-    "optimizers": (_optimizers, "a tuple of parity.Optimizer, such as those in parity.optimizers"),
+    "optimizers": (
+        _optimizers,
+        "a tuple of parity.Optimizer with different names, such as those in parity.optimizers",
+    ),
+    "ignore": (_texts, "a tuple of patterns"),
+    "dtypes": (_texts, "a tuple of words"),
     "training_steps": (_whole, "a whole number from 0"),
     "seed": (_whole, "a whole number from 0"),
     "progress": (callable, "a function of a line of text"),
@@ -81,6 +92,11 @@ def inputs(positional: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[s
             f"keywords: {twice} are also names of inputs by position; give those others: x={{…}}"
         )
     every = {**positional, **keywords}
+    wide = [name for name, array in every.items() if array.dtype.kind == "f" and array.itemsize > 8]
+    if wide:
+        raise ValueError(
+            f"x, keywords: expected float64 at most, got longdouble in {wide}: cast it"
+        )
     if TARGET in every:
         raise ValueError(
             f"x, keywords: {TARGET!r} is the name of what the loss compares the output with: give "

@@ -88,8 +88,9 @@ def check(
     """
     arguments.refuse(
         loss=loss, known=known, optimizers=optimizers, training_steps=training_steps, seed=seed,
-        progress=progress,
+        ignore=ignore, dtypes=dtypes, progress=progress,
     )  # fmt: skip
+    variants = variants if isinstance(variants, str) else tuple(variants)
     inputs = arguments.inputs(
         data.named(x, torch_model, flax_model), arguments.arrays("keywords", keywords)
     )

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from parity import layouts, lockstep
-from parity.comparison import identical
+from parity.comparison import identical, not_finite
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
+from parity.in_training_mode import in_training_mode
 from parity.judge import Run, judge_run, raised
 from parity.lockstep import names
 from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
-from parity.results import Row, acknowledge
+from parity.results import Row, acknowledge, without_distance
 from parity.sides import fresh
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, Side, cast, outputs
+from parity.sides.side import Arrays, Pair, Side, cast, floating, outputs
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
-from parity.with_dropout import with_dropout
 
 Progress = Callable[[str], None]
 """Called with what is about to be checked."""
@@ -63,12 +63,13 @@ def compare_sides(
         )
     narrowest = max(dtypes, key=epsilon)
     trains = [dtype for dtype in dtypes if batches and TOLERANCES[dtype].trains]
-    optimizers = optimizers if pair.reference.parameters else ()
+    optimizers = optimizers if set(pair.reference.parameters) - set(pair.reference.buffers) else ()
     sizes = {name: list(array.shape) for name, array in inputs.items()}
     parameters = sum(array.size for array in pair.reference.parameters.values())
     facts = {
         "inputs": sizes, "training_steps": len(batches), **(facts or {}), "parameters": parameters,
     }  # fmt: skip
+    unseen = list(_in_no_dtype_of(pair.reference, dtypes))
     with pinned_precision(parameters):
         handed: Sequence[Row] = [
             *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
@@ -90,15 +91,24 @@ def compare_sides(
             "forward": reference.forward(reference.parameters, inputs, TRUTH),
             "gradients": reference.gradients(reference.parameters, inputs, TRUTH),
         }
+        if not truths["forward"]:
+            raise ValueError("reference: expected arrays by name of forward, got none")
+        if trains and not any(np.any(slope) for slope in truths["gradients"].values()):
+            words = (
+                "every gradient is 0 at these inputs: nothing was shown of gradients and training"
+            )
+            pair = replace(pair, notes=(*pair.notes, words))
         functions = {}
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             pair, functions[dtype] = _in_one_layout(pair, inputs, dtype, case, truths)
-            if dtype == dtypes[0] and all(row.passed for row in functions[dtype]):
-                functions[dtype] += _forward_again(pair, inputs, dtype, case)
-        if trains and pair.dropout:
-            dropped, unshown = with_dropout(pair, inputs, trains[0], case)
-            functions[trains[0]] += dropped
+            if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
+                again, unshown = _forward_again(pair, inputs, functions[dtype], case)
+                functions[dtype] += again
+                pair = replace(pair, notes=(*pair.notes, *unshown))
+        if trains and pair.only:
+            rows_of_mode, unshown = in_training_mode(pair, inputs, trains[0], case)
+            functions[trains[0]] += rows_of_mode
             pair = replace(pair, notes=(*pair.notes, *unshown))
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
@@ -122,13 +132,21 @@ def compare_sides(
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
             rows = [*locate(rows, pair, inputs, optimizers, batches), *rows]
-        only = [*(setting.words for setting in pair.settings), pair.dropout, *pair.only]
-        unseen = [f"compared only by training: {words}" for words in only if words and not trains]
+        only = [*(setting.words for setting in pair.settings), pair.only]
+        unseen += [f"compared only by training: {words}" for words in only if words and not trains]
         if pair.notes or unseen:
             facts["notes"] = [*pair.notes, *unseen]
         environment = describe_environment(dtypes)
     figures = {"loss_curves": drawn} if drawn else {}
     return Report((*handed, *rows), environment, figures, {case: facts}, pair.known)
+
+
+def _in_no_dtype_of(reference: Side, dtypes: Sequence[str]) -> Iterator[str]:
+    """A note on parameters in a dtype that nothing is computed in, narrower than those."""
+    stored = {str(a.dtype) for a in reference.parameters.values() if floating(a)}
+    for dtype in sorted(stored - {*dtypes, *DTYPES}):
+        if epsilon(dtype) > max(map(epsilon, dtypes)):
+            yield f"parameters are stored in {dtype}, but nothing was computed in it"
 
 
 def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
@@ -144,7 +162,12 @@ def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
         )  # fmt: skip
     reference, rows = pair.reference, []
     for name, array in inputs.items():
-        rows.append(identical(array, array, Place(case, "inputs", name=name), ""))
+        place = Place(case, "inputs", name=name)
+        rows.append(
+            identical(array, array, place, "")
+            if np.isfinite(array).all()
+            else without_distance(place, f"the input {not_finite(array)}")
+        )
     if any(row.failed for row in rows):
         stages = reference.forward(reference.parameters, inputs, TRUTH)
         if all(np.isfinite(stages[name]).all() for name in outputs(stages, reference.output)):
@@ -162,15 +185,27 @@ def _settings(pair: Pair, case: Case) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _forward_again(pair: Pair, inputs: Arrays, dtype: str, case: Case) -> tuple[Row, ...]:
-    """The rows of the forward pass on other vectors where they are still 0 or 1."""
+def _forward_again(
+    pair: Pair, inputs: Arrays, rows: Sequence[Row], case: Case
+) -> tuple[tuple[Row, ...], list[str]]:
+    """The rows of the forward pass on other vectors where they are still 0 or 1, and notes.
 
-    def run(side: Side, to: str) -> Arrays:
-        return side.forward(side.parameters, inputs, to)
-
+    If differences are known, the rows of the stages without one, each run alone.
+    """
     if not any(name in pair.reference.parameters for names in pair.fresh for name in names):
-        return ()
-    return judge_run(fresh.moved(pair), run, Place(case, "forward again", dtype)).rows
+        return (), []
+    place = Place(case, "forward again", rows[0].dtype)
+    other = fresh.moved(pair)
+    try:
+        stages = other.reference.forward(other.reference.parameters, inputs, TRUTH)
+    except Exception as error:  # the user's code can raise anything
+        return (), [f"with other numbers for {pair.fresh}, the reference raises {error}"]
+    if all(row.passed for row in rows):
+        judged = judge_run(other, lambda s, to: s.forward(s.parameters, inputs, to), place, stages)
+        return judged.rows, []
+    alone = judge_run(other, lambda s, to: s.local(s.parameters, inputs, stages, to), place).rows
+    right = {row.name for row in rows if row.check == "local" and row.passed}
+    return tuple(row for row in alone if row.name in right), []
 
 
 def _in_one_layout(
@@ -184,7 +219,7 @@ def _in_one_layout(
     other = layouts.without(pair, turned)
     stages = {n: a for n, a in truths["forward"].items() if n not in turned}
     others = list(_functions(other, inputs, dtype, case, {**truths, "forward": stages}))
-    if not layouts.is_elsewhere(pair, rows, others):
+    if not layouts.is_elsewhere(pair, rows, others, turned):
         return pair, rows
     truths["forward"] = stages
     return other, others

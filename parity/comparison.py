@@ -246,13 +246,21 @@ def _kind(array: np.ndarray) -> str:
 
 
 def _infinite(reference: Value, candidate: Value) -> str | None:
-    """A note on which side is not finite; None if both are finite."""
+    """A note on which side is no number, or infinite where the other is not; None if neither is."""
+    if reference is None or candidate is None:
+        return None
+    alike = np.isinf(reference) & (reference == candidate)
     for side, array in (("the reference", reference), ("the candidate", candidate)):
-        if array is not None and not np.all(np.isfinite(array)):
+        if not np.all(np.isfinite(array) | alike):
             return _not_finite(side, array)
     return None
 
 
 def _not_finite(side: str, array: np.ndarray) -> str:
+    return f"{side} {not_finite(array)}"
+
+
+def not_finite(array: np.ndarray) -> str:
+    """What of an array is not finite, in words."""
     bad = np.argwhere(~np.isfinite(array))
-    return f"{side} has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"
+    return f"has {len(bad)} non-finite elements, the first at {bad[0].tolist()}"

@@ -40,32 +40,41 @@ def in_another(
         return frozenset()
     if not outputs(forward, pair.reference.output):  # the candidate raised an error
         return frozenset()
+    returned = outputs(forward, pair.reference.output)
     given = pair.candidate.forward(pair.candidate.parameters, inputs, dtype)
     slopes = pair.reference.cotangents(pair.reference.parameters, inputs, TRUTH)
-    return frozenset(
+    turned = frozenset(
         name
         for name, row in failing.items()
         if name in truth and name in given
         and (not floating(truth[name]) or np.any(slopes.get(name, 0)))
         and any(_near(other, given[name], row.bound) for other in _others(name, truth))
     )  # fmt: skip
+    # An output in another layout is wrong, and the layout of what it is made of may be the fault.
+    return frozenset() if turned.intersection(returned) else turned
 
 
-def is_elsewhere(pair: Pair, rows: Sequence[Row], others: Sequence[Row]) -> bool:
+def is_elsewhere(
+    pair: Pair, rows: Sequence[Row], others: Sequence[Row], turned: Collection[str]
+) -> bool:
     """Whether the rows without stages in another layout are to be taken.
 
-    If an output fails, the layout may be the fault; unless another stage is wrong by itself.
+    If an output fails, the layout may be the fault; unless a stage is wrong by itself, whose own
+    input is in the same layout on both sides.
 
     Args:
         pair: both sides.
         rows: the rows with these stages.
         others: those without them.
+        turned: these stages.
     """
     forward = {row.name: row for row in rows if row.check == "forward"}
     returned = outputs(forward, pair.reference.output)
     if returned and not any(forward[name].failed for name in returned):
         return True
-    return any(row.failed and row.check == "local" for row in others)
+    wrong = next((row.name for row in others if row.failed and row.check == "local"), None)
+    readers = {stage.partition(".input")[0] for stage in turned if ".input" in stage}
+    return wrong is not None and not any(f"{wrong}.".startswith(f"{m}.") for m in readers)
 
 
 def without(pair: Pair, stages: Collection[str]) -> Pair:

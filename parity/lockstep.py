@@ -13,7 +13,7 @@ from parity import nudging
 from parity.comparison import doubtful, identical, judge
 from parity.distance import Value
 from parity.place import Place
-from parity.results import Row, acknowledge, without_distance
+from parity.results import Row, acknowledge, incomparable
 from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
@@ -75,7 +75,7 @@ def _train(
     given = _recorded(trained, losses.candidate)
     moved = (side.train(start, batches, optimizer, dtype) for side in nudged)
     own = [_recorded(plain, losses.reference), *moved]
-    rows = compare_steps(truth, given, own, start, unused, place)
+    rows = compare_steps(truth, given, own, start, unused, place, port.known)
     return rows, Losses(*(list(map(float, of)) for of in losses))
 
 
@@ -109,14 +109,16 @@ def compare_steps(
     start: Arrays,
     unused: set[str],
     place: Place,
+    known: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """A row per quantity: its first failing step, else the determined step nearest to its bound.
 
     An error made in one step stays in the state, so the reference's spread can only grow with the
-    steps.
+    steps. If the first failing step is a known difference, one that is not finite goes before it.
     """
     rows: dict[str, Row] = {}
     lost: dict[str, Row] = {}
+    spoiled: dict[str, Row] = {}
     spreads: dict[str, float] = {}
     for step, claimed, expected, *others in _together(given, truth, *own):
         for name in names(expected, claimed):
@@ -131,7 +133,12 @@ def compare_steps(
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row
+            if not (row.passed or np.isfinite(row.candidate or 0)):
+                spoiled.setdefault(name, row)
         del expected, claimed, others  # frees memory before the next step is computed
+    for name, row in spoiled.items():
+        if acknowledge([rows[name]], known or {})[0].known:
+            rows[name] = row
     return [_with_note(row, lost.get(name)) for name, row in rows.items()]
 
 
@@ -148,6 +155,9 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
             claimed = next(candidate, None)
         made = [next(side, None) for side in others]
         if claimed is None:
+            if any(step is not None for step in made):
+                missing = ValueError(f"it makes no step {number}, and the reference does")
+                raise CandidateError(missing)
             return
         expected = [step.named() for step in made if step is not None]
         with _blamed():
@@ -210,7 +220,7 @@ def judged(
     name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            return without_distance(place, f"{side} has no array of this name")
+            return incomparable(place, f"{side} has no array of this name")
     others = [run.get(name) for run in own]
     return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 

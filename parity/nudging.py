@@ -152,7 +152,8 @@ class Moved(Sequence[Any]):
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
     """Every floating element times 1 − ε or 1 + ε at random, in the dtype.
 
-    Whole numbers stay, since they may be exact: a class, a mark for what is missing.
+    Whole numbers up to 1 stay, since they may be marks, such as −1 for what is missing; larger ones
+    are only moved up, since they may be classes, which a program rounds down.
     """
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
@@ -171,8 +172,8 @@ def _nudged(array: np.ndarray, dtype: str, rng: np.random.Generator) -> np.ndarr
         piece = elements[start : start + PIECE]
         with np.errstate(over="ignore"):
             there = (piece * rng.choice(factors, piece.size)).astype(dtype)
-        # The largest number stays, too.
-        np.copyto(piece, there, where=np.isfinite(there) & ~whole(piece, epsilon(dtype)))
+        marks = whole(piece, epsilon(dtype)) & ((piece <= 1) | (there < piece))
+        np.copyto(piece, there, where=np.isfinite(there) & ~marks)  # the largest number stays, too
     return moved
 
 

@@ -71,7 +71,11 @@ class Place:
     def matches(self, pattern: str) -> bool:
         """Whether a pattern, `*` for any letters, is that of the name or of `check/name`.
 
-        What explains a failed check is a stage that was run alone, so its check is "local".
+        What explains a failed check is a stage that was run alone, so its check is "local". The
+        patterns for "training" are for "training mode", too.
         """
-        names = self.name, f"{'local' if self.explains else self.check}/{self.name}"
+        check = "local" if self.explains else self.check
+        names = [self.name, f"{check}/{self.name}"]
+        if check == "training mode":
+            names.append(f"training/{self.name}")
         return pattern in names or any(fnmatchcase(name, pattern) for name in names)

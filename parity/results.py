@@ -84,10 +84,15 @@ def without_distance(place: Place, note: str) -> Row:
     return Row(**vars(place), passed=False, distance=float("nan"), note=note)
 
 
+def incomparable(place: Place, note: str) -> Row:
+    """The row of two sides of which one has no such array: it fails, and is never known."""
+    return replace(without_distance(place, note), candidate=float("nan"))
+
+
 def acknowledge(rows: Iterable[Row], known: Mapping[str, str]) -> tuple[Row, ...]:
     """The rows, where those that differ and match a pattern have its reason.
 
-    A candidate that is not finite, or that raises an error, is never a known difference.
+    A candidate that is not finite, lacks the array or raises an error is never a known difference.
 
     Args:
         rows: rows of one check.

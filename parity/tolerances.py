@@ -10,7 +10,7 @@ A candidate beyond that has failed.
 
 **Own distance** measures how accurate the reference's arithmetic is: the largest distance from the
 truth among its run in that dtype and a few nudged runs (`parity.nudging`), in which all data but
-whole numbers, and every value of σ, tanh and the like, are moved by one ULP of themselves. Data
+marks such as −1, and every value of σ, tanh and the like, are moved by one ULP of themselves. Data
 stored in a dtype is uncertain by that much, and so are functions that every library rounds in its
 own way, so no program can be held to a tighter bound (backward error: Higham, Accuracy and
 Stability of Numerical Algorithms, 2nd ed., section 1.5).

@@ -11,8 +11,9 @@ import torch
 
 from parity.sides import dropout, trees
 from parity.sides.losses import Loss
-from parity.sides.side import Arrays, Gradients, without_target
+from parity.sides.side import Arrays, Gradients, outputs, without_target
 from parity.sides.torch_arrays import array_of
+from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 
 RANDOM = "the reference is random in it, even without its Dropout"
@@ -23,13 +24,17 @@ class Shown(NamedTuple):
 
     Attributes:
         drops: whether it draws masks.
+        by_functions: whether it draws any without a layer of Dropout.
         differs: whether it does anything else there that it does not do in evaluation mode.
         problem: why its training mode cannot be judged, or "".
+        trained: the parameters that have a gradient in it alone, such as those of another head.
     """
 
     drops: bool = False
+    by_functions: bool = False
     differs: bool = False
     problem: str = ""
+    trained: frozenset[str] = frozenset()
 
 
 def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
@@ -45,27 +50,50 @@ _SQUARES = Loss("the sum of squares", _squares, _squares)
 def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     """Run the reference in both modes, forward and backward, in training mode without masks."""
 
-    def run(start: Callable[[torch.nn.Module], Any]) -> dict[str, Any]:
-        arrays, model = reference.shown(without_target(inputs), start, mode, _SQUARES)
+    def run(start: Callable[[torch.nn.Module], Any], calls: int = 1) -> dict[str, Any]:
+        read = without_target(inputs)
+        arrays, model = reference.shown(read, start, mode, _SQUARES, calls=calls)
         after = {f"{name} after": array_of(tensor) for name, tensor in model.state_dict().items()}
         return {**arrays, **after, **_numbers(model)}
 
     if any(_generates(module) for module in reference.module.modules()):
         return Shown(problem=RANDOM)
-    mode = dropout.FixedDropout()
+    mode = FixedDropout()
     try:
         plain = run(torch.nn.Module.eval)
-        mode = dropout.FixedDropout()
+        mode = FixedDropout()
         with _generators() as drawn:
-            trained = run(dropout.train)
+            # Twice: what the first call keeps, in whatever, may show in the second one.
+            trained = run(dropout.train, calls=2)
             is_random = mode.random or drawn()
     except Exception as error:  # the user's code can raise anything
         return Shown(problem=f"the reference raises {type(error).__name__}: {error}")
+    if not is_random and not _equal(plain, trained):
+        again = run(dropout.train, calls=2)  # the generator may be one that nobody knows
+        is_random = not _equal(trained, again)
     if is_random:
         return Shown(problem=RANDOM)
     if not mode.replaces_all:
         return Shown(problem="the reference draws a mask that it does not multiply by")
-    return Shown(mode.drawn > 0, not _equal(plain, trained))
+    alone = {n for n, a in trained.items() if a is not None and plain.get(n, a) is None}
+    problem = ""
+    if reference.loss.targeted and _shapes(plain, reference) != _shapes(trained, reference):
+        problem = "its output has other shapes in it; give a loss= that takes both"
+    drops = bool(mode.states)
+    if drops:
+        mode = FixedDropout()
+        run(_train_without_layers)
+    differs = not _equal(plain, trained)
+    return Shown(drops, bool(drops and mode.states), differs, problem, frozenset(alone))
+
+
+def _train_without_layers(model: torch.nn.Module) -> None:
+    model.train()
+    dropout.stop(model.modules())
+
+
+def _shapes(shown: Mapping[str, Any], reference: TorchSide) -> dict[str, tuple[int, ...]]:
+    return {n: shown[n].shape for n in outputs(shown, reference.output)}
 
 
 def _numbers(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -38,9 +38,9 @@ class Positional:
         named = {name: inputs[name] for name in self.keywords if name in inputs}
         return model(*args, **named, **dict(self.modes))
 
-    def in_modes(self, model: Any) -> tuple["Positional", "Positional"]:
-        """The call in evaluation mode and in training mode, if the model has such a keyword."""
-        parameters = inspect.signature(type(model).__call__).parameters
+    def in_modes(self, forward: Callable[..., Any]) -> tuple["Positional", "Positional"]:
+        """The call in evaluation mode and in training mode, if the method has such a keyword."""
+        parameters = inspect.signature(forward).parameters
         free = [name for name in list(parameters)[1 + len(self.positional) :] if name in MODES]
         told = {name: MODES[name] for name in free if name not in self.keywords}
         evaluating, training = (

@@ -70,7 +70,7 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
 
     All arrays of the batch's size are permuted alike along their first axis, so that what belongs
     together stays together. Floating numbers are changed by up to a hundredth of themselves:
-    positive ones stay positive, whole ones stay as they are. Sorted lengths are sorted again.
+    none leaves their range, and whole ones stay as they are. Sorted lengths are sorted again.
     """
     sizes = [array.shape[0] for array in inputs.values() if array.ndim]
     size = max(set(sizes), key=sizes.count) if sizes else 0
@@ -88,6 +88,8 @@ def another_batch(inputs: Arrays, rng: np.random.Generator) -> dict[str, np.ndar
         if not floating(array):
             return array
         changed = array * (1 + 0.01 * rng.uniform(-1, 1, array.shape)).astype(array.dtype)
+        if array.size:  # a probability stays one
+            changed = np.clip(changed, np.nanmin(array), np.nanmax(array))
         return np.where(whole(array, epsilon(str(array.dtype))), array, changed)
 
     return {name: moved(name, array) for name, array in inputs.items()}

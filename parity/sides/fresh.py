@@ -12,6 +12,9 @@ import torch
 
 from parity.sides.side import Pair, cast
 
+OF_NORMS = ("weight", "bias", "running_mean", "running_var")
+"""What normalizations hold, which may be a single number: of one channel."""
+
 AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
@@ -23,10 +26,16 @@ def fresh_vectors(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
     Other values of a mask may have no meaning, nor those of a single number, such as a flag.
     """
     names: dict[int, tuple[str, ...]] = {}
-    every = (*module.named_parameters(remove_duplicate=False), *module.named_buffers())
+    every = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
     for name, held in every:
-        is_vector = held.is_floating_point() and 1 < held.numel() == max(held.shape)
-        if is_vector and "mask" not in name and ((held == 0).all() or (held == 1).all()):
+        own = name.rpartition(".")[2]
+        is_vector = held.is_floating_point() and 0 < held.numel() == max(held.shape, default=0)
+        is_flag = held.numel() == 1 and own not in OF_NORMS
+        still = is_vector and ((held == 0).all() or (held == 1).all())
+        if still and not is_flag and "mask" not in own:
             names[id(held)] = (*names.get(id(held), ()), name)
     return tuple(names.values())
 

@@ -61,6 +61,7 @@ class Taps:
     Args:
         substitute: (stage, value) → the value that the run continues with.
         chosen: the stages to collect; None for all.
+        copied: copies a value that is recorded, since the model may change it in place.
         here: whether a call happens in the outermost program: in Flax a submodule may be called
             inside a transformation such as `jax.vmap`, and its values do not exist outside.
 
@@ -74,10 +75,12 @@ class Taps:
         substitute: trees.Change = lambda name, value: value,
         chosen: frozenset[str] | None = None,
         here: Callable[[], bool] = lambda: True,
+        copied: Callable[[Any], Any] = lambda value: value,
     ) -> None:
         self.own: dict[str, Any] = {}
         self.hidden: set[str] = set()
         self._substitute, self._chosen, self._here = substitute, chosen, here
+        self._copied = copied
         self._calls: Counter[str] = Counter()
 
     def handler(self, path: str, ports: Ports) -> Handler:
@@ -90,9 +93,12 @@ class Taps:
             count = self._calls[path]
             self._calls[path] += 1
             name = f"{path}[{count}]" if count else path
+            given = args, kwargs
             args, kwargs = ports.arguments(name, args, kwargs, self.keep)
+            write_back = trees.writing_back(given, (args, kwargs))
             with placed(name):
                 result = call(*args, **kwargs)
+            write_back()
             return ports.result(name, result, self.keep)
 
         return handle
@@ -105,7 +111,7 @@ class Taps:
         """
         if name in self.own or (self._chosen is not None and name not in self._chosen):
             return value
-        self.own[name] = value
+        self.own[name] = self._copied(value)
         return self._substitute(name, value)
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import dropout, trees
 from parity.sides.calls import Call
+from parity.sides.flax_masks import unjitted
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
 from parity.sides.programs import Program
@@ -31,8 +32,8 @@ class Slopes(NamedTuple):
 
     Attributes:
         loss: the loss, a scalar.
-        outputs: the outputs of a run in training mode, by name; else empty.
-        statistics: the variables that are not trained, after a run in training mode; else empty.
+        outputs: the outputs by name, if they are asked for; else empty.
+        changed: the variables that the run has changed, in whatever way.
         leaves: the gradients at trained leaves.
         inputs: those at floating inputs.
         stages: those at floating stages, in order of computation.
@@ -40,7 +41,7 @@ class Slopes(NamedTuple):
 
     loss: Any
     outputs: Named
-    statistics: Named
+    changed: Named
     leaves: Named
     inputs: Named
     stages: Named
@@ -56,9 +57,10 @@ class Running:
         training_call: how the module is called in training mode.
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
-        attention_drops: whether layers of attention have their Dropout in `in_training`.
+        still: paths of the layers of attention that have no Dropout in `in_training`.
         hidden: paths of the submodules whose calls could not be intercepted.
-        moved: paths of the variables that a call changes, which later calls may read.
+        moved: paths of the variables and attributes that a call changes, which later calls may
+            read.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Running:
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
         self.training_call = call
         self.start_training: Start | None = None
-        self.attention_drops = True
+        self.still: frozenset[str] = frozenset()
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
         self._begin()
@@ -99,19 +101,27 @@ class Running:
     def shapes(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
         read = cast(without_target(inputs), dtype)
-        return jax.eval_shape(self._traced_values, leaves, read, {}, np.zeros((), bool))
+        arguments: tuple = leaves, read, {}, np.zeros((), bool)
+        found = jax.eval_shape(self._traced_values, *arguments)
+        if self.moved:  # or given back as another value by nnx.jit
+            hidden, self.moved = set(self.hidden), set()
+            with unjitted():
+                jax.eval_shape(self._traced_values, *arguments)
+            self.hidden = hidden
+        return found
 
     def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
         """Output and gradients in training mode, with Dropout."""
         # Traced each time: what replaces a Dropout is no part of the module.
-        program = Program(partial(self._traced_slopes, self.start_with_dropout), simply=True)
+        traced = partial(self._traced_slopes, self.start_with_dropout, returned=True)
+        program = Program(traced, simply=True)
         return program(*self._of_slopes(leaves, inputs, {}, {}, dtype))
 
     def start_with_dropout(self, model: nnx.Module) -> None:
         """Put a copy in training mode, in which its layers draw masks."""
         put_in_training(model)
-        if not self.attention_drops:
-            dropout.stop(dropout.attention(nnx_submodules(model)).values())
+        modules = nnx_submodules(model)
+        dropout.stop(modules[path] for path in self.still)
 
     def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
         """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
@@ -184,21 +194,25 @@ class Running:
 
     def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:
         model = self.variables.model(leaves)
-        before = held(model)
+        before = _state(model)
         own, _ = self._run(self.call, model, inputs, given, forced)
-        after = held(model)
-        self.moved |= {path for path, leaf in before.items() if after.get(path) is not leaf}
+        after = _state(model)
+        # Transformations give back trained variables, and all that is no variable, as other values.
+        kept = {p for p, v in flat(nnx.state(model)).items() if not isinstance(v, nnx.Param)}
+        sure = set(map(dotted, kept)) & before.keys() if self.hidden else before.keys()
+        self.moved |= {path for path in sure if after.get(path) is not before.get(path)}
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(
         self, start: Start | None, trained: Named, fixed: Named, sources: Named, rest: Named,
-        given: Named, forced: Any, weights: Named,
+        given: Named, forced: Any, weights: Named, returned: bool = False,
     ) -> Slopes:  # fmt: skip
         call = self.training_call if start else self.call
 
         def total(trained: Named, sources: Named, smooth: Named) -> tuple[Any, Any]:
             inputs = {**rest, **sources}
             model = self.variables.model({**fixed, **trained})
+            before = held(model)
             if start:
                 start(model)
             own, output = self._run(call, model, inputs, {**given, **smooth}, forced)
@@ -208,19 +222,18 @@ class Running:
             for name, weight in weights.items():
                 if name in own and floating(own[name]):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
-            if not start:
-                return both, (value, {}, {})
-            left = {dotted(p): leaf for p, leaf in flat(nnx.state(model)).items()}
-            outputs = OrderedDict(trees.arrays(self.output, output))
-            return both, (value, outputs, {n: left[n][...] for n in fixed})
+            after = held(model)
+            changed = {n: after[n] for n, leaf in before.items() if after.get(n, leaf) is not leaf}
+            outputs = OrderedDict(trees.arrays(self.output, output)) if returned else {}
+            return both, (value, outputs, changed)
 
         smooth = {n: v for n, v in given.items() if floating(v)}
-        slopes, (value, outputs, statistics) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+        slopes, (value, outputs, changed) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
             trained, sources, smooth
         )
         by_leaf, by_input, by_stage = slopes
         return Slopes(
-            value, outputs, statistics, by_leaf, by_input,
+            value, outputs, changed, by_leaf, by_input,
             OrderedDict((n, by_stage[n]) for n in smooth),
         )  # fmt: skip
 
@@ -263,9 +276,16 @@ def copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
 
 
 def held(model: nnx.Module) -> dict[str, Any]:
-    """The value of every variable that is not trained by its path.
+    """The value of every variable by its path."""
+    return {dotted(p): v.get_raw_value() for p, v in flat(nnx.state(model)).items()}
 
-    `nnx.jit` and `nnx.remat` give back trained ones, too, as other values.
-    """
-    found = flat(nnx.state(model)).items()
-    return {dotted(p): v.get_raw_value() for p, v in found if not isinstance(v, nnx.Param)}
+
+def _state(model: nnx.Module) -> dict[str, Any]:
+    """The values of all variables, and of attributes that are none, such as a count of calls."""
+    attributes = {
+        ".".join(map(str, (*path, name))): value
+        for path, module in nnx.iter_modules(model)
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, nnx.Module | nnx.Variable)
+    }
+    return {**attributes, **held(model)}

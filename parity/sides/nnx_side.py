@@ -12,12 +12,12 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.tree import dotted
 from parity.sides.calls import POSITIONAL, Call
-from parity.sides.dropout import fixed_flax
+from parity.sides.drawn_keys import drawn_keys
+from parity.sides.flax_masks import Drawn, fixed_flax
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_running import Running, Slopes
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
-from parity.sides.repeated_masks import repeated_masks
 from parity.sides.side import Arrays, Gradients, Side, Step, beside
 from parity.sides.variables import Variables
 
@@ -62,6 +62,9 @@ class NnxSide(Side):
         self.running = Running(self._variables, call, loss, stages or {}, recurrent, chosen, output)
         """Shared with the sides that `holding` returns, so that nothing is compiled again."""
         self.output = output
+        self.rows = self._variables.rows
+        self.absent = self._variables.absent
+        """The parameters that the module has no variable for, such as a count of batches."""
         self._trainings: dict[Any, Training] = {}
         super().__init__(name, self._variables.parameters())
 
@@ -76,13 +79,17 @@ class NnxSide(Side):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.in_training(leaves, inputs, dtype)
             outputs = {n: np.asarray(value) for n, value in found.outputs.items()}
-            return {**outputs, **beside(outputs, self._slopes(found))}
+            held = {p: {**leaves, **found.changed}[dotted(p)] for p in self._variables.found}
+            kept = self._variables.named(held)
+            left = {n: parameters[n] if a is None else a for n, a in kept.items()}
+            after = {f"{n} after": array for n, array in left.items()}
+            return {**outputs, **beside(outputs, {**self._slopes(found), **after})}
 
-    def repeated_masks(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[int]:
+    def drawn_keys(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[list[Drawn]]:
         """See `Side`."""
         with _precision(dtype):
             leaves = self._variables.leaves(parameters, dtype)
-            return repeated_masks(self.running, leaves, inputs, dtype)
+            return drawn_keys(self.running, leaves, inputs, dtype)
 
     def prepare(self, inputs: Arrays, dtype: str, optimizers: Sequence[Optimizer] = ()) -> None:
         """See `Side`."""
@@ -140,7 +147,7 @@ class NnxSide(Side):
             with _precision(dtype):
                 leaves = {dotted(path): leaf for path, leaf in training.leaves(state).items()}
                 found = self.running.slopes(leaves, batch, {}, {}, dtype, training=True)
-                state = training.step(training.holding(state, found.statistics), found.leaves)
+                state = training.step(training.holding(state, found.changed), found.leaves)
                 left = training.left_behind(found.loss, state, self.parameters)
                 del leaves, found  # frees memory while other sides make their step
             yield left

@@ -27,7 +27,7 @@ from parity.sides.fresh import fresh_vectors
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
-from parity.sides.recurrent import both_recurrent
+from parity.sides.recurrent import both_recurrent, of_its_own
 from parity.sides.side import Arrays, Pair
 from parity.sides.state_function import StateFunction
 from parity.sides.torch_side import TorchSide
@@ -121,7 +121,10 @@ def of_modules(
     lstm_itself = isinstance(torch_model, torch.nn.LSTM) and isinstance(flax_model, fb.LSTM)
     paired = _paired(theirs, ours, names or {})
     if stages is None:  # in evaluation mode a Dropout is nothing; one side may have it elsewhere
-        stages = {path: own for path, own in paired.items() if not dropout.is_layer(theirs[path])}
+        stages = {
+            path: own for path, own in paired.items()
+            if not dropout.is_layer(theirs[path]) and not of_its_own(theirs[path], ours[own])
+        }  # fmt: skip
     _refuse_unknown("torch_model", stages.keys(), theirs)
     _refuse_unknown("flax_model", stages.values(), ours)
     if lstm_itself:
@@ -132,10 +135,11 @@ def of_modules(
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
     flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
-    flax_call, training_call = flax_call.in_modes(flax_model)
+    torch_call, torch_training_call = torch_call.in_modes(type(torch_model).forward)
+    flax_call, training_call = flax_call.in_modes(type(flax_model).__call__)
     if lstm_itself:
         torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
-        training_call = flax_call
+        torch_training_call, training_call = torch_call, flax_call
     tensors = [name for row in rows for name in row.torch_names]
 
     output = "the output" if hasattr(torch_model, "output") else "output"  # a layer has that name
@@ -147,6 +151,7 @@ def of_modules(
         flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent, output=output
     )
     read = {n: array for n, array in inputs.items() if n not in targets}
+    reference.training_call = torch_training_call
     candidate.running.training_call = training_call
     chosen, notes = common_stages(reference, candidate, read)
     reference.chosen = candidate.running.chosen = chosen
@@ -155,12 +160,19 @@ def of_modules(
         if _differ(candidate, moved, read):
             refuse()
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
-        notes.append(f"in flax_model only, where nothing uses it: {unused}; delete it there")
+        what = "in flax_model only, where evaluation mode does not use it"
+        notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
+    still = [n for n, a in read.items() if a.size > 1 and (a == a.flat[0]).all()]
+    if still:
+        notes.append(f"all numbers are the same in {', '.join(still)}, which hides most mistakes")
     ignored = [name for name in torch_model.state_dict() if matches(name, ignore)]
     if ignored:
         notes.append(f"ignored, so neither compared nor trained alike: {', '.join(ignored)}")
     if reference.parameters and not any(map(np.any, reference.parameters.values())):
         notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
+    complex_inputs = [name for name, array in read.items() if array.dtype.kind == "c"]
+    if complex_inputs:
+        notes.append(f"the gradient at complex inputs is not compared: {', '.join(complex_inputs)}")
     if any(map(attention.by_default, ours.values())):
         notes.append(attention.NOTE)
     trained = (
@@ -170,7 +182,7 @@ def of_modules(
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
-        trained.dropout, trained.only, fresh_vectors(torch_model),
+        trained.only, fresh_vectors(torch_model),
         dict(known or {}), torch_model, flax_model, stages,
         lstms,
     )  # fmt: skip
@@ -212,7 +224,8 @@ def _with_other(flax_model: nnx.Module, spare: Sequence[Row]) -> nnx.Module:
     other = nnx.clone(flax_model)
     held = variables(other)
     for path in (path for row in spare for path in row.paths):
-        held[path][...] = held[path][...] + 1
+        own = held[path][...]  # by other numbers each: a softmax does not see a shift
+        held[path][...] = own + 1 + np.arange(own.size, dtype=own.dtype).reshape(own.shape)
     return other
 
 

@@ -6,6 +6,7 @@ results in another program.
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+_METADATA = re.compile(r'parity = "\d+"')
+"""What `parity.sides.flax_masks` adds to a program, so that JAX traces it again."""
 _COMPILED: dict[str, Future[Any]] = {}
 SIMPLY = {
     "xla_cpu_use_fusion_emitters": False,
@@ -77,7 +80,7 @@ class Program:
         lowered = jax.jit(self.function).lower(*args)
         options = config.read("jax_disable_most_optimizations"), simply
         # The text has only the arguments that are used; all must be those it was compiled for.
-        text = f"{lowered.as_text()} {key} {options}"
+        text = f"{_METADATA.sub('', lowered.as_text())} {key} {options}"
         known = hashlib.sha256(text.encode()).hexdigest()
         if known not in _COMPILED:
             _COMPILED[known] = _compilers().submit(_compile, lowered, simply)

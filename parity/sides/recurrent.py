@@ -126,12 +126,25 @@ class FlaxCell:
         return (change(f"{name}.cell", c), changed), changed if output is h else output
 
 
+_KINDS = ((torch.nn.LSTM, fb.LSTM), (torch.nn.LSTMCell, fb.LSTMCell))
+
+
 def both_recurrent(theirs: Any, ours: Any) -> bool:
-    """Whether two modules are PyTorch's LSTM and ours, or PyTorch's cell and ours."""
+    """Whether two modules are PyTorch's LSTM and ours, or PyTorch's cell and ours.
+
+    A class that is called in a way of its own is not: it may have other arguments.
+    """
     return any(
-        isinstance(theirs, torch_kind) and isinstance(ours, flax_kind)
-        for torch_kind, flax_kind in ((torch.nn.LSTM, fb.LSTM), (torch.nn.LSTMCell, fb.LSTMCell))
-    )
+        isinstance(theirs, torch_kind) and type(theirs).forward is torch_kind.forward
+        and isinstance(ours, flax_kind) and type(ours).__call__ is flax_kind.__call__
+        for torch_kind, flax_kind in _KINDS
+    )  # fmt: skip
+
+
+def of_its_own(theirs: Any, ours: Any) -> bool:
+    """Whether two modules are such LSTMs or cells, but either is called in a way of its own."""
+    kinds = any(isinstance(theirs, one) and isinstance(ours, other) for one, other in _KINDS)
+    return kinds and not both_recurrent(theirs, ours)
 
 
 def torch_ports(module: Any) -> Ports:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 import numpy as np
 
+from parity.sides.flax_masks import Drawn
 from parity.sides.optimizers import Optimizer
 from parity.sides.settings import Setting
 
@@ -84,6 +85,9 @@ class Side(ABC):
     output = "output"
     """The name of its output, which several arrays follow: `output.logits`."""
 
+    buffers: tuple[str, ...] = ()
+    """Which of its parameters no optimizer trains."""
+
     opens = False
     """Whether it can be run stage by stage, with `local` and `local_gradients`."""
 
@@ -136,15 +140,16 @@ class Side(ABC):
         return {}
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
-        """Output, then gradients, in training mode with fixed numbers for Dropout.
+        """A run in training mode, with fixed numbers for Dropout (`parity.sides.fixed_masks`).
 
-        See `parity.sides.dropout`. The gradients mean nothing if the numbers depend on values.
-        Empty if the side cannot be run this way.
+        The output, then the gradients, which mean nothing if the numbers depend on values, then
+        what the run leaves in every parameter and buffer, as `<name> after`. Empty if the side
+        cannot be run this way.
         """
         return {}
 
-    def repeated_masks(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[int]:
-        """The calls of Dropout, from 1, that draw the same mask whenever the side is run."""
+    def drawn_keys(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[list[Drawn]]:
+        """What Dropout draws in each of several runs, one after the other; empty if not known."""
         return []
 
     def update(
@@ -165,9 +170,8 @@ class Pair:
         notes: what the comparison cannot see, for the report.
         fresh: the names of each vector that is still 0 or 1 (`parity.sides.fresh`).
         settings: what only training mode uses; compared if anything is trained.
-        dropout: the rates of Dropout in words, if `Side.in_training` is to be compared; it is if
+        only: what of training mode is to be compared, by `Side.in_training`, in words; it is if
             anything is trained.
-        only: what else is compared only if anything is trained, in words.
         known: known differences, a pattern of rows (`Place.matches`) → the reason.
     """
 
@@ -176,8 +180,7 @@ class Pair:
     loss: str = "loss"
     notes: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
-    dropout: str = ""
-    only: tuple[str, ...] = ()
+    only: str = ""
     fresh: tuple[tuple[str, ...], ...] = ()
     known: Mapping[str, str] = field(default_factory=dict)
 
@@ -214,9 +217,18 @@ def whole(array: np.ndarray, epsilon: float) -> np.ndarray:
 
 
 def cast(arrays: Arrays, dtype: str) -> dict[str, np.ndarray]:
-    """The floating arrays in another dtype; integers (lengths, classes) stay as they are."""
+    """The floating arrays in another dtype; integers (lengths, classes) stay as they are.
+
+    Complex ones are in complex128 for float64, else in complex64.
+    """
+
+    def converted(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "c":
+            return array.astype("complex128" if dtype == "float64" else "complex64", copy=False)
+        return array.astype(dtype, copy=False) if floating(array) else array
+
     with np.errstate(over="ignore"):  # a mask may have the smallest number of another dtype
-        return {n: a.astype(dtype, copy=False) if floating(a) else a for n, a in arrays.items()}
+        return {name: converted(array) for name, array in arrays.items()}
 
 
 def beside(taken: Collection[str], inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Copies of PyTorch's modules."""
 
 import copy
+from typing import Any
 
 import torch
 
@@ -8,6 +9,7 @@ import torch
 def copied(module: torch.nn.Module) -> torch.nn.Module:
     """A copy of the module, whose gradients are dense: NumPy has no sparse arrays.
 
+    The hooks of its parameters, which a copy of a tensor loses, are those of the module's.
     A weight that `torch.nn.utils.weight_norm` computes is an attribute, which cannot be copied with
     its gradient, and is computed again in every call.
     """
@@ -18,7 +20,16 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
         if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
     )
     made = copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
+    for own, theirs in zip(made.parameters(), module.parameters(), strict=True):
+        _hook_alike(own, theirs)
     for part in made.modules():
         if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag):
             part.sparse = False
     return made
+
+
+def _hook_alike(parameter: Any, other: Any) -> None:
+    for hook in (other._backward_hooks or {}).values():
+        parameter.register_hook(hook)
+    for hook in (other._post_accumulate_grad_hooks or {}).values():
+        parameter.register_post_accumulate_grad_hook(hook)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -35,6 +35,7 @@ from parity.sides.side import (
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.sides.torch_copy import copied
 from parity.sides.torch_gradients import differentiated, every_slope, loss_of, named_slopes
+from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_training import Training
 from parity.tolerances import TRUTH
 
@@ -85,12 +86,17 @@ class TorchSide(Side):
         self.module, self.loss, self.alone = module, loss, alone
         self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
         self.call, self.output = call, output
-        self.start_training: Callable[[torch.nn.Module], None] = lambda model: None
+        self.training_call = call
+        """How the module is called in training mode."""
+        self.buffers = tuple(n for n in names if n not in dict(every_parameter(module)))
+        self.start_training: Callable[[torch.nn.Module], None] | None = None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
         self.drops = False
         """Whether such a copy still draws masks, which are left out then."""
-        self.attention_drops = True
-        """Whether layers of attention have their Dropout in `in_training`."""
+        self.trained_elsewhere: frozenset[str] = frozenset()
+        """The parameters that only training mode uses, whose gradients are 0 in evaluation mode."""
+        self.still: frozenset[str] = frozenset()
+        """Paths of the layers of attention that have no Dropout in `in_training`."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def choosing(self, stages: frozenset[str]) -> Self:
@@ -132,17 +138,27 @@ class TorchSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         model = self._model(parameters, dtype, fresh=True)
-        self.start_training(model)
+        if self.start_training:
+            self.start_training(model)
+            dropout.stop(model.modules())
         del parameters  # nobody else may need them
         training = Training(model, optimizer, self.parameters)
         for batch in batches:
             inputs = self._tensors(batch, dtype)
-            with dropout.FixedDropout() if self.drops else nullcontext():
+            with self._mode_of_training():
                 with differentiated():
                     output = self._output(model, inputs)
                 step = training.step(loss_of(self.loss, output, inputs))
             yield step
             del step  # frees memory before the next one is computed
+
+    @contextmanager
+    def _mode_of_training(self) -> Iterator[None]:
+        if not self.drops:
+            yield
+            return
+        with torch.random.fork_rng(), FixedDropout():
+            yield
 
     def update(
         self, parameters: Arrays, gradients: Sequence[Gradients], optimizer: Optimizer, dtype: str
@@ -158,12 +174,15 @@ class TorchSide(Side):
         """See `Side`."""
 
         def prepare(model: torch.nn.Module) -> None:
-            dropout.train(model)
-            if not self.attention_drops:
-                dropout.stop(dropout.attention(torch_submodules(model)).values())
+            (self.start_training or torch.nn.Module.train)(model)
+            modules = torch_submodules(model)
+            dropout.stop(modules[path] for path in self.still)
 
-        mode = dropout.FixedDropout(by)
-        return self.shown(inputs, prepare, mode, self.loss, parameters, dtype).arrays
+        mode = FixedDropout(by)
+        arrays, model = self.shown(inputs, prepare, mode, self.loss, parameters, dtype)
+        state = model.state_dict()
+        after = {f"{n} after": array_of(state[n]) for n in self.parameters}
+        return {**arrays, **beside(arrays, after)}
 
     def shown(
         self,
@@ -173,13 +192,19 @@ class TorchSide(Side):
         loss: Loss,
         parameters: Arrays | None = None,
         dtype: str = TRUTH,
+        calls: int = 1,
     ) -> Shown:
-        """Run a copy of the model that `prepare` changes, forward and backward in a mode."""
+        """Run a copy of the model that `prepare` changes, forward and backward, in a mode.
+
+        Of several calls, the last one is shown.
+        """
         held = self.parameters if parameters is None else parameters
         model = self._model(held, dtype, fresh=True)
         prepare(model)
         given, sources = self._sources(inputs, dtype)
-        with mode:
+        with torch.random.fork_rng(), mode:
+            for _ in range(calls - 1):
+                self._output(model, self._tensors(inputs, dtype))
             with differentiated():
                 output = self._output(model, given)
             value = loss_of(loss, output, given)
@@ -219,11 +244,17 @@ class TorchSide(Side):
             (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
         )
         by_parameter, by_input, by_stage = named_slopes(value, self._trained(model), sources, taken)
+        by_parameter |= self._zeros(by_parameter)
         return (
             every_slope(self.parameters, by_parameter, by_input, sources),
             {n: array_of(torch.zeros_like(v)) if by_stage[n] is None else by_stage[n]
              for n, v in taken.items()},
         )  # fmt: skip
+
+    def _zeros(self, slopes: Gradients) -> dict[str, np.ndarray]:
+        """Zeros for the gradients of parameters that only training mode uses."""
+        unused = [n for n in self.trained_elsewhere if slopes.get(n) is None]
+        return {n: np.zeros_like(self.parameters[n]) for n in unused if n in self.parameters}
 
     def _sources(self, inputs: Arrays, dtype: str) -> tuple[Tensors, Tensors]:
         """The inputs, and those among them that have a gradient."""
@@ -234,7 +265,7 @@ class TorchSide(Side):
 
     def _trained(self, model: torch.nn.Module) -> Tensors:
         """The model's parameters in backward order."""
-        every = dict(model.named_parameters(remove_duplicate=False))
+        every = dict(every_parameter(model))
         return {n: every[n] for n in reversed(every) if n in self.parameters}
 
     def _run(
@@ -244,10 +275,10 @@ class TorchSide(Side):
 
         def put(value: torch.Tensor, leaf: torch.Tensor | None) -> torch.Tensor:
             if leaf is None or leaf.shape != value.shape:
-                return value.clone()  # the model may change it in place
+                return value
             if forced:
-                return leaf
-            return value + leaf if value.is_floating_point() else value.clone()
+                return leaf.clone()  # the model may change it in place
+            return value + leaf if value.is_floating_point() else value
 
         if self.alone and "lengths" in inputs:
             return run_each(partial(self._run_once, model), inputs, leaves, put)
@@ -256,14 +287,14 @@ class TorchSide(Side):
     def _run_once(
         self, model: torch.nn.Module, inputs: Tensors, substitute: trees.Change
     ) -> tuple[dict[str, torch.Tensor], Any]:
-        taps = Taps(substitute, self.chosen)
+        taps = Taps(substitute, self.chosen, here=_outside_of_vmap, copied=torch.clone)
         modules = torch_submodules(model)
         handlers = {
             path: taps.handler(path or "lstm", self._ports(path, modules)) for path in self.stages
         }
         with intercepted_torch(handlers, modules):
             output = self.call(model, inputs)
-        outputs = Taps(substitute)
+        outputs = Taps(substitute, copied=torch.clone)
         output = trees.mapped(self.output, output, trees.once(outputs.keep), strict=True)
         return {**taps.own, **outputs.own}, output
 
@@ -271,7 +302,7 @@ class TorchSide(Side):
         """The output, without the stages."""
         if self.alone and "lengths" in inputs:
             return self._run(model, inputs, {})[1]
-        return self.call(model, inputs)
+        return (self.training_call if model.training else self.call)(model, inputs)
 
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
         return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
@@ -280,13 +311,24 @@ class TorchSide(Side):
         """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
         model = self._models.pop(dtype, None)
         if model is None:
-            model = copied(self.module).to(getattr(torch, dtype)).eval()
+            model = copied(self.module).to(getattr(torch, dtype))
         if not fresh:
             self._models[dtype] = model
         held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}
+        model.train(self.module.training)  # what holds merged weights must do so in its own mode
         model.load_state_dict(held, strict=False)
-        return model
+        return model.eval()
 
     def _tensors(self, arrays: Arrays, dtype: str) -> dict[str, torch.Tensor]:
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         return {n: tensor_of(a).to(device) for n, a in cast(arrays, dtype).items()}
+
+
+def every_parameter(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters by name; tied ones by each of their names."""
+    return module.named_parameters(remove_duplicate=False)
+
+
+def _outside_of_vmap() -> bool:
+    """Whether values exist that are not only those of `torch.func`'s transformations."""
+    return torch._C._functorch.maybe_current_level() is None

@@ -2,13 +2,13 @@
 
 If either side does anything in training mode that it does not do in evaluation mode, both are
 trained in training mode. Dropout draws different masks in the two frameworks, so training runs with
-rates of 0, and one pass forward and backward with fixed numbers instead of masks
-(`parity.sides.dropout`). Statistics of BatchNorm, and all that is not trained, are compared after
-every step. PyTorch moves the running variance towards the batch's sum of squares over n − 1,
-`nnx.BatchNorm` towards that over n: the reference of an `nnx.BatchNorm` is computed over n, too.
+rates of 0, and one pass forward and backward with fixed masks (`parity.sides.fixed_masks`).
+Statistics of BatchNorm, and all that is not trained, are compared after every step. PyTorch moves
+the running variance towards the batch's sum of squares over n − 1, `nnx.BatchNorm` towards that
+over n: the reference of an `nnx.BatchNorm` is computed over n, too.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from flax import nnx
 
+from flax_bilstm.conversion.rows import Row
+from flax_bilstm.conversion.tree import dotted
 from parity.sides import dropout
 from parity.sides.both_modes import shown_by
 from parity.sides.intercept import nnx_submodules, torch_submodules
@@ -29,6 +31,7 @@ _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 MOMENTUM = "momentum of running averages"
 FLAGS = ("deterministic", "use_running_average")
 """What Flax sets in every module that has it, to put it in a mode."""
+COUNT = "num_batches_tracked"
 ONLY = "what else training mode does, such as statistics"
 NOTE = (
     "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
@@ -41,14 +44,12 @@ class Arranged(NamedTuple):
 
     Attributes:
         settings: settings to compare.
-        dropout: the rates of Dropout in words, if the outputs in training mode can be compared.
-        only: what else is compared if anything is trained, in words.
+        only: what of training mode can be compared, in words; "" for nothing.
         notes: what cannot be judged, in words.
     """
 
     settings: tuple[Setting, ...] = ()
-    dropout: str = ""
-    only: tuple[str, ...] = ()
+    only: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -72,32 +73,53 @@ def arrange(
     rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
     momenta = _momenta(theirs, ours, stages)
     shown = shown_by(reference, inputs)
-    problem = shown.problem
+    problem, reference.trained_elsewhere = shown.problem, shown.trained
     if any(map(_draws, ours.values())):
         problem = "the candidate has random streams outside of Flax's layers"
     if problem:
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
         return Arranged(momenta, notes=(f"training mode is not run: {problem}{words}",))
     notes = _keyless(ours)
-    only: tuple[str, ...] = ()
+    only = False
     if shown.differs or _has_modes(candidate, ours):
-        over_n = [path for path, own in stages.items() if isinstance(ours[own], nnx.BatchNorm)]
-        reference.start_training = partial(start_torch, over_n=over_n)
+        norms = dict(_norms(candidate.rows, ours))
+        over_n = [path for path, norm in norms.items() if _is_over_n(norm)]
+        uncounted = [path for path, norm in norms.items() if isinstance(norm, nnx.BatchNorm)]
+        uncounted += [n.rpartition(".")[0] for n in candidate.absent if n.endswith(COUNT)]
+        start = partial(start_torch, over_n=over_n, uncounted=uncounted)
+        reference.start_training = start
         candidate.running.start_training = start_flax
-        reference.drops, only = shown.drops, (ONLY,)
+        reference.drops, only = shown.by_functions, True
         notes += [NOTE] if over_n else []
     drops = shown.drops or bool(rates.reference or rates.candidate)
-    settings, words = momenta, rates.words if drops else ""
+    settings, words = momenta, rates.words if drops else ONLY if only else ""
     in_theirs, in_ours = dropout.attention(theirs), dropout.attention(ours)
     if dropout.rates(in_ours):
         notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
-        if in_ours.keys() <= {own for path, own in stages.items() if path in in_theirs}:
-            reference.attention_drops = candidate.running.attention_drops = False
+        paired = {path: own for path, own in stages.items() if path in in_theirs}
+        if in_ours.keys() <= set(paired.values()):
+            reference.still = frozenset(p for p, own in paired.items() if own in in_ours)
+            candidate.running.still = frozenset(in_ours)
             name, every = "dropout rate of attention", dropout.every_rate
             settings = (of_pairs(name, every(in_theirs), every(in_ours), stages), *momenta)
         else:
             settings, words = (rates, *momenta), ""
-    return Arranged(settings, words, only, tuple(notes))
+            notes.append("it has no counterpart: of all Dropout, only the rates are compared")
+    return Arranged(settings, words, tuple(notes))
+
+
+def _norms(rows: Sequence[Row], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """torch path → the candidate's module that has the running variance of the module there."""
+    for row in rows:
+        for name in row.torch_names:
+            path, _, own = name.rpartition(".")
+            if own == "running_var":
+                yield path, ours.get(dotted(row.paths[0][:-1]))
+
+
+def _is_over_n(module: Any) -> bool:
+    """Whether it is an `nnx.BatchNorm`, or one that computes what that does."""
+    return isinstance(module, nnx.BatchNorm) and type(module).__call__ is nnx.BatchNorm.__call__
 
 
 def _keyless(ours: Mapping[str, Any]) -> list[str]:
@@ -109,19 +131,13 @@ def _keyless(ours: Mapping[str, Any]) -> list[str]:
 
 
 def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
-    """Whether training mode may change what the candidate does, apart from Dropout."""
+    """Whether training mode may change what the candidate does: code may ask a Dropout for it."""
     if candidate.running.training_call != candidate.running.call:
         return True
     own = nnx.Module.train
-    if any(getattr(type(module), "train", own) is not own for module in ours.values()):
-        return True
-    if any(isinstance(module, nnx.BatchNorm) for module in ours.values()):
-        return True
     return any(
-        hasattr(module, flag)
+        getattr(type(module), "train", own) is not own or any(hasattr(module, f) for f in FLAGS)
         for module in ours.values()
-        for flag in FLAGS
-        if not type(module).__module__.startswith(("flax.", "flax_bilstm."))
     )
 
 
@@ -147,9 +163,9 @@ def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
 def _draws(module: Any) -> bool:
     """Whether it is not Flax's and has random streams: it may be a Dropout of the user's own."""
     streams = nnx.Rngs | nnx.RngStream
-    return not type(module).__module__.startswith("flax") and any(
-        isinstance(held, streams) for held in vars(module).values()
-    )
+    containers = nnx.Dict | nnx.List
+    own = isinstance(module, containers) or not type(module).__module__.startswith("flax")
+    return own and any(isinstance(held, streams) for held in vars(module).values())
 
 
 def _momenta(
@@ -157,7 +173,9 @@ def _momenta(
 ) -> tuple[Setting, ...]:
     """The momenta of layers with the same name; a BatchNorm of the user's own shows in training."""
     # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
-    reference = {p: m.momentum or 0.0 for p, m in theirs.items() if isinstance(m, _BATCH_NORM)}
+    reference = {
+        p: m.momentum for p, m in theirs.items() if isinstance(m, _BATCH_NORM) and m.momentum
+    }
     candidate = {
         p: round(1 - m.momentum, 9) for p, m in ours.items() if isinstance(m, nnx.BatchNorm)
     }
@@ -167,19 +185,21 @@ def _momenta(
     return (replace(momenta, hint=momenta.hint + hint),) if momenta.reference else ()
 
 
-def start_torch(model: torch.nn.Module, over_n: Iterable[str] = ()) -> None:
-    """Put the model in training mode, without Dropout, and without counting batches.
+def start_torch(
+    model: torch.nn.Module, over_n: Iterable[str] = (), uncounted: Iterable[str] = ()
+) -> None:
+    """Put the model in training mode.
 
     Args:
         model: the model, which is changed.
         over_n: the BatchNorms whose running variance is to be that of `nnx.BatchNorm`.
+        uncounted: those whose batches are not to be counted, since `nnx.BatchNorm` counts none.
     """
     model.train()
-    dropout.stop(model.modules())
-    over_n = set(over_n)
+    over_n, uncounted = set(over_n), set(uncounted)
     for path, module in model.named_modules():
         if isinstance(module, _BATCH_NORM) and module.running_var is not None:
-            module.register_forward_hook(_left_alone(module.running_var, path in over_n))
+            module.register_forward_hook(_corrected(module, path in over_n, path in uncounted))
 
 
 def start_flax(model: nnx.Module) -> None:
@@ -188,20 +208,20 @@ def start_flax(model: nnx.Module) -> None:
     dropout.stop(nnx_submodules(model).values())
 
 
-def _left_alone(start: torch.Tensor, over_n: bool) -> Callable[..., None]:
+def _corrected(module: Any, over_n: bool, uncounted: bool) -> Callable[..., None]:
     """A hook that undoes the count of batches, and the factor n / (n − 1) of the new variance."""
-
-    before = start.clone()
+    before = module.running_var.clone()
 
     def hook(module: Any, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal before
-        if not module.training:  # the model keeps it in evaluation mode
+        if torch.equal(before, module.running_var):  # the model keeps it in evaluation mode
             return
         with torch.no_grad():
             if module.momentum is not None:  # without one, the count is the weight's denominator
-                module.num_batches_tracked.sub_(1)
+                if uncounted:
+                    module.num_batches_tracked.sub_(1)
                 if over_n:
-                    n = inputs[0].numel() // inputs[0].shape[1]
+                    n = output.numel() // output.shape[1]
                     kept = (1 - module.momentum) * before
                     # Not in place: the backward pass may need the former tensor.
                     module.running_var = kept + (module.running_var - kept) * (n - 1) / n

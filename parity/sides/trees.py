@@ -1,7 +1,7 @@
 """The arrays in nested values, named by their place: `output.logits`, `gru.1.0`."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -27,21 +27,47 @@ def mapped(name: str, value: Any, change: Change, *, strict: bool = False) -> An
 
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return change(name, value)
-    if isinstance(value, Mapping):
-        return _with_items(value, {key: inner(key, part) for key, part in value.items()})
-    if isinstance(value, tuple | list):
-        keys = getattr(value, "_fields", range(len(value)))
-        parts = [inner(key, part) for key, part in zip(keys, value, strict=True)]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: inner(f.name, getattr(value, f.name)) for f in fields(value)}
-        return replace(value, **{f.name: changed[f.name] for f in fields(value) if f.init})
+    keys, parts = _parts(value)
+    if parts is not None:
+        changed = [inner(key, part) for key, part in zip(keys, parts, strict=True)]
+        if all(new is old for new, old in zip(changed, parts, strict=True)):
+            return value  # a list that is an argument may be added to
+        return _rebuilt(value, keys, changed)
     if strict and value is not None:
         raise TypeError(
             f"{name}: expected arrays, or tuples, lists, dicts and dataclasses of arrays, got "
             f"{type(value).__name__}; return what is to be compared as an array"
         )
     return value
+
+
+def writing_back(value: Any, made: Any) -> Callable[[], None]:
+    """What writes to the lists and dicts in a value what is written to those that were made of it.
+
+    A part that nothing is written to stays as it was in the value.
+    """
+    pairs: list[tuple[Any, Any, Any]] = []
+
+    def note(value: Any, made: Any) -> None:
+        (_keys, parts), (_, others) = _parts(value), _parts(made)
+        if value is made or type(value) is not type(made) or parts is None or others is None:
+            return
+        if type(value) in (list, dict):
+            pairs.append((value, made, copy.copy(made)))
+        for part, other in zip(parts, others, strict=False):
+            note(part, other)
+
+    def write() -> None:
+        for value, made, before in pairs:
+            items = list(made.items() if isinstance(made, dict) else enumerate(made))
+            known = dict(before.items() if isinstance(before, dict) else enumerate(before))
+            old = dict(value.items() if isinstance(value, dict) else enumerate(value))
+            kept = {k: old[k] if k in old and known.get(k) is new else new for k, new in items}
+            value.clear()
+            value.update(kept) if isinstance(value, dict) else value.extend(kept.values())
+
+    note(value, made)
+    return write
 
 
 def once(change: Change) -> Change:
@@ -78,3 +104,26 @@ def _with_items(value: Mapping, items: dict[Any, Any]) -> Any:
     for key, item in items.items():
         made[key] = item
     return made
+
+
+def _parts(value: Any) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    """The keys and the parts of a value; None for one that has none."""
+    if isinstance(value, Mapping):
+        return list(value), list(value.values())
+    if isinstance(value, tuple | list):
+        return getattr(value, "_fields", range(len(value))), value
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in fields(value)]
+        return names, [getattr(value, name) for name in names]
+    return (), None
+
+
+def _rebuilt(value: Any, keys: Sequence[Any], parts: list[Any]) -> Any:
+    """The same value with other parts."""
+    if isinstance(value, Mapping):
+        return _with_items(value, dict(zip(keys, parts, strict=True)))
+    if isinstance(value, tuple | list):
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    taken = {f.name for f in fields(value) if f.init}
+    named = zip(keys, parts, strict=True)
+    return replace(value, **{name: part for name, part in named if name in taken})

@@ -26,6 +26,7 @@ class Variables:
 
     Attributes:
         found: path → variable of the copy.
+        absent: the tensors that the module has no variable for.
         trained: the paths, with dots, of those that an optimizer trains: floating `nnx.Param`s.
     """
 
@@ -41,6 +42,12 @@ class Variables:
             if isinstance(leaf, nnx.Param) and floating(leaf)
         )
         self.rows = tuple(rows)
+        self.absent = frozenset(
+            name
+            for row in self.rows
+            if any(path not in self.found for path in row.paths)
+            for name in row.torch_names
+        )
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The module's parameters, exact, under the reference's names and in its layout.
@@ -140,6 +147,8 @@ def _compute_as_stored(module: nnx.Module) -> None:
         dtype = vars(part).get("dtype")
         if dtype is None:
             continue
+        if not isinstance(dtype, np.dtype | type):
+            continue  # the module means something else by it
         stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
         if jnp.dtype(dtype) in stored:
             part.dtype = None

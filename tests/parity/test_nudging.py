@@ -23,7 +23,9 @@ def test_a_nudge_moves_everything_by_one_ulp_up_or_down(dtype):
     relative = np.abs(moved.astype(np.float64) / array.astype(np.float64) - 1)
     assert relative.max() <= 1.5 * epsilon(dtype)
     whole = (array == np.rint(array)) & (np.abs(array) * epsilon(dtype) <= 0.01)
-    np.testing.assert_array_equal(moved != array, ~whole)
+    np.testing.assert_array_equal((moved != array)[~whole], True)
+    np.testing.assert_array_equal((moved != array)[whole & (array <= 1)], False)
+    assert np.all((moved >= array)[whole])
     assert 0.4 < np.mean(moved > array) < 0.6
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 import flax_bilstm as fb
 import parity
 from parity.diagnosis.locate import ONLY_TRAINING
+from parity.in_training_mode import DIFFERENT
 from parity.sides.both_modes import RANDOM
 
 RNGS = nnx.Rngs(0)
@@ -57,11 +58,11 @@ class Told(Port):
         return self.own(self, x, deterministic)
 
 
-def check(theirs, ours, kind=Port, *, drop=False, **options):
+def check(theirs, ours, kind=Port, *, drop=False, x=X, **options):
     torch.manual_seed(0)
     reference, candidate = Reference(theirs, drop), kind(ours, drop)
     fb.load_state_dict(candidate, reference.state_dict())
-    return parity.check(reference, candidate, X, **{**OPTIONS, **options})
+    return parity.check(reference, candidate, x, **{**OPTIONS, **options})
 
 
 def failing(report):
@@ -121,14 +122,15 @@ def flax_halved(m, x):
 def test_what_only_the_reference_does_in_training_mode_fails_there(quickly_compiled, theirs):
     report = check(theirs, plain)
     assert "training" in failing(report)
-    assert theirs is counted or ONLY_TRAINING in report.first_divergence.note
+    words = ONLY_TRAINING if theirs is stepped else DIFFERENT
+    assert theirs is counted or words in report.first_divergence.note
 
 
 @pytest.mark.parametrize("ours", [flax_detached, flax_counted, flax_halved])
 def test_what_only_the_candidate_does_in_training_mode_fails_there(quickly_compiled, ours):
     report = check(plain, ours, Moded)
     assert "training" in failing(report)
-    assert ours is flax_counted or ONLY_TRAINING in report.first_divergence.note
+    assert ours is flax_counted or DIFFERENT in report.first_divergence.note
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_mask_that_is_the_same_in_every_call_fails(quickly_compiled, ours):
     report = check(dropped, ours, drop=True)
     (row,) = (row for row in report.rows if not row.passed)
     assert (row.check, row.name) == ("training mode", "dropout masks")
-    assert "calls [1] of its Dropout draw the mask that they drew before" in row.note
+    assert "calls [1] of its Dropout draw a mask that was drawn before" in row.note
 
 
 def test_the_call_whose_mask_is_the_same_is_named(quickly_compiled):
@@ -249,13 +251,13 @@ def test_a_dropout_that_jax_cannot_draw_from_fails(quickly_compiled):
 
 def test_dropout_before_a_maximum_is_not_dropout_after_it(quickly_compiled):
     def theirs(m, x):
-        return m.b(m.drop(m.a(x)[:, None].repeat(1, 4, 1)).amax(2, keepdim=True).expand(-1, -1, 4))
+        return m.b(m.drop(m.a(x)).amax(1, keepdim=True).expand(-1, 4))
 
     def ours(m, x):
-        y = jnp.repeat(m.a(x)[:, None], 4, 1)
-        return m.b(jnp.broadcast_to(m.drop(y.max(2, keepdims=True)), y.shape))
+        return m.b(jnp.broadcast_to(m.drop(m.a(x).max(1, keepdims=True)), (len(x), 4)))
 
-    assert failing(check(theirs, ours, drop=True)) == {"training mode"}
+    x = np.random.default_rng(0).standard_normal((40, 3), dtype=np.float32)
+    assert failing(check(theirs, ours, drop=True, x=x)) == {"training mode"}
 
 
 def test_dropout_in_another_layout_is_noted(quickly_compiled):
@@ -263,3 +265,137 @@ def test_dropout_in_another_layout_is_noted(quickly_compiled):
     report.assert_passed()
     (note,) = notes(report)
     assert note.startswith("Dropout has another layout or order of calls")
+
+
+def reversed_input(m, x):
+    return plain(m, 2 * x.detach() - x if m.training else x)
+
+
+def collecting(m, x):
+    """Keeps what it has seen in a list, and uses it from the second call on."""
+    seen = m.__dict__.setdefault("seen", [])
+    y = plain(m, x) + (sum(seen) if m.training else 0)
+    if m.training:
+        seen.append(y.detach().mean())
+    return y
+
+
+@pytest.mark.parametrize("theirs", [reversed_input, collecting])
+def test_so_do_gradients_of_inputs_and_what_is_kept_elsewhere(quickly_compiled, theirs):
+    report = check(theirs, plain)
+    assert failing(report) <= {"training mode", "training"}
+    assert not report.passed
+
+
+def asking_its_dropout(m, x):
+    if not m.drop.deterministic:
+        m.calls[...] = m.calls[...] + 1
+    return plain(m, x)
+
+
+def writing_its_weights(m, x):
+    y = plain(m, x)
+    m.b.kernel[...] = 0.9 * m.b.kernel[...]
+    return y
+
+
+def test_a_candidate_may_ask_its_dropout_for_the_mode(quickly_compiled):
+    assert not check(plain, asking_its_dropout, drop=True).passed
+
+
+def test_weights_that_a_call_writes_are_trained_on(quickly_compiled):
+    report = check(plain, writing_its_weights)
+    assert failing(report) == {"training"}
+    assert "flax_model changes b.kernel, so only first calls are compared" in notes(report)
+
+
+class Caching(Port):
+    def __init__(self, forward, drop):
+        super().__init__(forward, drop)
+        self.cache = nnx.data(jnp.zeros(2))
+
+
+def caching(m, x):
+    y = plain(m, x)
+    y = y + m.cache[None].astype(y.dtype)
+    m.cache = y.mean(0)
+    return y
+
+
+def test_arrays_that_a_call_changes_are_noted(quickly_compiled):
+    report = check(plain, caching, Caching)
+    assert notes(report) == ["flax_model changes cache, so only first calls are compared"]
+
+
+class ToldReference(Reference):
+    def forward(self, x, train=False):
+        return self.own(self, x, train)
+
+
+class ToldPort(Port):
+    def __call__(self, x, train=False):
+        return self.own(self, x, train)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_reference_that_is_told_its_mode_by_a_keyword(quickly_compiled, right):
+    def theirs(m, x, train):
+        return plain(m, x) * (0.5 if train else 1)
+
+    def ours(m, x, train):
+        return plain(m, x) * (0.5 if train and right else 1)
+
+    reference, candidate = ToldReference(theirs, False), ToldPort(ours, False)
+    fb.load_state_dict(candidate, reference.state_dict())
+    assert parity.check(reference, candidate, X, **OPTIONS).passed == right
+
+
+def squares(output, inputs):
+    return sum((array**2).sum() for array in (output if isinstance(output, tuple) else (output,)))
+
+
+def with_another_head(m, x):
+    y = m.a(x)
+    return (y, m.b(y)) if m.training else y
+
+
+def flax_with_another_head(m, x):
+    y = m.a(x)
+    return y if m.deterministic else (y, m.b(y))
+
+
+def test_a_head_that_only_training_mode_has(quickly_compiled):
+    loss = parity.Loss("squares", squares, squares)
+    check(with_another_head, flax_with_another_head, Moded, loss=loss).assert_passed()
+    report = check(with_another_head, flax_with_another_head, Moded)
+    report.assert_passed()
+    assert any("its output has other shapes in it" in note for note in notes(report))
+    assert not check(with_another_head, lambda m, x: m.a(x), Moded, loss=loss).passed
+
+
+def after_its_dropout(m, x):
+    y = m.drop(m.a(x))
+    if m.training:
+        m.calls.copy_(y.detach().square().mean(0)[:2])
+    return m.b(y)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_is_kept_of_a_dropout(quickly_compiled, right):
+    def ours(m, x):
+        before = m.a(x)
+        y = m.drop(before)
+        if not m.drop.deterministic:
+            m.calls[...] = jnp.square(y if right else before).mean(0)[:2]
+        return m.b(y)
+
+    report = check(after_its_dropout, ours, drop=True)
+    wrong = {("training mode", "calls after")}
+    assert {(r.check, r.name) for r in report.rows if not r.passed} == (set() if right else wrong)
+
+
+def test_hooks_of_parameters_are_those_of_the_reference(quickly_compiled):
+    reference, candidate = Reference(plain, False), Port(plain, False)
+    fb.load_state_dict(candidate, reference.state_dict())
+    reference.a.weight.register_hook(lambda slope: 0 * slope)
+    assert not parity.check(reference, candidate, X, **OPTIONS).passed

@@ -13,7 +13,8 @@ from torch.nn import functional
 import flax_bilstm as fb
 import parity
 from parity.sides.both_modes import Shown, shown_by
-from parity.sides.dropout import POSITIONS, VALUES, FixedDropout, fixed
+from parity.sides.fixed_masks import POSITIONS, VALUES, fixed_mask, varied
+from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 
 RNGS = nnx.Rngs(0)
@@ -232,17 +233,21 @@ def test_a_difference_that_is_meant_can_be_acknowledged(quickly_compiled):
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.3])
-def test_no_mask_is_drawn(rate):
-    x = torch.linspace(-1, 1, 7)
-    for call in (functional.dropout, functional.feature_alpha_dropout):
-        with torch.no_grad(), FixedDropout():
-            assert torch.equal(call(x[None, None], rate, True), x[None, None])
-    for by in (POSITIONS, VALUES):
-        with torch.no_grad(), FixedDropout(by):
-            found = functional.dropout(x, rate, True), torch.bernoulli(x, 1 - rate) * x
-        for call, values in enumerate(found):
-            expected = fixed(by, x, rate, (7,), call, torch) * (1 - rate if call else 1)
-            torch.testing.assert_close(values, expected, rtol=0, atol=0)
+@pytest.mark.parametrize("by", ["", POSITIONS, VALUES])
+def test_masks_are_fixed(rate, by):
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    mask = torch.from_numpy(fixed_mask((7,), rate, 0))
+    expected = {"": x, POSITIONS: x * mask / (1 - rate), VALUES: varied(x, rate, (7,), torch)}
+    calls = (
+        lambda: functional.dropout(x, rate, True),
+        lambda: torch.bernoulli(torch.full_like(x, 1 - rate)) * x / (1 - rate),
+        lambda: x * (1 - torch.bernoulli(torch.full_like(x, rate))) / (1 - rate),
+    )
+    for number, call in enumerate(calls[: 2 if by == POSITIONS else 3]):
+        with torch.no_grad(), torch.random.fork_rng(), FixedDropout(by):
+            made = call()
+        torch.testing.assert_close(made, expected[by], msg=f"call {number}")
+    assert round(7 * rate) == int((mask == 0).sum())
 
 
 KINDS = {

@@ -1,0 +1,114 @@
+"""The rows of one run in training mode: output, gradients, what it leaves, and its masks.
+
+Fixed numbers take the place of Dropout (`parity.sides.fixed_masks`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+from parity.distance import Value
+from parity.judge import judge_run, raised
+from parity.place import Case, Place
+from parity.results import Row, without_distance
+from parity.sides.fixed_masks import POSITIONS, VALUES
+from parity.sides.side import Arrays, Pair, Side, beside, outputs
+from parity.sides.training_mode import ONLY
+
+BY_VALUES = (
+    "Dropout has another layout or order of calls: it was compared by numbers that depend on the "
+    "values; they do not show which elements share a mask, what depends on which are 0, nor "
+    "gradients through it"
+)
+DIFFERENT = "what only training mode does is different"
+
+
+def in_training_mode(
+    pair: Pair, inputs: Arrays, dtype: str, case: Case
+) -> tuple[list[Row], list[str]]:
+    """The rows, and notes on what they do not show.
+
+    Only if the output is right by positions, all else is compared: it means nothing by values.
+    """
+    reference, place = pair.reference, Place(case, "training mode", dtype)
+    name = reference.output if pair.only == ONLY else "dropout"
+
+    def run(side: Side, to: str, by: str) -> Mapping[str, Value]:
+        found = side.in_training(by, side.parameters, inputs, to)
+        returned = outputs(found, reference.output)
+        named = {f"{name}{n.removeprefix(reference.output)}": found[n] for n in returned}
+        unchanged = {f"{n} after" for n in side.parameters} - {
+            f"{n} after" for n in reference.buffers
+        }
+        others = {n: a for n, a in found.items() if n not in returned and n not in unchanged}
+        return {**named, **beside(named, others if by == POSITIONS else {})}
+
+    judged, notes = judge_run(pair, partial(run, by=POSITIONS), place), []
+    names = outputs(judged.truth, name)
+    by_positions = not any(row.failed for row in judged.rows if row.name in names)
+    if not by_positions and judged.candidate and pair.only != ONLY:
+        judged = judge_run(pair, partial(run, by=VALUES), place)
+        notes = [] if judged.failure else [BY_VALUES]
+    if not judged.candidate:  # it raised an error
+        return list(judged.rows), notes
+    rows = [_in_words(row, row.name in names, pair.only) for row in judged.rows]
+    returned = [row for row in rows if row.name in names]
+    if not all(row.passed for row in returned):
+        return returned, notes
+    if any(row.determined for row in returned):
+        place = replace(place, name="dropout masks")
+        rows += _masks(pair.candidate, inputs, place, by_positions)
+    return rows, notes
+
+
+def _in_words(row: Row, returned: bool, only: str) -> Row:
+    """The row, with a note if it differs."""
+    if row.passed:
+        return row
+    words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+    kind = "output" if returned else "array" if row.name.endswith(" after") else "gradient"
+    if only == ONLY:
+        return replace(row, note=f"in training mode, the {kind} {words}: {DIFFERENT}")
+    why = DIFFERENT
+    if returned:
+        why = (
+            "one is missing, is called elsewhere or more often, or has another rate or "
+            f"broadcast_dims; or {why}"
+        )
+    note = f"with fixed numbers for every Dropout, the {kind} {words}: {why}; {only}"
+    return replace(row, note=note)
+
+
+def _masks(candidate: Side, inputs: Arrays, place: Place, by_positions: bool) -> Iterator[Row]:
+    """The row of the masks that the candidate draws, if it draws any: each must be another one.
+
+    Calls with one key have the same mask, which is right only if the reference has one mask for
+    both; by positions, it has two.
+    """
+    try:
+        runs = candidate.drawn_keys(candidate.parameters, inputs, place.dtype)
+    except Exception as error:  # any error that the candidate raises is its failure
+        yield raised(error, place)
+        return
+    if not any(runs):
+        if not by_positions:
+            yield without_distance(place, "the reference draws masks, and the candidate none")
+        return
+    callers: dict[bytes, set[int]] = {}
+    for call, key in {(call, key) for call, key in runs[0] if key}:
+        callers.setdefault(key, set()).add(call + 1)
+    again = sorted({call + 1 for call, key in runs[1] if key in callers})
+    shared = sorted({tuple(sorted(calls)) for calls in callers.values() if len(calls) > 1})
+    words = []
+    if again:
+        words.append(
+            f"when the candidate is called again, calls {again} of its Dropout draw a mask that "
+            "was drawn before: give the layers rngs, or each call another key"
+        )
+    if shared and by_positions:
+        words.append(
+            f"calls {list(map(list, shared))} of its Dropout draw from one key, so the same mask, "
+            "and the reference does not: give each layer rngs of its own, nnx.Rngs with another "
+            "seed, or one nnx.Rngs to all"
+        )
+    yield Row(**vars(place), passed=not words, note="; ".join(words))
