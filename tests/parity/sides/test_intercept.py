@@ -11,6 +11,7 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
+from parity.sides import trees
 
 X = np.random.default_rng(0).standard_normal((4, 4), dtype=np.float32)
 OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
@@ -145,3 +146,47 @@ def test_arguments_of_a_subclass_of_an_lstm_are_passed(quickly_compiled, scale):
     fb.load_state_dict(candidate, reference.state_dict())
     report = parity.check(reference, candidate, X[None], **OPTIONS)
     assert report.passed == (scale == 2.0)
+
+
+class ScaledCell(torch.nn.LSTMCell):
+    def forward(self, x, state=None, scale=1.0):
+        h, c = super().forward(x, state)
+        return scale * h, c
+
+
+class FlaxScaledCell(fb.LSTMCell):
+    def __call__(self, state, x, scale=1.0):
+        (c, h), y = super().__call__(state, x)
+        return (c, scale * h), scale * y
+
+
+class TorchStep(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = ScaledCell(4, 3)
+
+    def forward(self, x):
+        return self.cell(x, scale=2.0)[0]
+
+
+class FlaxStep(nnx.Module):
+    def __init__(self):
+        self.cell = FlaxScaledCell(4, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        zeros = jnp.zeros((len(x), 3), x.dtype)
+        return self.cell((zeros, zeros), x, scale=2.0)[1]
+
+
+def test_a_cell_that_is_called_in_a_way_of_its_own_is_no_stage(quickly_compiled):
+    reference, candidate = TorchStep(), FlaxStep()
+    fb.load_state_dict(candidate, reference.state_dict())
+    report = parity.check(reference, candidate, X, **OPTIONS)
+    report.assert_passed()
+    assert {row.name for row in report.rows if row.check == "forward"} == {"output"}
+
+
+def test_a_value_in_which_nothing_changes_is_the_value_itself():
+    value = {"x": [X, (X,)]}
+    assert trees.mapped("value", value, lambda name, array: array) is value
+    assert trees.mapped("value", value, lambda name, array: array + 1) is not value
