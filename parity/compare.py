@@ -1,25 +1,22 @@
 """The check itself: parameters, inputs, forward, gradients and training of a pair, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from parity import layouts, lockstep
-from parity.comparison import identical, not_finite
+from parity import handed_over, layouts, lockstep
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
 from parity.in_training_mode import in_training_mode
 from parity.judge import Run, judge_run, raised
-from parity.lockstep import names
 from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
-from parity.results import Row, acknowledge, without_distance
+from parity.results import Row, acknowledge
 from parity.sides import fresh
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, Side, cast, floating, outputs
+from parity.sides.side import Arrays, Pair, Side, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
@@ -69,11 +66,10 @@ def compare_sides(
     facts = {
         "inputs": sizes, "training_steps": len(batches), **(facts or {}), "parameters": parameters,
     }  # fmt: skip
-    unseen = list(_in_no_dtype_of(pair.reference, dtypes))
+    unseen = list(handed_over.in_no_dtype_of(pair.reference, dtypes))
     with pinned_precision(parameters):
-        handed: Sequence[Row] = [
-            *_handed(pair, inputs, case), *(_settings(pair, case) if trains else ())
-        ]  # fmt: skip
+        settings = handed_over.settings(pair, case) if trains else ()
+        handed: Sequence[Row] = [*handed_over.rows(pair, inputs, case), *settings]
         handed = acknowledge(handed, pair.known)
         rows: list[Row] = []
         drawn = []
@@ -94,22 +90,15 @@ def compare_sides(
         if not truths["forward"]:
             raise ValueError("reference: expected arrays by name of forward, got none")
         if trains and not any(np.any(slope) for slope in truths["gradients"].values()):
-            words = (
-                "every gradient is 0 at these inputs: nothing was shown of gradients and training"
-            )
-            pair = replace(pair, notes=(*pair.notes, words))
+            unseen.append("every gradient is 0 at these inputs, which shows little of training")
         functions = {}
         for dtype in dtypes:
             progress(f"{case} {dtype}: forward and gradients")
             pair, functions[dtype] = _in_one_layout(pair, inputs, dtype, case, truths)
             if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
-                again, unshown = _forward_again(pair, inputs, functions[dtype], case)
-                functions[dtype] += again
-                pair = replace(pair, notes=(*pair.notes, *unshown))
+                functions[dtype] += _forward_again(pair, inputs, functions[dtype], case, unseen)
         if trains and pair.only:
-            rows_of_mode, unshown = in_training_mode(pair, inputs, trains[0], case)
-            functions[trains[0]] += rows_of_mode
-            pair = replace(pair, notes=(*pair.notes, *unshown))
+            functions[trains[0]] += in_training_mode(pair, inputs, trains[0], case, unseen)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
         del truths  # frees memory for training
         for dtype in dtypes:
@@ -141,71 +130,32 @@ def compare_sides(
     return Report((*handed, *rows), environment, figures, {case: facts}, pair.known)
 
 
-def _in_no_dtype_of(reference: Side, dtypes: Sequence[str]) -> Iterator[str]:
-    """A note on parameters in a dtype that nothing is computed in, narrower than those."""
-    stored = {str(a.dtype) for a in reference.parameters.values() if floating(a)}
-    for dtype in sorted(stored - {*dtypes, *DTYPES}):
-        if epsilon(dtype) > max(map(epsilon, dtypes)):
-            yield f"parameters are stored in {dtype}, but nothing was computed in it"
-
-
-def _handed(pair: Pair, inputs: Arrays, case: Case) -> Iterator[Row]:
-    """The rows of parameters, which must be equal, and of inputs.
-
-    These must be finite, unless the reference has a use for others: its output is finite.
-    """
-    ours, theirs = pair.candidate.parameters, pair.reference.parameters
-    for name in names(theirs, ours):
-        yield identical(
-            theirs.get(name), ours.get(name), Place(case, "parameters", name=name),
-            "the two sides hold different values",
-        )  # fmt: skip
-    reference, rows = pair.reference, []
-    for name, array in inputs.items():
-        place = Place(case, "inputs", name=name)
-        rows.append(
-            identical(array, array, place, "")
-            if np.isfinite(array).all()
-            else without_distance(place, f"the input {not_finite(array)}")
-        )
-    if any(row.failed for row in rows):
-        stages = reference.forward(reference.parameters, inputs, TRUTH)
-        if all(np.isfinite(stages[name]).all() for name in outputs(stages, reference.output)):
-            rows = [Row(**vars(Place(case, "inputs", name=name)), passed=True) for name in inputs]
-    yield from rows
-
-
-def _settings(pair: Pair, case: Case) -> Iterator[Row]:
-    """The rows of the settings of training mode."""
-    for setting in pair.settings:
-        yield Row(
-            case, "training mode", name=setting.name, passed=setting.equal,
-            distance=0.0 if setting.equal else float("nan"),
-            note="" if setting.equal else f"{setting.words}; if that is meant, say so with known=",
-        )  # fmt: skip
-
-
 def _forward_again(
-    pair: Pair, inputs: Arrays, rows: Sequence[Row], case: Case
-) -> tuple[tuple[Row, ...], list[str]]:
-    """The rows of the forward pass on other vectors where they are still 0 or 1, and notes.
+    pair: Pair, inputs: Arrays, rows: Sequence[Row], case: Case, unseen: list[str]
+) -> tuple[Row, ...]:
+    """The rows of the forward pass on other vectors where they are still 0 or 1.
 
-    If differences are known, the rows of the stages without one, each run alone.
+    If differences are known, the rows of the stages without one, each run alone. `unseen` gets a
+    note if the reference does not run on others.
     """
     if not any(name in pair.reference.parameters for names in pair.fresh for name in names):
-        return (), []
-    place = Place(case, "forward again", rows[0].dtype)
+        return ()
     other = fresh.moved(pair)
     try:
         stages = other.reference.forward(other.reference.parameters, inputs, TRUTH)
     except Exception as error:  # the user's code can raise anything
-        return (), [f"with other numbers for {pair.fresh}, the reference raises {error}"]
-    if all(row.passed for row in rows):
-        judged = judge_run(other, lambda s, to: s.forward(s.parameters, inputs, to), place, stages)
-        return judged.rows, []
-    alone = judge_run(other, lambda s, to: s.local(s.parameters, inputs, stages, to), place).rows
-    right = {row.name for row in rows if row.check == "local" and row.passed}
-    return tuple(row for row in alone if row.name in right), []
+        unseen.append(f"with other numbers for {pair.fresh}, the reference raises {error}")
+        return ()
+    alone = {row.name for row in rows if row.check == "local" and row.passed}
+    differ = not all(row.passed for row in rows)
+
+    def run(side: Side, to: str) -> Arrays:
+        if differ:
+            return side.local(side.parameters, inputs, stages, to)
+        return side.forward(side.parameters, inputs, to)
+
+    judged = judge_run(other, run, Place(case, "forward again", rows[0].dtype), stages)
+    return tuple(row for row in judged.rows if not differ or row.name in alone)
 
 
 def _in_one_layout(

@@ -24,9 +24,9 @@ DIFFERENT = "what only training mode does is different"
 
 
 def in_training_mode(
-    pair: Pair, inputs: Arrays, dtype: str, case: Case
-) -> tuple[list[Row], list[str]]:
-    """The rows, and notes on what they do not show.
+    pair: Pair, inputs: Arrays, dtype: str, case: Case, unseen: list[str]
+) -> list[Row]:
+    """The rows; `unseen` gets notes on what they do not show.
 
     Only if the output is right by positions, all else is compared: it means nothing by values.
     """
@@ -37,28 +37,27 @@ def in_training_mode(
         found = side.in_training(by, side.parameters, inputs, to)
         returned = outputs(found, reference.output)
         named = {f"{name}{n.removeprefix(reference.output)}": found[n] for n in returned}
-        unchanged = {f"{n} after" for n in side.parameters} - {
-            f"{n} after" for n in reference.buffers
-        }
-        others = {n: a for n, a in found.items() if n not in returned and n not in unchanged}
+        trained = set(side.parameters).difference(reference.buffers)
+        unread = {*returned, *(f"{n} after" for n in trained)}
+        others = {n: a for n, a in found.items() if n not in unread}
         return {**named, **beside(named, others if by == POSITIONS else {})}
 
-    judged, notes = judge_run(pair, partial(run, by=POSITIONS), place), []
+    judged = judge_run(pair, partial(run, by=POSITIONS), place)
     names = outputs(judged.truth, name)
     by_positions = not any(row.failed for row in judged.rows if row.name in names)
     if not by_positions and judged.candidate and pair.only != ONLY:
         judged = judge_run(pair, partial(run, by=VALUES), place)
-        notes = [] if judged.failure else [BY_VALUES]
+        unseen += [] if judged.failure else [BY_VALUES]
     if not judged.candidate:  # it raised an error
-        return list(judged.rows), notes
+        return list(judged.rows)
     rows = [_in_words(row, row.name in names, pair.only) for row in judged.rows]
     returned = [row for row in rows if row.name in names]
     if not all(row.passed for row in returned):
-        return returned, notes
+        return returned
     if any(row.determined for row in returned):
         place = replace(place, name="dropout masks")
         rows += _masks(pair.candidate, inputs, place, by_positions)
-    return rows, notes
+    return rows
 
 
 def _in_words(row: Row, returned: bool, only: str) -> Row:

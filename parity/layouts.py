@@ -81,7 +81,7 @@ def without(pair: Pair, stages: Collection[str]) -> Pair:
     """The pair without these stages, and with a note about them."""
     assert isinstance(pair, ModulePair)
     words = f"stages in another layout or order of calls, left out: {', '.join(sorted(stages))}"
-    chosen = frozenset(pair.reference.chosen or ()).difference(stages)
+    chosen = frozenset(pair.reference.running.chosen or ()).difference(stages)
     sides = pair.reference.choosing(chosen), pair.candidate.choosing(chosen)
     return replace(pair, reference=sides[0], candidate=sides[1], notes=(*pair.notes, words))
 

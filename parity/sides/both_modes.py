@@ -52,7 +52,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
 
     def run(start: Callable[[torch.nn.Module], Any], calls: int = 1) -> dict[str, Any]:
         read = without_target(inputs)
-        arrays, model = reference.shown(read, start, mode, _SQUARES, calls=calls)
+        arrays, model = reference.run_copy(read, start, mode, _SQUARES, calls=calls)
         after = {f"{name} after": array_of(tensor) for name, tensor in model.state_dict().items()}
         return {**arrays, **after, **_numbers(model)}
 

@@ -1,6 +1,6 @@
 """The fixed masks in Flax, in place of what `nnx.Dropout` draws, and the keys of what it draws."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any
@@ -23,22 +23,18 @@ _FLAX: Any = nnx.Dropout
 def fixed_flax(by: str) -> Iterator[None]:
     """Replace every `nnx.Dropout` that is called, also in copies that a transformation makes."""
 
-    def call(self: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
-        still = self.deterministic if deterministic is None else deterministic
-        if self.rate == 0 or still:
-            return inputs
-        shared = {axis % inputs.ndim for axis in self.broadcast_dims}
+    def act(layer: Any, inputs: Any, rngs: Any, number: int) -> Any:
+        shared = {axis % inputs.ndim for axis in layer.broadcast_dims}
         shape = tuple(1 if axis in shared else n for axis, n in enumerate(inputs.shape))
-        rate, number = round(float(self.rate), DIGITS), next(calls)
+        rate = round(float(layer.rate), DIGITS)
         if rate == 1 or not inputs.size:
             return jnp.zeros_like(inputs)
         if by == VALUES:
             return varied(inputs, rate, shape, jnp)
         kept = jnp.asarray(fixed_mask(shape, rate, number), bool)
-        return jnp.where(kept, inputs / (1 - self.rate), jnp.zeros_like(inputs))
+        return jnp.where(kept, inputs / (1 - layer.rate), jnp.zeros_like(inputs))
 
-    calls = count()
-    with _called_by(call):
+    with _acting(act):
         yield
 
 
@@ -50,21 +46,29 @@ def unjitted() -> Iterator[None]:
         return self.fun(*args, **kwargs)
 
     with ExitStack() as undo:
-        for kind in (
-            getattr(compilation, name, None) for name in ("JitWrapped", "SimpleJitWrapped")
-        ):
-            if kind is not None:
-                undo.enter_context(mock.patch.object(kind, "__call__", call))
+        for name in ("JitWrapped", "SimpleJitWrapped"):
+            if hasattr(compilation, name):
+                undo.enter_context(mock.patch.object(getattr(compilation, name), "__call__", call))
         yield
 
 
 @contextmanager
-def _called_by(call: Any) -> Iterator[None]:
-    """Let `nnx.Dropout` be called by this function, without anything of it in a cache of JAX.
+def _acting(act: Callable[[Any, Any, Any, int], Any]) -> Iterator[None]:
+    """Let every `nnx.Dropout` that is not still act so, without anything of it in a cache of JAX.
 
     What is compiled once would have the number of one call. What JAX itself compiles is known in
     its caches by metadata, too.
+
+    Args:
+        act: (layer, inputs, rngs, number of the call) → what the call returns.
     """
+
+    def call(self: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
+        still = self.deterministic if deterministic is None else deterministic
+        given = self.rngs if rngs is None else rngs
+        return inputs if still or not self.rate else act(self, inputs, given, next(calls))
+
+    calls = count()
     with ExitStack() as undo:
         undo.enter_context(unjitted())
         undo.enter_context(mock.patch.object(_FLAX, "__call__", call))
@@ -87,22 +91,18 @@ def recorded_keys() -> Iterator[list[Drawn]]:
     JAX must be told to wait for what is recorded (`jax.effects_barrier`).
     """
 
-    def call(self: Any, inputs: Any, *, deterministic: Any = None, rngs: Any = None) -> Any:
-        still = self.deterministic if deterministic is None else deterministic
-        given = self.rngs if rngs is None else rngs
-        if not self.rate or still:
+    def act(layer: Any, inputs: Any, rngs: Any, number: int) -> Any:
+        if rngs is None:  # which key it would be given, nobody knows
+            _DRAWN.append((number, b""))
             return inputs
-        if given is None:  # which key it would be given, nobody knows
-            _DRAWN.append((next(calls), b""))
-            return inputs
-        key = given[self.rng_collection] if isinstance(given, nnx.Rngs) else given
+        key = rngs[layer.rng_collection] if isinstance(rngs, nnx.Rngs) else rngs
         key = key() if isinstance(key, nnx.RngStream) else key
-        jax.debug.callback(_record, next(calls), jax.random.key_data(key))
-        return own(self, inputs, deterministic=False, rngs=key)
+        jax.debug.callback(_record, number, jax.random.key_data(key))
+        return own(layer, inputs, deterministic=False, rngs=key)
 
-    own, calls = _FLAX.__call__, count()
+    own = _FLAX.__call__
     _DRAWN.clear()
-    with _called_by(call):
+    with _acting(act):
         yield _DRAWN
 
 

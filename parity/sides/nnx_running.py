@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_bilstm.conversion.tree import dotted
-from parity.sides import dropout, trees
+from parity.sides import changes, dropout, trees
 from parity.sides.calls import Call
 from parity.sides.flax_masks import unjitted
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
@@ -21,7 +20,7 @@ from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
 from parity.sides.side import Arrays, cast, differentiable, floating, without_target
 from parity.sides.substitutes import substituting
-from parity.sides.variables import Named, Variables, flat
+from parity.sides.variables import Named, Variables
 
 Start = Callable[[nnx.Module], None]
 """Changes a module before it is run."""
@@ -66,16 +65,16 @@ class Running:
     def __init__(
         self,
         variables: Variables,
-        call: Call,
+        calls: tuple[Call, Call],
         loss: Loss,
         stages: Mapping[str, str],
         recurrent: Iterable[str],
         chosen: frozenset[str] | None,
         output: str,
     ) -> None:
-        self.variables, self.call, self.loss, self.output = variables, call, loss, output
+        self.variables, self.loss, self.output = variables, loss, output
+        self.call, self.training_call = calls
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
-        self.training_call = call
         self.start_training: Start | None = None
         self.still: frozenset[str] = frozenset()
         self.hidden: set[str] = set()
@@ -194,13 +193,11 @@ class Running:
 
     def _traced_values(self, leaves: Named, inputs: Named, given: Named, forced: Any) -> Named:
         model = self.variables.model(leaves)
-        before = _state(model)
+        before = changes.everything(model)
         own, _ = self._run(self.call, model, inputs, given, forced)
-        after = _state(model)
         # Transformations give back trained variables, and all that is no variable, as other values.
-        kept = {p for p, v in flat(nnx.state(model)).items() if not isinstance(v, nnx.Param)}
-        sure = set(map(dotted, kept)) & before.keys() if self.hidden else before.keys()
-        self.moved |= {path for path in sure if after.get(path) is not before.get(path)}
+        sure = changes.untrained(model) if self.hidden else before
+        self.moved |= changes.between(before, changes.everything(model)).keys() & sure.keys()
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(
@@ -212,7 +209,7 @@ class Running:
         def total(trained: Named, sources: Named, smooth: Named) -> tuple[Any, Any]:
             inputs = {**rest, **sources}
             model = self.variables.model({**fixed, **trained})
-            before = held(model)
+            before = changes.variables(model)
             if start:
                 start(model)
             own, output = self._run(call, model, inputs, {**given, **smooth}, forced)
@@ -222,8 +219,7 @@ class Running:
             for name, weight in weights.items():
                 if name in own and floating(own[name]):
                     both = both + jnp.vdot(own[name], weight).astype(value.dtype)
-            after = held(model)
-            changed = {n: after[n] for n, leaf in before.items() if after.get(n, leaf) is not leaf}
+            changed = changes.between(before, changes.variables(model))
             outputs = OrderedDict(trees.arrays(self.output, output)) if returned else {}
             return both, (value, outputs, changed)
 
@@ -273,19 +269,3 @@ def put_in_training(model: nnx.Module) -> None:
 def copies(inputs: Arrays, dtype: str) -> dict[str, np.ndarray]:
     """The inputs in the dtype. JAX remembers what it made of the caller's arrays without x64."""
     return {name: array.copy() for name, array in cast(inputs, dtype).items()}
-
-
-def held(model: nnx.Module) -> dict[str, Any]:
-    """The value of every variable by its path."""
-    return {dotted(p): v.get_raw_value() for p, v in flat(nnx.state(model)).items()}
-
-
-def _state(model: nnx.Module) -> dict[str, Any]:
-    """The values of all variables, and of attributes that are none, such as a count of calls."""
-    attributes = {
-        ".".join(map(str, (*path, name))): value
-        for path, module in nnx.iter_modules(model)
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, nnx.Module | nnx.Variable)
-    }
-    return {**attributes, **held(model)}

@@ -33,6 +33,7 @@ class NnxSide(Side):
         rows: each tensor of the reference is in one of them; all names come from here.
         call: how to call the module; JAX traces it.
         loss: the loss of the gradients and of training.
+        training_call: how to call it in training mode; None for the same call.
         stages: path in the reference → path in this module, of the submodules to intercept.
         recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
         chosen: the stages to collect; None for all of these submodules, () for none.
@@ -52,6 +53,7 @@ class NnxSide(Side):
         call: Call = POSITIONAL,
         loss: Loss = MEAN_SQUARED_ERROR,
         *,
+        training_call: Call | None = None,
         stages: Mapping[str, str] | None = None,
         recurrent: Iterable[str] = (),
         chosen: frozenset[str] | None = None,
@@ -59,7 +61,10 @@ class NnxSide(Side):
         name: str = "flax",
     ) -> None:
         self._variables = Variables(module, rows)
-        self.running = Running(self._variables, call, loss, stages or {}, recurrent, chosen, output)
+        self.running = Running(
+            self._variables, (call, training_call or call), loss, stages or {}, recurrent, chosen,
+            output,
+        )  # fmt: skip
         """Shared with the sides that `holding` returns, so that nothing is compiled again."""
         self.output = output
         self.rows = self._variables.rows

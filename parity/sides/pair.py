@@ -21,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import attention, calls, dropout, training_mode
+from parity.sides import attention, calls, dropout, hiding, training_mode
 from parity.sides.common_stages import common_stages
 from parity.sides.fresh import fresh_vectors
 from parity.sides.intercept import nnx_submodules, torch_submodules
@@ -135,44 +135,32 @@ def of_modules(
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
     flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
-    torch_call, torch_training_call = torch_call.in_modes(type(torch_model).forward)
-    flax_call, training_call = flax_call.in_modes(type(flax_model).__call__)
+    torch_calls = torch_call.in_modes(type(torch_model).forward)
+    flax_calls = flax_call.in_modes(type(flax_model).__call__)
     if lstm_itself:
-        torch_call, flax_call = calls.torch_lstm, calls.flax_lstm
-        torch_training_call, training_call = torch_call, flax_call
+        torch_calls, flax_calls = (calls.torch_lstm,) * 2, (calls.flax_lstm,) * 2
     tensors = [name for row in rows for name in row.torch_names]
 
     output = "the output" if hasattr(torch_model, "output") else "output"  # a layer has that name
     reference = TorchSide(
-        torch_model, torch_call, loss, names=tensors,
+        torch_model, torch_calls[0], loss, training_call=torch_calls[1], names=tensors,
         stages=stages, recurrent=recurrent, alone=alone, output=output,
     )  # fmt: skip
     candidate = NnxSide(
-        flax_model, rows, flax_call, loss, stages=stages, recurrent=recurrent, output=output
-    )
+        flax_model, rows, flax_calls[0], loss, training_call=flax_calls[1],
+        stages=stages, recurrent=recurrent, output=output,
+    )  # fmt: skip
     read = {n: array for n, array in inputs.items() if n not in targets}
-    reference.training_call = torch_training_call
-    candidate.running.training_call = training_call
     chosen, notes = common_stages(reference, candidate, read)
-    reference.chosen = candidate.running.chosen = chosen
+    reference, candidate.running.chosen = reference.choosing(chosen), chosen
     if spare:
-        moved = NnxSide(_with_other(flax_model, spare), rows, flax_call, loss)
+        moved = NnxSide(_with_other(flax_model, spare), rows, flax_calls[0], loss)
         if _differ(candidate, moved, read):
             refuse()
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
         what = "in flax_model only, where evaluation mode does not use it"
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
-    still = [n for n, a in read.items() if a.size > 1 and (a == a.flat[0]).all()]
-    if still:
-        notes.append(f"all numbers are the same in {', '.join(still)}, which hides most mistakes")
-    ignored = [name for name in torch_model.state_dict() if matches(name, ignore)]
-    if ignored:
-        notes.append(f"ignored, so neither compared nor trained alike: {', '.join(ignored)}")
-    if reference.parameters and not any(map(np.any, reference.parameters.values())):
-        notes.append("every parameter is 0: most mistakes leave no trace in what is computed then")
-    complex_inputs = [name for name, array in read.items() if array.dtype.kind == "c"]
-    if complex_inputs:
-        notes.append(f"the gradient at complex inputs is not compared: {', '.join(complex_inputs)}")
+    notes += hiding.notes(torch_model, reference.parameters, read, ignore)
     if any(map(attention.by_default, ours.values())):
         notes.append(attention.NOTE)
     trained = (

@@ -1,27 +1,19 @@
 """The side of any `torch.nn.Module`."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import Any, NamedTuple, Self
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from parity.sides import dropout, trees
 from parity.sides.calls import POSITIONAL, Call
-from parity.sides.intercept import (
-    AnyModule,
-    Ports,
-    Taps,
-    intercepted_torch,
-    torch_submodules,
-)  # fmt: skip
+from parity.sides.intercept import torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
-from parity.sides.one_by_one import run_each
 from parity.sides.optimizers import Optimizer
-from parity.sides.recurrent import torch_ports
 from parity.sides.side import (
     Arrays,
     Gradients,
@@ -36,15 +28,9 @@ from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
 from parity.sides.torch_copy import copied
 from parity.sides.torch_gradients import differentiated, every_slope, loss_of, named_slopes
 from parity.sides.torch_masks import FixedDropout
+from parity.sides.torch_running import Running
 from parity.sides.torch_training import Training
 from parity.tolerances import TRUTH
-
-
-class Shown(NamedTuple):
-    """What a run shows: its output and gradients, and the model as it leaves it."""
-
-    arrays: Gradients
-    model: torch.nn.Module
 
 
 class TorchSide(Side):
@@ -54,6 +40,7 @@ class TorchSide(Side):
         module: the module; it is never changed.
         call: how to call the module.
         loss: the loss of the gradients and of training.
+        training_call: how to call it in training mode; None for the same call.
         names: the parameters and buffers that have a counterpart; None for all.
         stages: paths of the submodules to intercept.
         recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
@@ -72,6 +59,7 @@ class TorchSide(Side):
         call: Call = POSITIONAL,
         loss: Loss = MEAN_SQUARED_ERROR,
         *,
+        training_call: Call | None = None,
         names: Iterable[str] | None = None,
         stages: Iterable[str] = (),
         recurrent: Iterable[str] = (),
@@ -83,11 +71,10 @@ class TorchSide(Side):
         state = module.state_dict()
         names = list(state if names is None else names)
         super().__init__(name, {n: view_of(state[n]) for n in names})
-        self.module, self.loss, self.alone = module, loss, alone
-        self.stages, self.recurrent, self.chosen = tuple(stages), tuple(recurrent), chosen
-        self.call, self.output = call, output
-        self.training_call = call
-        """How the module is called in training mode."""
+        self.module, self.loss, self.output = module, loss, output
+        self.running = Running(
+            call, training_call or call, tuple(stages), tuple(recurrent), chosen, alone, output
+        )
         self.buffers = tuple(n for n in names if n not in dict(every_parameter(module)))
         self.start_training: Callable[[torch.nn.Module], None] | None = None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
@@ -102,7 +89,7 @@ class TorchSide(Side):
     def choosing(self, stages: frozenset[str]) -> Self:
         """The same side that collects only these stages."""
         other = copy.copy(self)
-        other.chosen = stages
+        other.running = replace(self.running, chosen=stages)
         return other
 
     def forward(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Arrays:
@@ -112,9 +99,9 @@ class TorchSide(Side):
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
         with torch.no_grad():
-            given = self._tensors(values, dtype)
             model = self._model(parameters, dtype)
-            own, _ = self._run(model, self._tensors(without_target(inputs), dtype), given)
+            read = self._tensors(without_target(inputs), dtype)
+            own, _ = self.running.stages_of(model, read, self._tensors(values, dtype))
         return {n: array_of(value) for n, value in own.items()}
 
     def gradients(self, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
@@ -147,7 +134,7 @@ class TorchSide(Side):
             inputs = self._tensors(batch, dtype)
             with self._mode_of_training():
                 with differentiated():
-                    output = self._output(model, inputs)
+                    output = self.running.output_of(model, inputs)
                 step = training.step(loss_of(self.loss, output, inputs))
             yield step
             del step  # frees memory before the next one is computed
@@ -179,12 +166,12 @@ class TorchSide(Side):
             dropout.stop(modules[path] for path in self.still)
 
         mode = FixedDropout(by)
-        arrays, model = self.shown(inputs, prepare, mode, self.loss, parameters, dtype)
+        arrays, model = self.run_copy(inputs, prepare, mode, self.loss, parameters, dtype)
         state = model.state_dict()
         after = {f"{n} after": array_of(state[n]) for n in self.parameters}
         return {**arrays, **beside(arrays, after)}
 
-    def shown(
+    def run_copy(
         self,
         inputs: Arrays,
         prepare: Callable[[torch.nn.Module], Any],
@@ -193,10 +180,11 @@ class TorchSide(Side):
         parameters: Arrays | None = None,
         dtype: str = TRUTH,
         calls: int = 1,
-    ) -> Shown:
+    ) -> tuple[Gradients, torch.nn.Module]:
         """Run a copy of the model that `prepare` changes, forward and backward, in a mode.
 
-        Of several calls, the last one is shown.
+        Returns:
+            Output and gradients of the last of the calls, and the copy as they leave it.
         """
         held = self.parameters if parameters is None else parameters
         model = self._model(held, dtype, fresh=True)
@@ -204,15 +192,15 @@ class TorchSide(Side):
         given, sources = self._sources(inputs, dtype)
         with torch.random.fork_rng(), mode:
             for _ in range(calls - 1):
-                self._output(model, self._tensors(inputs, dtype))
+                self.running.output_of(model, self._tensors(inputs, dtype))
             with differentiated():
-                output = self._output(model, given)
+                output = self.running.output_of(model, given)
             value = loss_of(loss, output, given)
             by_parameter, by_input = named_slopes(value, self._trained(model), sources)
         found = trees.arrays(self.output, output).items()
         outputs = {n: array_of(tensor) for n, tensor in found}
         slopes = every_slope(self.parameters, by_parameter, by_input, sources)
-        return Shown({**outputs, **beside(outputs, slopes)}, model)
+        return {**outputs, **beside(outputs, slopes)}, model
 
     def _pull(
         self,
@@ -237,7 +225,7 @@ class TorchSide(Side):
         taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
 
         with differentiated():
-            own, output = self._run(model, given, leaves, forced)
+            own, output = self.running.stages_of(model, given, leaves, forced)
         value = loss_of(self.loss, output, given)
         weights = self._tensors(cotangents, dtype)
         value = value + sum(
@@ -268,45 +256,6 @@ class TorchSide(Side):
         every = dict(every_parameter(model))
         return {n: every[n] for n in reversed(every) if n in self.parameters}
 
-    def _run(
-        self, model: torch.nn.Module, inputs: Tensors, leaves: Tensors, forced: bool = True
-    ) -> tuple[dict[str, torch.Tensor], Any]:
-        """The values that the run computed, by stage, and the output for the loss."""
-
-        def put(value: torch.Tensor, leaf: torch.Tensor | None) -> torch.Tensor:
-            if leaf is None or leaf.shape != value.shape:
-                return value
-            if forced:
-                return leaf.clone()  # the model may change it in place
-            return value + leaf if value.is_floating_point() else value
-
-        if self.alone and "lengths" in inputs:
-            return run_each(partial(self._run_once, model), inputs, leaves, put)
-        return self._run_once(model, inputs, lambda name, value: put(value, leaves.get(name)))
-
-    def _run_once(
-        self, model: torch.nn.Module, inputs: Tensors, substitute: trees.Change
-    ) -> tuple[dict[str, torch.Tensor], Any]:
-        taps = Taps(substitute, self.chosen, here=_outside_of_vmap, copied=torch.clone)
-        modules = torch_submodules(model)
-        handlers = {
-            path: taps.handler(path or "lstm", self._ports(path, modules)) for path in self.stages
-        }
-        with intercepted_torch(handlers, modules):
-            output = self.call(model, inputs)
-        outputs = Taps(substitute, copied=torch.clone)
-        output = trees.mapped(self.output, output, trees.once(outputs.keep), strict=True)
-        return {**taps.own, **outputs.own}, output
-
-    def _output(self, model: torch.nn.Module, inputs: Tensors) -> Any:
-        """The output, without the stages."""
-        if self.alone and "lengths" in inputs:
-            return self._run(model, inputs, {})[1]
-        return (self.training_call if model.training else self.call)(model, inputs)
-
-    def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
-        return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
-
     def _model(self, parameters: Arrays, dtype: str, fresh: bool = False) -> torch.nn.Module:
         """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
         model = self._models.pop(dtype, None)
@@ -327,8 +276,3 @@ class TorchSide(Side):
 def every_parameter(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """The parameters by name; tied ones by each of their names."""
     return module.named_parameters(remove_duplicate=False)
-
-
-def _outside_of_vmap() -> bool:
-    """Whether values exist that are not only those of `torch.func`'s transformations."""
-    return torch._C._functorch.maybe_current_level() is None

@@ -59,10 +59,8 @@ def writing_back(value: Any, made: Any) -> Callable[[], None]:
 
     def write() -> None:
         for value, made, before in pairs:
-            items = list(made.items() if isinstance(made, dict) else enumerate(made))
-            known = dict(before.items() if isinstance(before, dict) else enumerate(before))
-            old = dict(value.items() if isinstance(value, dict) else enumerate(value))
-            kept = {k: old[k] if k in old and known.get(k) is new else new for k, new in items}
+            old, was, new = _items(value), _items(before), _items(made)
+            kept = {k: old.get(k, part) if was.get(k) is part else part for k, part in new.items()}
             value.clear()
             value.update(kept) if isinstance(value, dict) else value.extend(kept.values())
 
@@ -116,6 +114,11 @@ def _parts(value: Any) -> tuple[Sequence[Any], Sequence[Any] | None]:
         names = [f.name for f in fields(value)]
         return names, [getattr(value, name) for name in names]
     return (), None
+
+
+def _items(value: Any) -> dict[Any, Any]:
+    """The parts of a list or dict by their keys."""
+    return dict(value.items() if isinstance(value, dict) else enumerate(value))
 
 
 def _rebuilt(value: Any, keys: Sequence[Any], parts: list[Any]) -> Any:

@@ -103,6 +103,13 @@ def network():
 
 
 @pytest.fixture
+def lenient():
+    """Promotion as users have it, not as this suite asks of the library; Flax relies on it."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def operation_by_operation(quickly_compiled, unchecked):
     """Operations are compiled once for all that is planted; whole programs would be, one by one.
 

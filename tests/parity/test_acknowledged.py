@@ -1,6 +1,5 @@
 """What a known difference must not hide, and what shows too little to prove anything."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,13 +16,6 @@ import parity
 X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
 SGD = parity.optimizers.SGD
 OPTIONS = {"dtypes": ["float64"], "optimizers": [SGD], "training_steps": 2}
-
-
-@pytest.fixture
-def lenient():
-    """Flax's normalizations rely on it."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 class Reference(torch.nn.Module):

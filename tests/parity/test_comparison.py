@@ -120,40 +120,42 @@ def test_among_runs_of_noise_the_candidate_may_be_the_largest():
     assert judge(Y, Y + 0.3, [Y + 0.1, Y - 0.1], here).verdict == "FAILED"
 
 
+def with_value(array, where, value):
+    changed = array.copy()
+    changed[where] = value
+    return changed
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_infinities_of_all_runs_must_be_those_of_the_candidate(value):
-    truth = Y.copy()
-    truth[1, 2] = value
+    truth = with_value(Y, (1, 2), value)
     assert judge(truth, truth, [truth, truth], HERE).verdict == "ok"
     for other in (np.nan, -value, 0.0):
-        wrong = truth.copy()
-        wrong[1, 2] = other
+        wrong = with_value(Y, (1, 2), other)
         row = judge(truth, wrong, [truth, truth], HERE)
         assert row.verdict == "FAILED"
         assert row.where == (1, 2)
         assert f"the truth is {value} at [1, 2]" in row.note
         assert judge(truth, wrong, [truth, wrong], HERE).verdict == "undetermined"
-    wrong = truth.copy()
-    wrong[0, 0] += 1e-9
-    assert judge(truth, wrong, [truth, truth], HERE).verdict == "FAILED"
 
 
-def test_beside_an_element_that_is_no_number_the_others_are_judged():
-    truth = Y.copy()
-    truth[1, 2] = np.nan
+def test_an_element_that_is_no_number_is_undetermined():
+    truth = with_value(Y, (1, 2), np.nan)
     row = judge(truth, truth, [truth, truth], HERE)
     assert row.verdict == "undetermined"
     assert "non-finite" in row.note
     assert "[1, 2]" in row.note
-    wrong = truth.copy()
-    wrong[0, 0] += 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_beside_an_element_that_is_not_finite_the_others_are_judged(bad):
+    truth = with_value(Y, (1, 2), bad)
+    wrong = with_value(truth, (0, 0), Y[0, 0] + 1e-9)
     assert judge(truth, wrong, [truth, truth], HERE).verdict == "FAILED"
 
 
 def test_a_candidate_that_alone_is_not_finite_fails():
-    spoiled = Y.copy()
-    spoiled[1, 2] = np.nan
-    row = judge(Y, spoiled, runs(1e-15), HERE)
+    row = judge(Y, with_value(Y, (1, 2), np.nan), runs(1e-15), HERE)
     assert row.verdict == "FAILED"
     assert "the candidate has 1 non-finite elements, the first at [1, 2]" in row.note
 

@@ -7,40 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax import nnx
 
-import flax_bilstm as fb
-import parity
 from parity.nudging import nudged
 from parity.sides.data import another_batch
 
-RNGS = nnx.Rngs(0)
-X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
-OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 2}
-
-
-class Reference(torch.nn.Module):
-    def __init__(self, forward):
-        super().__init__()
-        self.a, self.own = torch.nn.Linear(3, 4), forward
-
-    def forward(self, *x):
-        return self.own(self, *x)
-
-
-class Port(nnx.Module):
-    def __init__(self, forward):
-        self.a, self.own = nnx.Linear(3, 4, rngs=RNGS), forward
-
-    def __call__(self, *x):
-        return self.own(self, *x)
+from . import two_layers
+from .two_layers import Port, Reference, X
 
 
 def check(theirs, ours, x):
-    torch.manual_seed(0)
-    reference, candidate = Reference(theirs), Port(ours)
-    fb.load_state_dict(candidate, reference.state_dict())
-    return parity.check(reference, candidate, x, **OPTIONS)
+    """The functions are those of the first layer."""
+    reference = Reference(lambda m, *x: m.b(theirs(m, *x)))
+    return two_layers.check(reference, Port(lambda m, *x: m.b(ours(m, *x))), x)
 
 
 def with_value(value, *where):

@@ -14,14 +14,8 @@ import parity
 from parity.sides.losses import INNER_PRODUCT
 
 X = np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
+pytestmark = pytest.mark.usefixtures("lenient", "quickly_compiled")
 OPTIONS = {"dtypes": ["float64"], "training_steps": 0}
-
-
-@pytest.fixture(autouse=True)
-def lenient(quickly_compiled):
-    """Promotion as users have it."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 class Reference(torch.nn.Module):

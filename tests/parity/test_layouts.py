@@ -12,27 +12,11 @@ from flax import nnx
 import flax_bilstm as fb
 import parity
 
+from .two_layers import Port, Reference
+
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((4, 4, 3), dtype=np.float32)
 OPTIONS = {"dtypes": ["float32"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
-
-
-class Reference(torch.nn.Module):
-    def __init__(self, forward):
-        super().__init__()
-        self.a, self.b, self.own = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), forward
-
-    def forward(self, x):
-        return self.own(self, x)
-
-
-class Port(nnx.Module):
-    def __init__(self, forward):
-        self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
-        self.own = forward
-
-    def __call__(self, x):
-        return self.own(self, x)
 
 
 def check(theirs, ours):

@@ -150,8 +150,9 @@ def faulty_call(fault):
     ],
 )
 def test_porting_mistakes_are_found_at_their_stage(float64, network, instead, fault, stage):
-    called = network.pair.reference.chosen - {"attention.input"}  # which this one never calls
-    theirs = instead(network.pair.reference, chosen=called)
+    reference = network.pair.reference
+    called = reference.running.chosen - {"attention.input"}  # which this one never calls
+    theirs = reference.choosing(called)
     candidate = NnxSide(
         network.candidate, rows(network.candidate), faulty_call(fault),
         stages=network.pair.stages, recurrent=network.pair.lstms, chosen=called,

@@ -46,7 +46,7 @@ def locate(
         for to, of in (("x", "input"), ("h_0", "h_0"), ("c_0", "c_0"), ("lengths", "lengths"))
         if f"{name}.{of}" in values
     }
-    if "lengths" in inputs and "lengths" not in given and pair.reference.alone:
+    if "lengths" in inputs and "lengths" not in given and pair.reference.running.alone:
         given["lengths"] = inputs["lengths"]
     after = {
         n: cotangents[f"{name}.{n}"]

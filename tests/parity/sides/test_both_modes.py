@@ -11,38 +11,26 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx
 
-import flax_bilstm as fb
 import parity
 from parity.diagnosis.locate import ONLY_TRAINING
 from parity.in_training_mode import DIFFERENT
 from parity.sides.both_modes import RANDOM
 
-RNGS = nnx.Rngs(0)
-X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
-OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 3}
+from .. import two_layers
+from ..two_layers import failing, notes, plain
 
 
-class Reference(torch.nn.Module):
+class Reference(two_layers.Reference):
     def __init__(self, forward, drop):
-        super().__init__()
-        self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+        super().__init__(forward, torch.nn.Dropout(0.3) if drop else None)
         self.register_buffer("calls", torch.zeros(2))
-        self.own, self.step = forward, 0
-        self.drop = torch.nn.Dropout(0.3) if drop else None
-
-    def forward(self, x):
-        return self.own(self, x)
+        self.step = 0
 
 
-class Port(nnx.Module):
+class Port(two_layers.Port):
     def __init__(self, forward, drop):
-        self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
+        super().__init__(forward, nnx.Dropout(0.3, rngs=nnx.Rngs(0)) if drop else None)
         self.calls = nnx.BatchStat(jnp.zeros(2))
-        self.drop = nnx.data(nnx.Dropout(0.3, rngs=nnx.Rngs(0)) if drop else None)
-        self.own = forward
-
-    def __call__(self, x):
-        return self.own(self, x)
 
 
 class Moded(Port):
@@ -51,26 +39,8 @@ class Moded(Port):
     deterministic = False
 
 
-class Told(Port):
-    """Is told its mode by a keyword."""
-
-    def __call__(self, x, *, deterministic=True):
-        return self.own(self, x, deterministic)
-
-
-def check(theirs, ours, kind=Port, *, drop=False, x=X, **options):
-    torch.manual_seed(0)
-    reference, candidate = Reference(theirs, drop), kind(ours, drop)
-    fb.load_state_dict(candidate, reference.state_dict())
-    return parity.check(reference, candidate, x, **{**OPTIONS, **options})
-
-
-def failing(report):
-    return {row.check for row in report.rows if not row.passed}
-
-
-def plain(m, x):
-    return m.b(m.a(x))
+def check(theirs, ours, kind=Port, *, drop=False, **options):
+    return two_layers.check(Reference(theirs, drop), kind(ours, drop), **options)
 
 
 def detached(m, x):
@@ -150,11 +120,6 @@ def test_without_training_it_is_noted(quickly_compiled):
     assert note == "compared only by training: what else training mode does, such as statistics"
 
 
-def notes(report):
-    (facts,) = report.cases.values()
-    return [words for words in facts.get("notes", ()) if "dropout rate" not in words]
-
-
 def seldom(draw):
     def forward(m, x):
         return plain(m, x) * (0.5 if m.training and draw() < 1e-6 else 1)
@@ -179,92 +144,6 @@ def test_a_reference_that_draws_is_random_even_if_that_seldom_matters(quickly_co
     (words,) = report.cases.values()
     assert any(RANDOM in note for note in words["notes"])
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def dropped(m, x):
-    return m.b(m.drop(m.a(x)))
-
-
-def told(m, x, deterministic):
-    return m.b(m.drop(m.a(x), deterministic=deterministic))
-
-
-def test_a_candidate_that_is_told_its_mode_by_a_keyword(quickly_compiled):
-    report = check(dropped, told, Told, drop=True)
-    report.assert_passed()
-    assert not notes(report)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda m, x, deterministic: m.b(m.a(x)), lambda m, x, deterministic: told(m, x, True)],
-)
-def test_a_candidate_that_ignores_the_keyword_fails(quickly_compiled, wrong):
-    assert failing(check(dropped, wrong, Told, drop=True)) == {"training mode"}
-
-
-def through(m, x):
-    y = m.a(x)
-    return m.b(y + jax.lax.stop_gradient(m.drop(y) - y))
-
-
-def test_a_gradient_that_does_not_go_through_the_dropout_fails(quickly_compiled):
-    report = check(dropped, through, drop=True)
-    rows = [row for row in report.rows if not row.passed]
-    assert {row.check for row in rows} == {"training mode"}
-    assert {row.name for row in rows} == {"a.weight", "a.bias", "x"}
-    assert "with fixed numbers for every Dropout, the gradient differs" in rows[0].note
-
-
-@pytest.mark.parametrize(
-    "ours",
-    [
-        lambda m, x: m.b(m.drop(m.a(x), rngs=jax.random.key(0))),
-        lambda m, x: m.b(m.drop(m.a(x), rngs=nnx.Rngs(0))),
-    ],
-)
-def test_a_mask_that_is_the_same_in_every_call_fails(quickly_compiled, ours):
-    report = check(dropped, ours, drop=True)
-    (row,) = (row for row in report.rows if not row.passed)
-    assert (row.check, row.name) == ("training mode", "dropout masks")
-    assert "calls [1] of its Dropout draw a mask that was drawn before" in row.note
-
-
-def test_the_call_whose_mask_is_the_same_is_named(quickly_compiled):
-    def theirs(m, x):
-        return m.drop(m.b(m.drop(m.a(x))))
-
-    def ours(m, x):
-        return m.drop(m.b(m.drop(m.a(x))), rngs=jax.random.key(0))
-
-    (row,) = (row for row in check(theirs, ours, drop=True).rows if not row.passed)
-    assert "calls [2] of its Dropout" in row.note
-
-
-def test_a_dropout_that_jax_cannot_draw_from_fails(quickly_compiled):
-    def ours(m, x):
-        return m.b(jax.vmap(m.drop)(m.a(x)))
-
-    (row,) = (row for row in check(dropped, ours, drop=True).rows if not row.passed)
-    assert (row.check, row.note[:19]) == ("training mode", "the candidate raise")
-
-
-def test_dropout_before_a_maximum_is_not_dropout_after_it(quickly_compiled):
-    def theirs(m, x):
-        return m.b(m.drop(m.a(x)).amax(1, keepdim=True).expand(-1, 4))
-
-    def ours(m, x):
-        return m.b(jnp.broadcast_to(m.drop(m.a(x).max(1, keepdims=True)), (len(x), 4)))
-
-    x = np.random.default_rng(0).standard_normal((40, 3), dtype=np.float32)
-    assert failing(check(theirs, ours, drop=True, x=x)) == {"training mode"}
-
-
-def test_dropout_in_another_layout_is_noted(quickly_compiled):
-    report = check(dropped, lambda m, x: m.b(m.drop(m.a(x).T).T), drop=True)
-    report.assert_passed()
-    (note,) = notes(report)
-    assert note.startswith("Dropout has another layout or order of calls")
 
 
 def reversed_input(m, x):
@@ -293,61 +172,8 @@ def asking_its_dropout(m, x):
     return plain(m, x)
 
 
-def writing_its_weights(m, x):
-    y = plain(m, x)
-    m.b.kernel[...] = 0.9 * m.b.kernel[...]
-    return y
-
-
 def test_a_candidate_may_ask_its_dropout_for_the_mode(quickly_compiled):
     assert not check(plain, asking_its_dropout, drop=True).passed
-
-
-def test_weights_that_a_call_writes_are_trained_on(quickly_compiled):
-    report = check(plain, writing_its_weights)
-    assert failing(report) == {"training"}
-    assert "flax_model changes b.kernel, so only first calls are compared" in notes(report)
-
-
-class Caching(Port):
-    def __init__(self, forward, drop):
-        super().__init__(forward, drop)
-        self.cache = nnx.data(jnp.zeros(2))
-
-
-def caching(m, x):
-    y = plain(m, x)
-    y = y + m.cache[None].astype(y.dtype)
-    m.cache = y.mean(0)
-    return y
-
-
-def test_arrays_that_a_call_changes_are_noted(quickly_compiled):
-    report = check(plain, caching, Caching)
-    assert notes(report) == ["flax_model changes cache, so only first calls are compared"]
-
-
-class ToldReference(Reference):
-    def forward(self, x, train=False):
-        return self.own(self, x, train)
-
-
-class ToldPort(Port):
-    def __call__(self, x, train=False):
-        return self.own(self, x, train)
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_a_reference_that_is_told_its_mode_by_a_keyword(quickly_compiled, right):
-    def theirs(m, x, train):
-        return plain(m, x) * (0.5 if train else 1)
-
-    def ours(m, x, train):
-        return plain(m, x) * (0.5 if train and right else 1)
-
-    reference, candidate = ToldReference(theirs, False), ToldPort(ours, False)
-    fb.load_state_dict(candidate, reference.state_dict())
-    assert parity.check(reference, candidate, X, **OPTIONS).passed == right
 
 
 def squares(output, inputs):
@@ -371,31 +197,3 @@ def test_a_head_that_only_training_mode_has(quickly_compiled):
     report.assert_passed()
     assert any("its output has other shapes in it" in note for note in notes(report))
     assert not check(with_another_head, lambda m, x: m.a(x), Moded, loss=loss).passed
-
-
-def after_its_dropout(m, x):
-    y = m.drop(m.a(x))
-    if m.training:
-        m.calls.copy_(y.detach().square().mean(0)[:2])
-    return m.b(y)
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_what_is_kept_of_a_dropout(quickly_compiled, right):
-    def ours(m, x):
-        before = m.a(x)
-        y = m.drop(before)
-        if not m.drop.deterministic:
-            m.calls[...] = jnp.square(y if right else before).mean(0)[:2]
-        return m.b(y)
-
-    report = check(after_its_dropout, ours, drop=True)
-    wrong = {("training mode", "calls after")}
-    assert {(r.check, r.name) for r in report.rows if not r.passed} == (set() if right else wrong)
-
-
-def test_hooks_of_parameters_are_those_of_the_reference(quickly_compiled):
-    reference, candidate = Reference(plain, False), Port(plain, False)
-    fb.load_state_dict(candidate, reference.state_dict())
-    reference.a.weight.register_hook(lambda slope: 0 * slope)
-    assert not parity.check(reference, candidate, X, **OPTIONS).passed

@@ -13,34 +13,13 @@ from torch.nn import functional
 import flax_bilstm as fb
 import parity
 from parity.sides.both_modes import Shown, shown_by
-from parity.sides.fixed_masks import POSITIONS, VALUES, fixed_mask, varied
-from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
+
+from ..two_layers import Port, Reference
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((4, 5, 3), dtype=np.float32)
 OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
-
-
-class Reference(torch.nn.Module):
-    def __init__(self, forward, drop=None):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
-        self.own, self.drop = forward, drop
-
-    def forward(self, x):
-        return self.own(self, x)
-
-
-class Port(nnx.Module):
-    def __init__(self, forward, drop=None):
-        self.a, self.b = nnx.Linear(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
-        self.own, self.drop = forward, nnx.data(drop)
-
-    def __call__(self, x):
-        return self.own(self, x)
 
 
 def usual(m, x):
@@ -230,42 +209,6 @@ def test_without_training_it_is_noted_and_not_compared(quickly_compiled):
 def test_a_difference_that_is_meant_can_be_acknowledged(quickly_compiled):
     known = {"dropout": "the port is for inference"}
     check(Reference(usual, TORCH), WRONG["left out"], known=known).assert_passed()
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.3])
-@pytest.mark.parametrize("by", ["", POSITIONS, VALUES])
-def test_masks_are_fixed(rate, by):
-    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    mask = torch.from_numpy(fixed_mask((7,), rate, 0))
-    expected = {"": x, POSITIONS: x * mask / (1 - rate), VALUES: varied(x, rate, (7,), torch)}
-    calls = (
-        lambda: functional.dropout(x, rate, True),
-        lambda: torch.bernoulli(torch.full_like(x, 1 - rate)) * x / (1 - rate),
-        lambda: x * (1 - torch.bernoulli(torch.full_like(x, rate))) / (1 - rate),
-    )
-    for number, call in enumerate(calls[: 2 if by == POSITIONS else 3]):
-        with torch.no_grad(), torch.random.fork_rng(), FixedDropout(by):
-            made = call()
-        torch.testing.assert_close(made, expected[by], msg=f"call {number}")
-    assert round(7 * rate) == int((mask == 0).sum())
-
-
-KINDS = {
-    "a function": lambda x: functional.dropout(x, 0.3, True),
-    "in place": lambda x: functional.dropout(1 * x, 0.3, True, inplace=True),
-    "of GPUs": lambda x: torch.native_dropout(x, 0.3, True)[0],
-    "by hand": lambda x: x * (torch.bernoulli(torch.full_like(x, 0.7)) / 0.7),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_is_multiplied_by_the_same_numbers(kind):
-    x = torch.linspace(-1, 1, 6, dtype=torch.float64).requires_grad_()
-    with FixedDropout(POSITIONS):
-        y = KINDS[kind](x)
-        y.sum().backward()
-    torch.testing.assert_close(x.grad * x.detach(), y.detach(), rtol=1e-15, atol=0)
-    assert not torch.equal(y, x)
 
 
 def test_a_function_is_told_what_was_not_run(quickly_compiled):

@@ -11,50 +11,29 @@ from flax import nnx
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-import flax_bilstm as fb
-import parity
+from .. import two_layers
+from ..two_layers import notes
 
 X = np.random.default_rng(0).standard_normal((6, 5, 3), dtype=np.float32)
-OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 1}
 
 
-class Reference(torch.nn.Module):
-    def __init__(self, forward, rate=0.3):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
-        self.own, self.drop = forward, torch.nn.Dropout(rate)
-
-    def forward(self, x):
-        return self.own(self, x)
-
-
-class Port(nnx.Module):
+class Port(two_layers.Port):
     def __init__(self, forward, rate=0.3, seeds=(0, 1)):
-        self.a = nnx.Linear(3, 4, rngs=nnx.Rngs(2))
-        self.b = nnx.Linear(4, 2, rngs=nnx.Rngs(3))
-        self.drop, self.other = (nnx.Dropout(rate, rngs=nnx.Rngs(seed)) for seed in seeds)
+        drop, self.other = (nnx.Dropout(rate, rngs=nnx.Rngs(seed)) for seed in seeds)
+        super().__init__(forward, drop)
         self.shared = nnx.Dropout(rate, broadcast_dims=(1,), rngs=nnx.Rngs(4))
-        self.own = forward
 
-    def __call__(self, x):
-        return self.own(self, x)
+
+def reference_of(forward, rate=0.3):
+    return two_layers.Reference(forward, torch.nn.Dropout(rate))
 
 
 def check(theirs, ours, x=X, **options):
-    reference, candidate = Reference(theirs), Port(ours, **options)
-    fb.load_state_dict(candidate, reference.state_dict())
-    return parity.check(reference, candidate, x, **OPTIONS)
+    return two_layers.check(reference_of(theirs), Port(ours, **options), x)
 
 
 def failing(report):
     return {(row.check, row.name) for row in report.rows if not row.passed}
-
-
-def notes(report):
-    (facts,) = report.cases.values()
-    return facts.get("notes", [])
 
 
 MASKS = ("training mode", "dropout masks")
@@ -111,9 +90,8 @@ def test_a_block_that_is_compiled_keeps_nothing_of_the_check(quickly_compiled):
         return m.b(m.other(jnp.tanh(m.drop(m.a(x)))))
 
     for _ in range(2):
-        candidate, reference = TwoJitted(ours), Reference(theirs)
-        fb.load_state_dict(candidate, reference.state_dict())
-        report = parity.check(reference, candidate, X, **OPTIONS)
+        candidate = TwoJitted(ours)
+        report = two_layers.check(reference_of(theirs), candidate, X)
         report.assert_passed()
         assert not [note for note in notes(report) if "layout" in note]
         candidate.train()

@@ -14,13 +14,6 @@ from parity.sides import pair as pairs
 from parity.sides.intercept import AnyModule, Taps, intercepted_nnx, intercepted_torch
 
 
-@pytest.fixture
-def lenient():
-    """Promotion as users have it, not as this suite asks of the library."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 class TorchGRU(torch.nn.Module):
     """The published equations, torch.nn.GRU's order: the reset gate acts after the product."""
 
@@ -249,34 +242,3 @@ def test_a_variable_of_the_candidate_alone_that_takes_part_is_listed():
     theirs, x = torch.nn.Linear(2, 2, bias=False), np.ones((4, 2), np.float32)
     with pytest.raises(ValueError, match=r"missing: spare, expected shape \(2,\)"):
         parity.check(theirs, Spare(used=True), x, **SPARE)
-
-
-class TorchTagger(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = torch.nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, x):
-        return self.lstm(x)[0]
-
-
-class Tagger(nnx.Module):
-    def __init__(self):
-        self.rnn = nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)))
-
-    def __call__(self, x):
-        return self.rnn(x)
-
-
-def test_a_cell_of_flax_with_one_bias_for_two(quickly_compiled):
-    """Its state begins in the dtype of its parameters, which is another one in float64."""
-    reference, candidate = TorchTagger(), Tagger()
-    names = {"rnn.cell": fb.SummedBiases("lstm", "_l0")}
-    fb.load_state_dict(candidate, reference.state_dict(), names=names)
-    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
-    options = {"names": names, "training_steps": 0, "dtypes": ["float64"]}
-    report = parity.check(reference, candidate, x, **options)
-    assert {row.name for row in report.failing} == {"lstm.bias_ih_l0", "lstm.bias_hh_l0"}
-    assert "it holds the sum of both biases" in str(report)
-    known = {"lstm.bias_*": "one bias for two"}
-    parity.check(reference, candidate, x, known=known, **options).assert_passed()

@@ -11,6 +11,8 @@ from flax import nnx
 import flax_bilstm as fb
 import parity
 
+from .. import two_layers
+
 X = np.random.default_rng(0).standard_normal((4, 3), dtype=np.float32)
 
 
@@ -50,3 +52,11 @@ def test_a_bfloat16_reference_of_a_function(quickly_compiled):
 def test_what_torch_jit_made_is_refused(compiled):
     with pytest.raises(TypeError, match=r"torch_model: .* which torch\.jit made"):
         parity.check(torch.nn.Sequential(compiled(torch.nn.Linear(3, 2))), linear, X)
+
+
+def test_hooks_of_parameters_are_those_of_the_reference(quickly_compiled):
+    reference = two_layers.Reference(two_layers.plain)
+    candidate = two_layers.Port(two_layers.plain)
+    assert two_layers.check(reference, candidate).passed
+    reference.a.weight.register_hook(lambda slope: 0 * slope)
+    assert not two_layers.check(reference, candidate).passed

@@ -16,14 +16,8 @@ from parity.sides.training_mode import NOTE
 
 RNGS = nnx.Rngs(0)
 X = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
+pytestmark = pytest.mark.usefixtures("lenient")
 OPTIONS = {"dtypes": ["float64"], "optimizers": [parity.optimizers.SGD], "training_steps": 3}
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Flax's normalizations rely on it."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 class Ours(nnx.Module):

@@ -1,0 +1,65 @@
+"""A model that is told its mode by a keyword of its call."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+
+from ..two_layers import Port, Reference, check, failing, notes, plain
+
+
+class Told(Port):
+    """In Flax."""
+
+    def __call__(self, x, *, deterministic=True):
+        return self.own(self, x, deterministic)
+
+
+class ToldReference(Reference):
+    """In PyTorch."""
+
+    def forward(self, x, train=False):
+        return self.own(self, x, train)
+
+
+class ToldPort(Port):
+    """By another keyword."""
+
+    def __call__(self, x, train=False):
+        return self.own(self, x, train)
+
+
+def told(m, x, deterministic):
+    return m.b(m.drop(m.a(x), deterministic=deterministic))
+
+
+def with_dropout(ours):
+    """The report on a candidate that is told its mode."""
+    theirs = Reference(lambda m, x: m.b(m.drop(m.a(x))), torch.nn.Dropout(0.3))
+    return check(theirs, Told(ours, nnx.Dropout(0.3, rngs=nnx.Rngs(0))))
+
+
+def test_a_candidate_that_is_told_its_mode_by_a_keyword(quickly_compiled):
+    report = with_dropout(told)
+    report.assert_passed()
+    assert not notes(report)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda m, x, deterministic: m.b(m.a(x)), lambda m, x, deterministic: told(m, x, True)],
+)
+def test_a_candidate_that_ignores_the_keyword_fails(quickly_compiled, wrong):
+    assert failing(with_dropout(wrong)) == {"training mode"}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_reference_that_is_told_its_mode_by_a_keyword(quickly_compiled, right):
+    def theirs(m, x, train):
+        return plain(m, x) * (0.5 if train else 1)
+
+    def ours(m, x, train):
+        return plain(m, x) * (0.5 if train and right else 1)
+
+    assert check(ToldReference(theirs), ToldPort(ours)).passed == right

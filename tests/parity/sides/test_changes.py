@@ -1,0 +1,40 @@
+"""What a call of the candidate changes: weights are trained on, and the report notes all of it."""
+
+import jax.numpy as jnp
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flax import nnx
+
+from ..two_layers import Port, Reference, check, failing, notes, plain
+
+
+def writing_its_weights(m, x):
+    y = plain(m, x)
+    m.b.kernel[...] = 0.9 * m.b.kernel[...]
+    return y
+
+
+def test_weights_that_a_call_writes_are_trained_on(quickly_compiled):
+    report = check(Reference(plain), Port(writing_its_weights))
+    assert failing(report) == {"training"}
+    assert "flax_model changes b.kernel, so only first calls are compared" in notes(report)
+
+
+class Caching(Port):
+    def __init__(self, forward):
+        super().__init__(forward)
+        self.cache = nnx.data(jnp.zeros(2))
+
+
+def caching(m, x):
+    y = plain(m, x)
+    y = y + m.cache[None].astype(y.dtype)
+    m.cache = y.mean(0)
+    return y
+
+
+def test_arrays_that_a_call_changes_are_noted(quickly_compiled):
+    report = check(Reference(plain), Caching(caching))
+    assert notes(report) == ["flax_model changes cache, so only first calls are compared"]
