@@ -13,7 +13,7 @@ from parity import nudging
 from parity.comparison import doubtful, identical, judge
 from parity.distance import Value
 from parity.place import Place
-from parity.results import Row, acknowledge, incomparable
+from parity.results import Row, acknowledge, missing
 from parity.sides.optimizers import Optimizer, OptimizerError
 from parity.sides.side import Arrays, Gradients, Pair, Side, Step, cast
 from parity.tolerances import TRUTH
@@ -156,8 +156,8 @@ def _together(candidate: Iterator[Step], *others: Iterator[Step]) -> Iterator[li
         made = [next(side, None) for side in others]
         if claimed is None:
             if any(step is not None for step in made):
-                missing = ValueError(f"it makes no step {number}, and the reference does")
-                raise CandidateError(missing)
+                error = ValueError(f"it makes no step {number}, and the reference does")
+                raise CandidateError(error)
             return
         expected = [step.named() for step in made if step is not None]
         with _blamed():
@@ -220,7 +220,7 @@ def judged(
     name = place.name
     for side, arrays in (("the reference", truth), ("the candidate", given)):
         if name not in arrays:
-            return incomparable(place, f"{side} has no array of this name")
+            return missing(place, f"{side} has no array of this name")
     others = [run.get(name) for run in own]
     return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
 

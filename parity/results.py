@@ -84,8 +84,8 @@ def without_distance(place: Place, note: str) -> Row:
     return Row(**vars(place), passed=False, distance=float("nan"), note=note)
 
 
-def incomparable(place: Place, note: str) -> Row:
-    """The row of two sides of which one has no such array: it fails, and is never known."""
+def missing(place: Place, note: str) -> Row:
+    """The row of an array that one side does not have: it fails, and is never known."""
     return replace(without_distance(place, note), candidate=float("nan"))
 
 

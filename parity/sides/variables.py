@@ -1,6 +1,7 @@
 """The variables of a Flax module, under the names and in the layout of the reference's tensors."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax.numpy as jnp
@@ -147,11 +148,10 @@ def _compute_as_stored(module: nnx.Module) -> None:
         dtype = vars(part).get("dtype")
         if dtype is None:
             continue
-        if not isinstance(dtype, np.dtype | type):
-            continue  # the module means something else by it
         stored = {leaf.dtype for leaf in vars(part).values() if isinstance(leaf, nnx.Variable)}
-        if jnp.dtype(dtype) in stored:
-            part.dtype = None
+        with suppress(TypeError):  # the module means something else by it
+            if jnp.dtype(dtype) in stored:
+                part.dtype = None
 
 
 def _store_in(module: nnx.Module, dtypes: set[Any]) -> None:

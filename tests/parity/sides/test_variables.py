@@ -1,4 +1,4 @@
-"""Flax's own cells, whose variables are not one to one with PyTorch's tensors."""
+"""Modules whose variables or dtypes are not those of PyTorch's module one by one."""
 
 import numpy as np
 import pytest
@@ -40,3 +40,41 @@ def test_a_cell_of_flax_with_one_bias_for_two(quickly_compiled):
     assert "it holds the sum of both biases" in str(report)
     known = {"lstm.bias_*": "one bias for two"}
     parity.check(reference, candidate, x, known=known, **options).assert_passed()
+
+
+class Named(nnx.Module):
+    """Has a dtype of its own: a name of one, which it computes in, or something else."""
+
+    def __init__(self, dtype):
+        self.linear, self.dtype = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), dtype
+        self.scale = nnx.Param(np.ones(2, np.float32))
+
+    def __call__(self, x):
+        y = self.linear(x) * self.scale[...][None]
+        return y.astype(self.dtype) if self.dtype in ("float32",) else y
+
+
+class Property(Named):
+    """Has a dtype that is computed."""
+
+    param_dtype = property(lambda self: self.scale[...].dtype)
+
+
+class TorchNamed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+        self.scale = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return self.linear(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(Named, "float32"), (Named, "image"), (Property, None)]
+)
+def test_a_dtype_may_be_a_name_or_something_else(quickly_compiled, kind, dtype):
+    reference, candidate = TorchNamed(), kind(dtype)
+    fb.load_state_dict(candidate, reference.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
+    parity.check(reference, candidate, x, training_steps=0).assert_passed()
