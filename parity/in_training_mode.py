@@ -71,8 +71,8 @@ def _in_words(row: Row, returned: bool, only: str) -> Row:
     why = DIFFERENT
     if returned:
         why = (
-            "one is missing, is called elsewhere or more often, or has another rate or "
-            f"broadcast_dims; or {why}"
+            "one is missing, is called elsewhere or more often, or has another rate, "
+            f"broadcast_dims or broadcast_dropout; or {why}"
         )
     note = f"with fixed numbers for every Dropout, the {kind} {words}: {why}; {only}"
     return replace(row, note=note)

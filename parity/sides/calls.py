@@ -13,7 +13,7 @@ Call = Callable[[Any, Mapping[str, Any]], Any]
 
 MODES = {
     "deterministic": False, "use_running_average": False,
-    "train": True, "training": True, "is_training": True,
+    "train": True, "training": True, "is_training": True, "is_train": True,
 }  # fmt: skip
 """A keyword by which models of Flax are told their mode → its value in training mode."""
 
@@ -40,14 +40,22 @@ class Positional:
 
     def in_modes(self, forward: Callable[..., Any]) -> tuple["Positional", "Positional"]:
         """The call in evaluation mode and in training mode, if the method has such a keyword."""
-        parameters = inspect.signature(forward).parameters
-        free = [name for name in list(parameters)[1 + len(self.positional) :] if name in MODES]
-        told = {name: MODES[name] for name in free if name not in self.keywords}
+        told = {name: MODES[name] for name in self._others(forward) if name in MODES}
         evaluating, training = (
             tuple((name, is_training == means) for name, means in told.items())
             for is_training in (False, True)
         )
         return replace(self, modes=evaluating), replace(self, modes=training)
+
+    def not_given(self, forward: Callable[..., Any]) -> list[str]:
+        """The arguments of the method that nothing is passed for, so that they have defaults."""
+        return [name for name in self._others(forward) if name not in MODES]
+
+    def _others(self, forward: Callable[..., Any]) -> list[str]:
+        """The names of the method's arguments that are no inputs; not of those in `**kwargs`."""
+        later = list(inspect.signature(forward).parameters.values())[1 + len(self.positional) :]
+        named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        return [p.name for p in later if p.kind in named and p.name not in self.keywords]
 
 
 POSITIONAL = Positional()

@@ -5,7 +5,7 @@ from flax import nnx
 
 from flax_bilstm.conversion.tree import dotted
 from parity.sides.flax_masks import Drawn, recorded_keys
-from parity.sides.nnx_running import Running, copies
+from parity.sides.nnx_running import Running, copies, put_in_training
 from parity.sides.programs import Program
 from parity.sides.side import Arrays, without_target
 from parity.sides.variables import Named, flat
@@ -18,7 +18,7 @@ def drawn_keys(running: Running, leaves: Named, inputs: Arrays, dtype: str) -> l
 
     def run(leaves: Named, inputs: Named) -> Named:
         model = running.variables.model(leaves)
-        running.start_with_dropout(model)
+        put_in_training(model)
         running.training_call(model, inputs)  # XLA computes of it what the keys need
         streams = flat(nnx.state(model, nnx.RngState))
         return {dotted(path): leaf.get_raw_value() for path, leaf in streams.items()}

@@ -23,19 +23,8 @@ _RATES: tuple[tuple[Any, str], ...] = (
 
 def rates(modules: Mapping[str, Any]) -> dict[str, float]:
     """The rates above 0 of layers, by their paths."""
-    return {path: rate for path, rate in every_rate(modules).items() if rate}
-
-
-def every_rate(modules: Mapping[str, Any]) -> dict[str, float]:
-    """The rates of layers, 0 among them, by their paths."""
     found = ((p, getattr(m, name)) for p, m in modules.items() for name in _rate_attributes(m))
-    return {path: round(float(rate), 9) for path, rate in found}
-
-
-def attention(modules: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers of attention among them, whose Dropout `nnx` draws inside of a function."""
-    kinds = torch.nn.MultiheadAttention | nnx.MultiHeadAttention
-    return {path: module for path, module in modules.items() if isinstance(module, kinds)}
+    return {path: round(float(rate), 9) for path, rate in found if rate}
 
 
 def is_layer(module: Any) -> bool:

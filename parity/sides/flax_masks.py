@@ -1,5 +1,10 @@
-"""The fixed masks in Flax, in place of what `nnx.Dropout` draws, and the keys of what it draws."""
+"""The fixed masks in Flax, in place of what its Dropout draws, and the keys of what it draws.
 
+That is every `nnx.Dropout`, and the Dropout of attention weights, which `nnx.MultiHeadAttention`
+draws inside of a function.
+"""
+
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -10,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import attention
 from flax.nnx.transforms import compilation
 from jax.experimental.xla_metadata import set_xla_metadata
 
@@ -21,7 +27,7 @@ _FLAX: Any = nnx.Dropout
 
 @contextmanager
 def fixed_flax(by: str) -> Iterator[None]:
-    """Replace every `nnx.Dropout` that is called, also in copies that a transformation makes."""
+    """Replace all Dropout of Flax that is called, also in copies that a transformation makes."""
 
     def act(layer: Any, inputs: Any, rngs: Any, number: int) -> Any:
         shared = {axis % inputs.ndim for axis in layer.broadcast_dims}
@@ -54,7 +60,7 @@ def unjitted() -> Iterator[None]:
 
 @contextmanager
 def _acting(act: Callable[[Any, Any, Any, int], Any]) -> Iterator[None]:
-    """Let every `nnx.Dropout` that is not still act so, without anything of it in a cache of JAX.
+    """Let every Dropout that is not still act so, without anything of it in a cache of JAX.
 
     What is compiled once would have the number of one call. What JAX itself compiles is known in
     its caches by metadata, too.
@@ -68,10 +74,22 @@ def _acting(act: Callable[[Any, Any, Any, int], Any]) -> Iterator[None]:
         given = self.rngs if rngs is None else rngs
         return inputs if still or not self.rate else act(self, inputs, given, next(calls))
 
-    calls = count()
+    def weights(*args: Any, **options: Any) -> Any:
+        given = inspect.signature(own_weights).bind(*args, **options)
+        given.apply_defaults()
+        asked = given.arguments
+        still, rate = asked["deterministic"], asked["dropout_rate"]
+        asked["deterministic"] = True
+        found = own_weights(*given.args, **given.kwargs)
+        shared = range(found.ndim - 2) if asked["broadcast_dropout"] else ()
+        layer = nnx.Dropout(rate, broadcast_dims=tuple(shared), deterministic=still)
+        return layer(found, rngs=asked["dropout_rng"])
+
+    calls, own_weights = count(), attention.dot_product_attention_weights
     with ExitStack() as undo:
         undo.enter_context(unjitted())
         undo.enter_context(mock.patch.object(_FLAX, "__call__", call))
+        undo.enter_context(mock.patch.object(attention, own_weights.__name__, weights))
         undo.enter_context(set_xla_metadata(parity=str(next(_RUNS))))  # part of the caches' key
         yield
 

@@ -1,6 +1,6 @@
 """What hides mistakes from a check, in words: names, parameters and inputs that show too little."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,11 @@ from parity.sides.side import Arrays
 
 
 def notes(
-    torch_model: torch.nn.Module, parameters: Arrays, inputs: Arrays, ignore: Sequence[str]
+    torch_model: torch.nn.Module,
+    parameters: Arrays,
+    inputs: Arrays,
+    ignore: Sequence[str],
+    defaults: Collection[str],
 ) -> Iterator[str]:
     """The notes for the report.
 
@@ -19,7 +23,10 @@ def notes(
         parameters: those that are compared.
         inputs: those that both models read.
         ignore: patterns of names that are not compared.
+        defaults: the names of the models' arguments that nothing is passed for.
     """
+    if defaults:
+        yield f"compared only with the default of: {', '.join(sorted(defaults))}"
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]
     if still:
         yield f"all numbers are the same in {', '.join(still)}, which hides most mistakes"

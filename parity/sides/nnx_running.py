@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from parity.sides import changes, dropout, trees
+from parity.sides import changes, trees
 from parity.sides.calls import Call
 from parity.sides.flax_masks import unjitted
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
@@ -56,7 +56,6 @@ class Running:
         training_call: how the module is called in training mode.
         start_training: puts a copy in training mode before it is trained; None keeps evaluation
             mode.
-        still: paths of the layers of attention that have no Dropout in `in_training`.
         hidden: paths of the submodules whose calls could not be intercepted.
         moved: paths of the variables and attributes that a call changes, which later calls may
             read.
@@ -76,7 +75,6 @@ class Running:
         self.call, self.training_call = calls
         self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
         self.start_training: Start | None = None
-        self.still: frozenset[str] = frozenset()
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
         self._begin()
@@ -112,15 +110,9 @@ class Running:
     def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
         """Output and gradients in training mode, with Dropout."""
         # Traced each time: what replaces a Dropout is no part of the module.
-        traced = partial(self._traced_slopes, self.start_with_dropout, returned=True)
+        traced = partial(self._traced_slopes, put_in_training, returned=True)
         program = Program(traced, simply=True)
         return program(*self._of_slopes(leaves, inputs, {}, {}, dtype))
-
-    def start_with_dropout(self, model: nnx.Module) -> None:
-        """Put a copy in training mode, in which its layers draw masks."""
-        put_in_training(model)
-        modules = nnx_submodules(model)
-        dropout.stop(modules[path] for path in self.still)
 
     def prepare(self, leaves: Named, inputs: Arrays, dtype: str, *, training: bool) -> Slopes:
         """Start to compile all programs that will run; the shapes and dtypes of the slopes."""
@@ -255,7 +247,7 @@ class Running:
 
 
 def put_in_training(model: nnx.Module) -> None:
-    """Put the model in training mode.
+    """Put the model in training mode, in which its layers draw masks.
 
     By default `nnx.BatchNorm` subtracts the squared mean from the mean square there, which loses
     digits where the mean is far from 0; it is run without.

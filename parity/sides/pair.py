@@ -135,10 +135,12 @@ def of_modules(
     alone = not lstm_itself and isinstance(flax_model, fb.BiLSTMWithAttention)
     torch_call: Any = calls.Positional(("x",) if alone else positional, tuple(keywords))
     flax_call: Any = calls.Positional(("x",), ("lengths",)) if alone else torch_call
-    torch_calls = torch_call.in_modes(type(torch_model).forward)
-    flax_calls = flax_call.in_modes(type(flax_model).__call__)
+    forward, call = type(torch_model).forward, type(flax_model).__call__
+    torch_calls, flax_calls = torch_call.in_modes(forward), flax_call.in_modes(call)
+    defaults = {*torch_call.not_given(forward), *flax_call.not_given(call)}
     if lstm_itself:
         torch_calls, flax_calls = (calls.torch_lstm,) * 2, (calls.flax_lstm,) * 2
+        defaults = set()
     tensors = [name for row in rows for name in row.torch_names]
 
     output = "the output" if hasattr(torch_model, "output") else "output"  # a layer has that name
@@ -160,7 +162,7 @@ def of_modules(
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
         what = "in flax_model only, where evaluation mode does not use it"
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
-    notes += hiding.notes(torch_model, reference.parameters, read, ignore)
+    notes += hiding.notes(torch_model, reference.parameters, read, ignore, defaults)
     if any(map(attention.by_default, ours.values())):
         notes.append(attention.NOTE)
     trained = (

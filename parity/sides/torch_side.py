@@ -11,7 +11,6 @@ import torch
 
 from parity.sides import dropout, trees
 from parity.sides.calls import POSITIONAL, Call
-from parity.sides.intercept import torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import (
@@ -82,8 +81,6 @@ class TorchSide(Side):
         """Whether such a copy still draws masks, which are left out then."""
         self.trained_elsewhere: frozenset[str] = frozenset()
         """The parameters that only training mode uses, whose gradients are 0 in evaluation mode."""
-        self.still: frozenset[str] = frozenset()
-        """Paths of the layers of attention that have no Dropout in `in_training`."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def choosing(self, stages: frozenset[str]) -> Self:
@@ -159,14 +156,8 @@ class TorchSide(Side):
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""
-
-        def prepare(model: torch.nn.Module) -> None:
-            (self.start_training or torch.nn.Module.train)(model)
-            modules = torch_submodules(model)
-            dropout.stop(modules[path] for path in self.still)
-
-        mode = FixedDropout(by)
-        arrays, model = self.run_copy(inputs, prepare, mode, self.loss, parameters, dtype)
+        mode, start = FixedDropout(by), self.start_training or torch.nn.Module.train
+        arrays, model = self.run_copy(inputs, start, mode, self.loss, parameters, dtype)
         state = model.state_dict()
         after = {f"{n} after": array_of(state[n]) for n in self.parameters}
         return {**arrays, **beside(arrays, after)}

@@ -92,20 +92,7 @@ def arrange(
         reference.drops, only = shown.by_functions, True
         notes += [NOTE] if over_n else []
     drops = shown.drops or bool(rates.reference or rates.candidate)
-    settings, words = momenta, rates.words if drops else ONLY if only else ""
-    in_theirs, in_ours = dropout.attention(theirs), dropout.attention(ours)
-    if dropout.rates(in_ours):
-        notes.append("of the Dropout in nnx.MultiHeadAttention, only the rate is compared")
-        paired = {path: own for path, own in stages.items() if path in in_theirs}
-        if in_ours.keys() <= set(paired.values()):
-            reference.still = frozenset(p for p, own in paired.items() if own in in_ours)
-            candidate.running.still = frozenset(in_ours)
-            name, every = "dropout rate of attention", dropout.every_rate
-            settings = (of_pairs(name, every(in_theirs), every(in_ours), stages), *momenta)
-        else:
-            settings, words = (rates, *momenta), ""
-            notes.append("it has no counterpart: of all Dropout, only the rates are compared")
-    return Arranged(settings, words, tuple(notes))
+    return Arranged(momenta, rates.words if drops else ONLY if only else "", tuple(notes))
 
 
 def _norms(rows: Sequence[Row], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from flax import nnx
 import flax_bilstm as fb
 import parity
 from parity.sides.attention import NOTE
+from tests.parity.two_layers import OPTIONS, failing
 
 X = np.random.default_rng(0).standard_normal((3, 5, 4), dtype=np.float32)
 
@@ -24,6 +25,18 @@ class Reference(torch.nn.Module):
 
     def forward(self, x):
         return self.drop(self.attention(x, x, x)[0])
+
+
+class ByHand(Reference):
+    """The same, whose attention is computed by hand."""
+
+    def forward(self, x):
+        layer = self.attention
+        projected = torch.nn.functional.linear(x, layer.in_proj_weight, layer.in_proj_bias)
+        q, k, v = (part.unflatten(-1, (2, 2)).transpose(1, 2) for part in projected.chunk(3, -1))
+        weights = (q @ k.mT / 2**0.5).softmax(-1)
+        weights = torch.nn.functional.dropout(weights, layer.dropout, self.training)
+        return self.drop(layer.out_proj((weights @ v).transpose(1, 2).flatten(2)))
 
 
 class Port(nnx.Module):
@@ -56,16 +69,30 @@ def test_the_layer_s_own_softmax_is_no_difference_and_any_other_is(quickly_compi
 
 
 @pytest.mark.parametrize(
-    ("rate", "other", "wrong"),
-    [(0.2, 0.3, []), (0.1, 0.3, ["dropout rate of attention"]), (0.2, 0.1, ["dropout"])],
+    ("rates", "options", "wrong"),
+    [
+        ((0.2, 0.3), {}, set()),
+        ((0.1, 0.3), {}, {"training mode"}),
+        ((0.2, 0.1), {}, {"training mode"}),
+        ((0.0, 0.3), {}, {"training mode"}),
+        ((0.2, 0.3), {"broadcast_dropout": True}, {"training mode"}),
+    ],
+    ids=["right", "another rate", "another rate of the layer behind", "none", "a shared mask"],
 )
-@pytest.mark.parametrize("theirs", [0.2, 0.0])
-def test_of_its_dropout_the_rate_is_compared(quickly_compiled, theirs, rate, other, wrong):
-    if not theirs:  # the port alone has one, of a rate that another layer has
-        wrong = ["dropout rate of attention", *(name for name in wrong if name == "dropout")]
-    reference, port = Reference(theirs, 0.3), Port(other, dropout_rate=rate)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_dropout_of_its_weights_is_compared(rates, options, wrong, by_hand):
+    reference = ByHand(0.2, 0.3) if by_hand else Reference(0.2, 0.3)
+    options = {"broadcast_dropout": False, **options}
+    port = Port(rates[1], dropout_rate=rates[0], **options)
     fb.load_state_dict(port, reference.state_dict())
-    options = {"training_steps": 1, "optimizers": [parity.optimizers.SGD], "dtypes": ["float64"]}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        report = parity.check(reference, port, X, **options)
-    assert [row.name for row in report.rows if not row.passed] == wrong
+    assert failing(parity.check(reference, port, X, **OPTIONS)) == wrong
+
+
+def test_the_keys_of_its_masks_are_known():
+    reference, port = Reference(0.2, 0.3), Port(0.3, dropout_rate=0.2, broadcast_dropout=False)
+    fb.load_state_dict(port, reference.state_dict())
+    port.attention.rngs = nnx.Rngs(0).fork()["params"]
+    port.drop.rngs = nnx.Rngs(0).fork()["params"]  # the same
+    report = parity.check(reference, port, X, **OPTIONS)
+    assert report.first_divergence.name == "dropout masks"
+    assert "calls [[1, 2]] of its Dropout draw from one key" in report.first_divergence.note

@@ -46,6 +46,25 @@ def test_a_candidate_that_is_told_its_mode_by_a_keyword(quickly_compiled):
     assert not notes(report)
 
 
+class Optional(Port):
+    """With an argument that the reference has too, one of its own, and one that is a mode."""
+
+    def __call__(self, x, mask=None, *, scale=1.0, is_train=False, **others):
+        return self.own(self, x)
+
+
+class OptionalReference(Reference):
+    """With one of them."""
+
+    def forward(self, x, mask=None):
+        return self.own(self, x)
+
+
+def test_arguments_that_nothing_is_passed_for_are_noted(quickly_compiled):
+    report = check(OptionalReference(plain), Optional(plain), training_steps=0)
+    assert notes(report)[0] == "compared only with the default of: mask, scale"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [lambda m, x, deterministic: m.b(m.a(x)), lambda m, x, deterministic: told(m, x, True)],
