@@ -152,8 +152,9 @@ class Moved(Sequence[Any]):
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
     """Every floating element times 1 − ε or 1 + ε at random, in the dtype.
 
-    Whole numbers up to 1 stay, since they may be marks, such as −1 for what is missing; larger ones
-    are only moved up, since they may be classes, which a program rounds down.
+    An array of whole numbers only, such as categories, is exact, and stays. Among others, whole
+    numbers up to 1 stay, since they may be marks, such as −1 for what is missing; larger ones are
+    only moved up, since they may be classes, which a program rounds down.
     """
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
@@ -168,6 +169,8 @@ def _nudged(array: np.ndarray, dtype: str, rng: np.random.Generator) -> np.ndarr
     moved = np.array(array, order="C")
     factors = 1 + np.array([-1, 1]) * epsilon(dtype)
     elements = moved.reshape(-1)
+    if all(whole(part, epsilon(dtype)).all() for part in (elements[:PIECE], elements)):
+        return moved
     for start in range(0, elements.size, PIECE):
         piece = elements[start : start + PIECE]
         with np.errstate(over="ignore"):
@@ -205,15 +208,19 @@ def moved_functions(dtype: str, seed: int) -> Iterator[None]:
         torch.backends.mkldnn.set_flags(enabled)
 
 
-EXACT = 50.0
-"""Above it, softplus(x) is x in every dtype. PyTorch's threshold, by default 20, is below."""
-
-
-def _exactly(func: Any, args: Any) -> Any:
-    """The arguments, or those of a softplus that is exact, also above PyTorch's threshold."""
-    if func is torch.ops.aten.softplus.default:
-        return (*(*args, 1.0)[:2], EXACT)
-    return (*args[:3], EXACT) if func is torch.ops.aten.softplus_backward.default else args
+_ATEN: Any = torch.ops.aten
+LINEAR = 50.0
+"""Above it, softplus(x) is x in every dtype. PyTorch's own threshold, by default 20, is too low."""
+EXACT: dict[Any, Any] = {
+    _ATEN.softplus.default: lambda x, beta=1.0, _=20.0: _ATEN.softplus(x, beta, LINEAR),
+    _ATEN.softplus_backward.default: (
+        lambda slope, x, beta, _: _ATEN.softplus_backward(slope, x, beta, LINEAR)
+    ),
+    _ATEN.hardsigmoid_backward.default: (
+        lambda slope, x: torch.where(x.abs() < 3, slope / 6, torch.zeros_like(slope))
+    ),
+}
+"""The operators that PyTorch computes to fewer digits than its dtype has → the same, exact."""
 
 
 @cache
@@ -233,8 +240,7 @@ class _Moving:
     taken: int
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args = _exactly(func, args)
-        result = func(*args, **kwargs) if kwargs else func(*args)
+        result = EXACT.get(func, func)(*args, **(kwargs or {}))
         if _elementary(func):
             for value in result if isinstance(result, tuple) else (result,):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():

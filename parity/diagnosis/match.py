@@ -126,8 +126,7 @@ def _another(row: Row, given: Value, values: Arrays) -> str:
                 "it is the largest of {} over its second axis": array.max(1),
             }  # fmt: skip
         for words, other in taken.items():
-            near = other.shape == given.shape and np.max(np.abs(other - given)) <= row.bound
-            if near:
+            if other.shape == given.shape and _near(other, given, row):
                 return words.format(name)
     return ""
 
@@ -251,9 +250,14 @@ def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
             words, array = relation(truth, given.astype(np.float64))
         except (ValueError, IndexError):  # it has no such axis
             continue
-        if array.shape == given.shape and np.max(np.abs(array - given)) <= row.bound:
+        if array.shape == given.shape and _near(array, given, row):
             return words
     return ""
+
+
+def _near(array: np.ndarray, given: np.ndarray, row: Row) -> bool:
+    """Whether both agree; to be near an array that is not determined shows nothing."""
+    return row.determined and bool(np.max(np.abs(array - given)) <= row.bound)
 
 
 def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Arrays) -> str:
@@ -264,7 +268,7 @@ def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Ar
         if not array.ndim or array.shape != truth.shape[truth.ndim - array.ndim :]:
             continue
         for words, sign in (("{} is missing", -1), ("{} is added once more", 1)):
-            if np.max(np.abs(truth + sign * array.astype(np.float64) - given)) <= row.bound:
+            if _near(truth + sign * array.astype(np.float64), given, row):
                 return words.format(name)
     return ""
 

@@ -58,8 +58,9 @@ def _of_reference(reference: TorchSide, inputs: Arrays) -> Arrays:
         stages = reference.forward(reference.parameters, inputs, TRUTH)
     except Exception as error:  # the user's code can raise anything
         sizes = {name: f"{array.dtype}{list(array.shape)}" for name, array in inputs.items()}
+        raised = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"x: torch_model, called with {sizes}, raises {type(error).__name__}: {error}"
+            f"x: torch_model, called in float64 with {sizes}, raises {raised}"
         ) from error
     returned = [stages[name] for name in outputs(stages, reference.output)]
     if not any(array.size for array in returned):

@@ -12,18 +12,13 @@ import torch
 
 from parity.sides.side import Pair, cast
 
-OF_NORMS = ("weight", "bias", "running_mean", "running_var")
-"""What normalizations hold, which may be a single number: of one channel."""
-
 AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
 def fresh_vectors(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
-    """The parameters and buffers of one axis that are nothing but 0 or nothing but 1.
+    """The parameters and buffers, numbers and vectors, that are nothing but 0 or nothing but 1.
 
-    Each is given by its names, several if it is tied.
-
-    Other values of a mask may have no meaning, nor those of a single number, such as a flag.
+    Each is given by its names, several if it is tied. Other values of a mask may have no meaning.
     """
     names: dict[int, tuple[str, ...]] = {}
     every = (
@@ -31,11 +26,9 @@ def fresh_vectors(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
         *module.named_buffers(remove_duplicate=False),
     )
     for name, held in every:
-        own = name.rpartition(".")[2]
-        is_vector = held.is_floating_point() and 0 < held.numel() == max(held.shape, default=0)
-        is_flag = held.numel() == 1 and own not in OF_NORMS
+        is_vector = held.is_floating_point() and 0 < held.numel() == max(held.shape, default=1)
         still = is_vector and ((held == 0).all() or (held == 1).all())
-        if still and not is_flag and "mask" not in own:
+        if still and "mask" not in name.rpartition(".")[2]:
             names[id(held)] = (*names.get(id(held), ()), name)
     return tuple(names.values())
 

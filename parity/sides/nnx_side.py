@@ -14,6 +14,7 @@ from flax_bilstm.conversion.tree import dotted
 from parity.sides.calls import POSITIONAL, Call
 from parity.sides.drawn_keys import drawn_keys
 from parity.sides.flax_masks import Drawn, fixed_flax
+from parity.sides.in_float64 import flax_in, widens
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_running import Running, Slopes
 from parity.sides.nnx_training import Training
@@ -72,15 +73,16 @@ class NnxSide(Side):
         """The parameters that the module has no variable for, such as a count of batches."""
         self._trainings: dict[Any, Training] = {}
         super().__init__(name, self._variables.parameters())
+        self.wide = widens(self.parameters)
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:
         """The shape and dtype of every stage, without running anything."""
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""
-        with _precision(dtype), fixed_flax(by):
+        with flax_in(dtype, self.wide), fixed_flax(by):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.in_training(leaves, inputs, dtype)
             outputs = {n: np.asarray(value) for n, value in found.outputs.items()}
@@ -92,7 +94,7 @@ class NnxSide(Side):
 
     def drawn_keys(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[list[Drawn]]:
         """See `Side`."""
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             leaves = self._variables.leaves(parameters, dtype)
             return drawn_keys(self.running, leaves, inputs, dtype)
 
@@ -101,7 +103,7 @@ class NnxSide(Side):
         config: Any = jax.config
         if config.jax_disable_jit:
             return
-        with suppress(Exception), _precision(dtype):  # the run itself raises it again
+        with suppress(Exception), flax_in(dtype, self.wide):  # the run itself raises it again
             leaves = self._variables.leaves(self.parameters, dtype)
             training = bool(optimizers)
             slopes = self.running.prepare(leaves, inputs, dtype, training=training).leaves
@@ -120,7 +122,7 @@ class NnxSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.values(leaves, inputs, values, dtype)
             return {n: np.asarray(value) for n, value in found.items()}
@@ -145,11 +147,11 @@ class NnxSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         training = self._training(optimizer, dtype)
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             state = training.start(self._variables.leaves(parameters, dtype))
         for batch in batches:
             # Not around the yield: code that runs between two steps sets its precision itself.
-            with _precision(dtype):
+            with flax_in(dtype, self.wide):
                 leaves = {dotted(path): leaf for path, leaf in training.leaves(state).items()}
                 found = self.running.slopes(leaves, batch, {}, {}, dtype, training=True)
                 state = training.step(training.holding(state, found.changed), found.leaves)
@@ -163,11 +165,11 @@ class NnxSide(Side):
     ) -> Iterator[Step]:
         """See `Side`."""
         training = self._training(optimizer, dtype)
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             leaves = self._variables.leaves(parameters, dtype)
             state = training.start(leaves)
         for given in gradients:
-            with _precision(dtype):
+            with flax_in(dtype, self.wide):
                 state = training.step(state, self._variables.slopes(given, leaves))
                 left = training.left_behind(np.zeros(()), state, self.parameters)
             yield left
@@ -182,7 +184,7 @@ class NnxSide(Side):
         self, parameters: Arrays, inputs: Arrays, values: Arrays, cotangents: Arrays, dtype: str
     ) -> tuple[dict[str, np.ndarray | None], dict[str, np.ndarray]]:
         """The gradients at parameters and inputs, and at the stages: see `TorchSide`."""
-        with _precision(dtype):
+        with flax_in(dtype, self.wide):
             leaves = self._variables.leaves(parameters, dtype)
             found = self.running.slopes(leaves, inputs, values, cotangents, dtype)
             return self._slopes(found), {n: np.asarray(g) for n, g in found.stages.items()}
@@ -196,8 +198,3 @@ class NnxSide(Side):
         by_input = {n: np.asarray(g) for n, g in found.inputs.items()}
         backward = dict(reversed(by_parameter.items()))
         return {**backward, **beside(self.parameters, by_input)}
-
-
-def _precision(dtype: str) -> Any:
-    """x64 on for float64, which needs it; off for other dtypes, as JAX's users run it."""
-    return jax.enable_x64(dtype == "float64")

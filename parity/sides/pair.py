@@ -21,7 +21,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import attention, calls, dropout, hiding, training_mode
+from parity.sides import calls, dropout, hiding, training_mode
 from parity.sides.common_stages import common_stages
 from parity.sides.fresh import fresh_vectors
 from parity.sides.intercept import nnx_submodules, torch_submodules
@@ -163,8 +163,6 @@ def of_modules(
         what = "in flax_model only, where evaluation mode does not use it"
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
     notes += hiding.notes(torch_model, reference.parameters, read, ignore, defaults)
-    if any(map(attention.by_default, ours.values())):
-        notes.append(attention.NOTE)
     trained = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)

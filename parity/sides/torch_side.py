@@ -11,6 +11,7 @@ import torch
 
 from parity.sides import dropout, trees
 from parity.sides.calls import POSITIONAL, Call
+from parity.sides.in_float64 import torch_in, widens
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import (
@@ -71,6 +72,7 @@ class TorchSide(Side):
         names = list(state if names is None else names)
         super().__init__(name, {n: view_of(state[n]) for n in names})
         self.module, self.loss, self.output = module, loss, output
+        self.wide = widens(self.parameters)
         self.running = Running(
             call, training_call or call, tuple(stages), tuple(recurrent), chosen, alone, output
         )
@@ -95,7 +97,7 @@ class TorchSide(Side):
 
     def local(self, parameters: Arrays, inputs: Arrays, values: Arrays, dtype: str) -> Arrays:
         """See `Side`."""
-        with torch.no_grad():
+        with torch.no_grad(), torch_in(dtype, self.wide):
             model = self._model(parameters, dtype)
             read = self._tensors(without_target(inputs), dtype)
             own, _ = self.running.stages_of(model, read, self._tensors(values, dtype))
@@ -129,7 +131,7 @@ class TorchSide(Side):
         training = Training(model, optimizer, self.parameters)
         for batch in batches:
             inputs = self._tensors(batch, dtype)
-            with self._mode_of_training():
+            with torch_in(dtype, self.wide), self._mode_of_training():
                 with differentiated():
                     output = self.running.output_of(model, inputs)
                 step = training.step(loss_of(self.loss, output, inputs))
@@ -181,7 +183,7 @@ class TorchSide(Side):
         model = self._model(held, dtype, fresh=True)
         prepare(model)
         given, sources = self._sources(inputs, dtype)
-        with torch.random.fork_rng(), mode:
+        with torch.random.fork_rng(), torch_in(dtype, self.wide), mode:
             for _ in range(calls - 1):
                 self.running.output_of(model, self._tensors(inputs, dtype))
             with differentiated():
@@ -215,14 +217,16 @@ class TorchSide(Side):
             leaves = {n: torch.zeros_like(v) for n, v in leaves.items()}
         taken = {n: v.requires_grad_() for n, v in leaves.items() if v.is_floating_point()}
 
-        with differentiated():
-            own, output = self.running.stages_of(model, given, leaves, forced)
-        value = loss_of(self.loss, output, given)
         weights = self._tensors(cotangents, dtype)
-        value = value + sum(
-            (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
-        )
-        by_parameter, by_input, by_stage = named_slopes(value, self._trained(model), sources, taken)
+        with torch_in(dtype, self.wide):
+            with differentiated():
+                own, output = self.running.stages_of(model, given, leaves, forced)
+            value = loss_of(self.loss, output, given)
+            value = value + sum(
+                (own[n] * w).sum() for n, w in weights.items() if n in own and own[n].requires_grad
+            )
+            at = self._trained(model), sources, taken
+            by_parameter, by_input, by_stage = named_slopes(value, *at)
         by_parameter |= self._zeros(by_parameter)
         return (
             every_slope(self.parameters, by_parameter, by_input, sources),

@@ -161,7 +161,9 @@ def _momenta(
     """The momenta of layers with the same name; a BatchNorm of the user's own shows in training."""
     # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
     reference = {
-        p: m.momentum for p, m in theirs.items() if isinstance(m, _BATCH_NORM) and m.momentum
+        p: m.momentum
+        for p, m in theirs.items()
+        if isinstance(m, _BATCH_NORM) and m.momentum and m.running_mean is not None
     }
     candidate = {
         p: round(1 - m.momentum, 9) for p, m in ours.items() if isinstance(m, nnx.BatchNorm)

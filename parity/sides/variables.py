@@ -11,7 +11,6 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.transforms import identical
 from flax_bilstm.conversion.tree import Path, dotted
-from parity.sides import attention
 from parity.sides.side import Arrays, Gradients, floating
 
 Named = dict[str, Any]
@@ -136,15 +135,11 @@ def flat(state: Any) -> dict[Path, Any]:
 def _compute_as_stored(module: nnx.Module) -> None:
     """Let layers that compute in the dtype of their parameters follow a cast of those.
 
-    So does `nnx.MultiHeadAttention`, but for its softmax (`parity.sides.attention`).
-
     `nnx.Embed` by default fixes the dtype that its parameters have when it is made, and would keep
     computing in it. A layer that computes in another dtype than it stores does so on purpose.
     """
     part: Any
     for _, part in nnx.iter_modules(module):
-        if attention.by_default(part):
-            part.attention_fn = attention.in_its_dtype
         dtype = vars(part).get("dtype")
         if dtype is None:
             continue

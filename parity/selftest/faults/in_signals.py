@@ -116,8 +116,8 @@ HEADS = (
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE), v[..., ::-1, :])),
           case="heads"),
     Fault("softmax in float32 in float64", "norm.input", "forward", UNKNOWN,
-          _attend(lambda s, v: _mean(jax.nn.softmax((s * _SCALE).astype(jnp.float32)).astype(
-              s.dtype), v)), case="heads"),
+          _attend(lambda s, v: _mean(jax.nn.softmax(pieces.float32(s * _SCALE)), v)),
+          case="heads"),
     Fault("no gradient through the heads' weights", "attention.in_proj_bias", "gradients",
           "no gradient flows through the weights",
           _attend(lambda s, v: _mean(jax.lax.stop_gradient(jax.nn.softmax(s * _SCALE)), v)),
