@@ -25,6 +25,8 @@ def _whole(value: Any) -> bool:
 def _optimizers(value: Any) -> bool:
     if not isinstance(value, tuple | list) or not all(isinstance(o, Optimizer) for o in value):
         return False
+    if not all(callable(o.torch) and hasattr(o.optax, "update") for o in value):
+        return False
     return len({optimizer.name for optimizer in value}) == len(value)
 
 
@@ -40,7 +42,8 @@ MEANT: dict[str, tuple[Check, str]] = {
     "known": (lambda value: isinstance(value or {}, Mapping), "a mapping, a pattern → the reason"),
     "optimizers": (
         _optimizers,
-        "a tuple of parity.Optimizer with different names, such as those in parity.optimizers",
+        "a tuple of parity.Optimizer with different names, such as those in parity.optimizers, "
+        "each with a function that makes an optimizer of PyTorch, and a transformation of optax",
     ),
     "ignore": (_texts, "a tuple of patterns"),
     "dtypes": (_texts, "a tuple of words"),

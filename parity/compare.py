@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import handed_over, layouts, lockstep
+from parity import forward_again, handed_over, layouts, lockstep
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
 from parity.in_training_mode import in_training_mode
@@ -14,9 +14,8 @@ from parity.judge import Run, judge_run, raised
 from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
 from parity.results import Row, acknowledge
-from parity.sides import fresh
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, Side, cast
+from parity.sides.side import Arrays, Pair, cast
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
@@ -96,7 +95,10 @@ def compare_sides(
             progress(f"{case} {dtype}: forward and gradients")
             pair, functions[dtype] = _in_one_layout(pair, inputs, dtype, case, truths)
             if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
-                functions[dtype] += _forward_again(pair, inputs, functions[dtype], case, unseen)
+                place = Place(case, forward_again.AGAIN, dtype)
+                functions[dtype] += forward_again.on_moved(
+                    pair, inputs, functions[dtype], place, unseen, gradients=not trains
+                )
         if trains and pair.only:
             functions[trains[0]] += in_training_mode(pair, inputs, trains[0], case, unseen)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}
@@ -117,6 +119,10 @@ def compare_sides(
                         {"case": str(case), "optimizer": optimizer.name, "dtype": dtype,
                          "loss": pair.loss, **losses._asdict()}
                     )  # fmt: skip
+        if pair.only and optimizers:
+            place = Place(case, forward_again.TRAINED, trains[0])
+            other = forward_again.trained(pair, optimizers[0], batches)
+            rows += forward_again.on_trained(other, inputs, place)
         if any(row.failed for row in (*handed, *rows)):
             progress(f"{case}: locating the first wrong stage")
             handed = explain(handed, pair)
@@ -128,34 +134,6 @@ def compare_sides(
         environment = describe_environment(dtypes)
     figures = {"loss_curves": drawn} if drawn else {}
     return Report((*handed, *rows), environment, figures, {case: facts}, pair.known)
-
-
-def _forward_again(
-    pair: Pair, inputs: Arrays, rows: Sequence[Row], case: Case, unseen: list[str]
-) -> tuple[Row, ...]:
-    """The rows of the forward pass on other vectors where they are still 0 or 1.
-
-    If differences are known, the rows of the stages without one, each run alone. `unseen` gets a
-    note if the reference does not run on others.
-    """
-    if not any(name in pair.reference.parameters for names in pair.fresh for name in names):
-        return ()
-    other = fresh.moved(pair)
-    try:
-        stages = other.reference.forward(other.reference.parameters, inputs, TRUTH)
-    except Exception as error:  # the user's code can raise anything
-        unseen.append(f"with other numbers for {pair.fresh}, the reference raises {error}")
-        return ()
-    alone = {row.name for row in rows if row.check == "local" and row.passed}
-    differ = not all(row.passed for row in rows)
-
-    def run(side: Side, to: str) -> Arrays:
-        if differ:
-            return side.local(side.parameters, inputs, stages, to)
-        return side.forward(side.parameters, inputs, to)
-
-    judged = judge_run(other, run, Place(case, "forward again", rows[0].dtype), stages)
-    return tuple(row for row in judged.rows if not differ or row.name in alone)
 
 
 def _in_one_layout(

@@ -11,6 +11,7 @@ from parity.distance import Value
 from parity.judge import judge_run, raised
 from parity.place import Case, Place
 from parity.results import Row, without_distance
+from parity.sides import fresh
 from parity.sides.fixed_masks import POSITIONS, VALUES
 from parity.sides.side import Arrays, Pair, Side, beside, outputs
 from parity.sides.training_mode import ONLY
@@ -54,6 +55,10 @@ def in_training_mode(
     returned = [row for row in rows if row.name in names]
     if not all(row.passed for row in returned):
         return returned
+    # What a factor of 0 multiplies does not reach the output, which shows no layout then.
+    if pair.fresh and any(row.failed for row in rows):
+        other = replace(fresh.moved(pair), fresh=())
+        return in_training_mode(other, inputs, dtype, case, unseen)
     if any(row.determined for row in returned):
         place = replace(place, name="dropout masks")
         rows += _masks(pair.candidate, inputs, place, by_positions)

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from parity import lockstep, nudging
 from parity.comparison import doubtful
@@ -29,6 +32,15 @@ class Judged:
         return next((row for row in self.rows if row.failed), None)
 
 
+def _arrays(run: Run, side: Side, dtype: str) -> dict[str, Value]:
+    """What the side computes, in NumPy: a subclass of the user's may return arrays of JAX."""
+    found = run(side, dtype)
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise TypeError(f"{side.name}: expected a mapping, names → arrays, got {kind}")
+    return {name: None if a is None else np.asarray(a) for name, a in found.items()}
+
+
 def judge_run(
     pair: Pair, run: Run, place: Place, truth: Mapping[str, Value] | None = None
 ) -> Judged:
@@ -41,6 +53,7 @@ def judge_run(
         truth: the result of the reference in float64, if it is already computed.
     """
     dtype = place.dtype
+    run = partial(_arrays, run)
     truth = run(pair.reference, TRUTH) if truth is None else truth
     own = [truth if dtype == TRUTH else run(pair.reference, dtype)]
     try:

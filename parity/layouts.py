@@ -48,6 +48,7 @@ def in_another(
         for name, row in failing.items()
         if name in truth and name in given
         and (not floating(truth[name]) or np.any(slopes.get(name, 0)))
+        and row.determined
         and any(_near(other, given[name], row.bound) for other in _others(name, truth))
     )  # fmt: skip
     # An output in another layout is wrong, and the layout of what it is made of may be the fault.

@@ -123,13 +123,13 @@ def compare_steps(
     for step, claimed, expected, *others in _together(given, truth, *own):
         for name in names(expected, claimed):
             here = replace(place, name=name, step=step)
-            if name in unused and np.array_equal(start.get(name, ()), expected.get(name, ())):
+            row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
+            spreads[name] = row.spread
+            if not row.determined:
+                lost.setdefault(name, row)
+            still = np.array_equal(start.get(name, ()), expected.get(name, ()))
+            if row.failed and name in unused and still:  # it may move in another step
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
-            else:
-                row = judged(expected, claimed, others, spreads.get(name, 0.0), here, False)
-                spreads[name] = row.spread
-                if not row.determined:
-                    lost.setdefault(name, row)
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row

@@ -152,9 +152,8 @@ class Moved(Sequence[Any]):
 def nudged(arrays: Gradients, dtype: str, seed: int) -> dict[str, Any]:
     """Every floating element times 1 − ε or 1 + ε at random, in the dtype.
 
-    An array of whole numbers only, such as categories, is exact, and stays. Among others, whole
-    numbers up to 1 stay, since they may be marks, such as −1 for what is missing; larger ones are
-    only moved up, since they may be classes, which a program rounds down.
+    Whole numbers are exact, and stay: they may be marks, such as −1 for what is missing, classes,
+    or counts, of which a program asks whether they are above a limit.
     """
     rng = np.random.default_rng(seed)
     held = {name: array for name, array in arrays.items() if array is not None}
@@ -169,14 +168,12 @@ def _nudged(array: np.ndarray, dtype: str, rng: np.random.Generator) -> np.ndarr
     moved = np.array(array, order="C")
     factors = 1 + np.array([-1, 1]) * epsilon(dtype)
     elements = moved.reshape(-1)
-    if all(whole(part, epsilon(dtype)).all() for part in (elements[:PIECE], elements)):
-        return moved
     for start in range(0, elements.size, PIECE):
         piece = elements[start : start + PIECE]
         with np.errstate(over="ignore"):
             there = (piece * rng.choice(factors, piece.size)).astype(dtype)
-        marks = whole(piece, epsilon(dtype)) & ((piece <= 1) | (there < piece))
-        np.copyto(piece, there, where=np.isfinite(there) & ~marks)  # the largest number stays, too
+        exact = whole(piece, epsilon(dtype))
+        np.copyto(piece, there, where=np.isfinite(there) & ~exact)  # the largest number stays, too
     return moved
 
 
@@ -208,21 +205,6 @@ def moved_functions(dtype: str, seed: int) -> Iterator[None]:
         torch.backends.mkldnn.set_flags(enabled)
 
 
-_ATEN: Any = torch.ops.aten
-LINEAR = 50.0
-"""Above it, softplus(x) is x in every dtype. PyTorch's own threshold, by default 20, is too low."""
-EXACT: dict[Any, Any] = {
-    _ATEN.softplus.default: lambda x, beta=1.0, _=20.0: _ATEN.softplus(x, beta, LINEAR),
-    _ATEN.softplus_backward.default: (
-        lambda slope, x, beta, _: _ATEN.softplus_backward(slope, x, beta, LINEAR)
-    ),
-    _ATEN.hardsigmoid_backward.default: (
-        lambda slope, x: torch.where(x.abs() < 3, slope / 6, torch.zeros_like(slope))
-    ),
-}
-"""The operators that PyTorch computes to fewer digits than its dtype has → the same, exact."""
-
-
 @cache
 def _elementary(func: Any) -> bool:
     name: str = func.overloadpacket.__name__
@@ -240,7 +222,7 @@ class _Moving:
     taken: int
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = EXACT.get(func, func)(*args, **(kwargs or {}))
+        result = func(*args, **kwargs) if kwargs else func(*args)
         if _elementary(func):
             for value in result if isinstance(result, tuple) else (result,):
                 if isinstance(value, torch.Tensor) and value.is_floating_point():

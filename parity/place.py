@@ -31,7 +31,9 @@ class Place:
     Attributes:
         case: the network and its inputs.
         check: "parameters", "inputs", "local" (every stage computed from the reference's values),
-            "forward", "forward again" (on other values for vectors of 0 or 1), "gradients",
+            "forward", "forward again" (on other values for what is still 0 or 1), "gradients again"
+            (the same, if nothing is trained), "forward after training" (on what training leaves, if
+            that changes a buffer), "gradients",
             "training mode" (what only training mode does), "training", "update" (the optimizer
             alone) or "predictions".
         dtype: the dtype that both sides compute in; "" if the check has none.

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity import lockstep
+from parity import forward_again, lockstep
 from parity.diagnosis import match
 from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
@@ -55,8 +55,12 @@ def locate(
     first = first_failing(rows)
     if first is None or not isinstance(pair, ModulePair):
         return []
-    if first.check == "forward again":
-        return _in_functions(fresh.moved(pair), inputs, first, ["forward"])
+    if first.check == forward_again.TRAINED:
+        other = forward_again.trained(pair, optimizers[0], batches)
+        return _in_functions(other, inputs, first, ["forward"]) if other else []
+    if first.check in (forward_again.AGAIN, forward_again.GRADIENTS):
+        check = "forward" if first.check == forward_again.AGAIN else "gradients"
+        return _in_functions(fresh.moved(pair), inputs, first, [check])
     if first.check != "training":
         check = "gradients" if first.check == "gradients" else "forward"
         return _in_functions(pair, inputs, first, [check])

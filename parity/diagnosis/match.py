@@ -79,8 +79,9 @@ def of_module_stage(
     failing = [r for r in judged.rows if r.failed and np.isfinite(r.distance)]
     if row.name not in {r.name for r in failing}:
         return ""
-    spreads = {r.name: r.spread for r in failing}
-    alike = [r.name for r in failing] if row.check == "gradients" else [row.name]
+    known = [r for r in judged.rows if np.isfinite(r.distance)]
+    spreads = {r.name: r.spread for r in known}
+    alike = [r.name for r in known] if row.check == "gradients" else [row.name]
     given = {name: judged.candidate[name] for name in alike}
     if _complex(*given.values()):
         return ""

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from parity.sides import dropout, trees
-from parity.sides.losses import Loss
+from parity.sides.losses import ONE_SHAPE, Loss
 from parity.sides.side import Arrays, Gradients, outputs, without_target
 from parity.sides.torch_arrays import array_of
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 
+AFTER, KEPT = " after", " kept"
+OTHER_SHAPES = "its output has other shapes in it; give a loss= that takes both"
 RANDOM = "the reference is random in it, even without its Dropout"
 
 
@@ -28,6 +30,8 @@ class Shown(NamedTuple):
         differs: whether it does anything else there that it does not do in evaluation mode.
         problem: why its training mode cannot be judged, or "".
         trained: the parameters that have a gradient in it alone, such as those of another head.
+        changed: the parameters and buffers that a call changes in it alone; None if not known.
+        kept: tensors of the modules that a call changes in it alone, which no state dict has.
     """
 
     drops: bool = False
@@ -35,6 +39,8 @@ class Shown(NamedTuple):
     differs: bool = False
     problem: str = ""
     trained: frozenset[str] = frozenset()
+    changed: frozenset[str] | None = None
+    kept: tuple[str, ...] = ()
 
 
 def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
@@ -53,8 +59,8 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     def run(start: Callable[[torch.nn.Module], Any], calls: int = 1) -> dict[str, Any]:
         read = without_target(inputs)
         arrays, model = reference.run_copy(read, start, mode, _SQUARES, calls=calls)
-        after = {f"{name} after": array_of(tensor) for name, tensor in model.state_dict().items()}
-        return {**arrays, **after, **_numbers(model)}
+        after = {f"{n}{AFTER}": array_of(tensor) for n, tensor in model.state_dict().items()}
+        return {**arrays, **after, **_kept(model), **_numbers(model)}
 
     if any(_generates(module) for module in reference.module.modules()):
         return Shown(problem=RANDOM)
@@ -76,15 +82,19 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     if not mode.replaces_all:
         return Shown(problem="the reference draws a mask that it does not multiply by")
     alone = {n for n, a in trained.items() if a is not None and plain.get(n, a) is None}
+    apart = [n for n in plain if n in trained and not _near(plain[n], trained[n])]
     problem = ""
-    if reference.loss.targeted and _shapes(plain, reference) != _shapes(trained, reference):
-        problem = "its output has other shapes in it; give a loss= that takes both"
+    if reference.loss in ONE_SHAPE and _shapes(plain, reference) != _shapes(trained, reference):
+        problem = OTHER_SHAPES
     drops = bool(mode.states)
     if drops:
         mode = FixedDropout()
         run(_train_without_layers)
-    differs = not _equal(plain, trained)
-    return Shown(drops, bool(drops and mode.states), differs, problem, frozenset(alone))
+    return Shown(
+        drops, bool(drops and mode.states), not _equal(plain, trained), problem, frozenset(alone),
+        frozenset(n.removesuffix(AFTER) for n in apart if n.endswith(AFTER)),
+        tuple(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT)),
+    )  # fmt: skip
 
 
 def _train_without_layers(model: torch.nn.Module) -> None:
@@ -94,6 +104,17 @@ def _train_without_layers(model: torch.nn.Module) -> None:
 
 def _shapes(shown: Mapping[str, Any], reference: TorchSide) -> dict[str, tuple[int, ...]]:
     return {n: shown[n].shape for n in outputs(shown, reference.output)}
+
+
+def _kept(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The tensors that modules hold outside of their state dict."""
+    listed = model.state_dict()
+    return {
+        f"{path}.{name}".lstrip(".") + KEPT: array_of(held)
+        for path, module in model.named_modules()
+        for name, held in (*vars(module).items(), *module._buffers.items())
+        if isinstance(held, torch.Tensor) and f"{path}.{name}".lstrip(".") not in listed
+    }
 
 
 def _numbers(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ class Positional:
         return replace(self, modes=evaluating), replace(self, modes=training)
 
     def not_given(self, forward: Callable[..., Any]) -> list[str]:
-        """The arguments of a user's method that nothing is passed for, so that they have defaults."""
+        """The arguments of a user's method that nothing is passed for: they have defaults."""
         if forward.__module__.partition(".")[0] in ("torch", "flax"):
             return []
         return [name for name in self._others(forward) if name not in MODES]

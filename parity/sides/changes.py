@@ -1,5 +1,13 @@
-"""What a call changes in a Flax module, told by the identity of the values before and after it."""
+"""What a call changes in a Flax module, told by the values before and after it.
 
+While a call is traced, that is their identity; transformations give back all values as others.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flax_bilstm.conversion.tree import dotted
@@ -9,12 +17,6 @@ from parity.sides.variables import Named, flat
 def variables(model: nnx.Module) -> Named:
     """The value of every variable by its path."""
     return {dotted(p): v.get_raw_value() for p, v in flat(nnx.state(model)).items()}
-
-
-def untrained(model: nnx.Module) -> Named:
-    """Those of the variables that no optimizer trains."""
-    found = flat(nnx.state(model)).items()
-    return {dotted(p): v.get_raw_value() for p, v in found if not isinstance(v, nnx.Param)}
 
 
 def everything(model: nnx.Module) -> Named:
@@ -30,4 +32,14 @@ def everything(model: nnx.Module) -> Named:
 
 def between(before: Named, after: Named) -> Named:
     """The new values of what is another value than before."""
-    return {n: after[n] for n, value in before.items() if after.get(n, value) is not value}
+    return {n: after[n] for n, value in before.items() if not _same(value, after.get(n, value))}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if any(isinstance(value, jax.core.Tracer) for value in (one, other)):
+        return False
+    if all(isinstance(value, jax.Array | np.ndarray) for value in (one, other)):
+        return jnp.issubdtype(one.dtype, jax.dtypes.prng_key) or np.array_equal(one, other, True)
+    return type(one) is type(other) and one == other

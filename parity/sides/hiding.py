@@ -1,28 +1,24 @@
 """What hides mistakes from a check, in words: names, parameters and inputs that show too little."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
-import torch
 
-from flax_bilstm.conversion.rows import matches
-from parity.sides.side import Arrays
+from parity.sides.side import Arrays, floating, is_mask, without_target
 
 
 def notes(
-    torch_model: torch.nn.Module,
+    ignored: Collection[str],
     parameters: Arrays,
     inputs: Arrays,
-    ignore: Sequence[str],
     defaults: Collection[str],
 ) -> Iterator[str]:
     """The notes for the report.
 
     Args:
-        torch_model: the reference.
+        ignored: the names of parameters and buffers that are not compared.
         parameters: those that are compared.
-        inputs: those that both models read.
-        ignore: patterns of names that are not compared.
+        inputs: those that both models read, and the targets.
         defaults: the names of the models' arguments that nothing is passed for.
     """
     if defaults:
@@ -30,11 +26,20 @@ def notes(
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]
     if still:
         yield f"all numbers are the same in {', '.join(still)}, which hides most mistakes"
-    ignored = [name for name in torch_model.state_dict() if matches(name, ignore)]
+    single = [n for n, a in inputs.items() if a.size > 1 and 1 in a.shape[: a.ndim - 1]]
+    if single:
+        yield (
+            f"an axis of {', '.join(single)} has size 1, which hides mistakes along it, such as of "
+            "sequences or steps"
+        )
     if ignored:
         yield f"ignored, so neither compared nor trained alike: {', '.join(ignored)}"
     if parameters and not any(map(np.any, parameters.values())):
         yield "every parameter is 0: most mistakes leave no trace in what is computed then"
-    complex_inputs = [name for name, array in inputs.items() if array.dtype.kind == "c"]
+    read = without_target(inputs).items()
+    complex_inputs = [name for name, array in read if array.dtype.kind == "c"]
     if complex_inputs:
         yield f"the gradient at complex inputs is not compared: {', '.join(complex_inputs)}"
+    masks = [name for name, array in read if floating(array) and is_mask(array)]
+    if masks:
+        yield f"the gradient at inputs of 0 and 1 is not compared: {', '.join(masks)}"

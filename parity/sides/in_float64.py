@@ -2,7 +2,8 @@
 
 Where code says float32, it means the dtype of its numbers: `torch.zeros` for an initial state,
 `mask.float()`, `x.astype(jnp.float32)` in a norm, `jax.nn.dot_product_attention` in its softmax.
-So float32 is float64 there, on both sides, unless the model is in float64 itself.
+So float32 is float64 there, on both sides, unless the model is in float64 itself. What PyTorch
+computes to fewer digits than float64 has is computed exactly.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from unittest import mock
 import jax
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jax._src import dtypes
 from jax.experimental.xla_metadata import set_xla_metadata
 from torch.overrides import TorchFunctionMode
@@ -20,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from parity.tolerances import TRUTH
 
 _WIDE = ((torch.float32, torch.float64), (torch.FloatTensor, torch.DoubleTensor))
+LINEAR = 50.0
+"""Above it, softplus(x) is x in every dtype. PyTorch's own threshold, by default 20, is too low."""
 
 
 def widens(parameters: Mapping[str, Any]) -> bool:
@@ -29,30 +33,57 @@ def widens(parameters: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def torch_in(dtype: str, wide: bool) -> Iterator[None]:
-    """Run PyTorch's code in this dtype; in float64 with no float32 if it is to be `wide`."""
-    if dtype != TRUTH or not wide:
-        yield
-        return
-    former = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    """Run PyTorch's code in this dtype; in float64 with no float32 if it is to be `wide`.
+
+    Attention has no fast path, which without gradients returns zeros for what is padded.
+    """
+    former, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
+        if dtype != TRUTH or not wide:
+            yield
+            return
+        torch.set_default_dtype(torch.float64)
         with mock.patch.object(torch, "FloatTensor", torch.DoubleTensor), _Wide():
             yield
     finally:
         torch.set_default_dtype(former)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Wide(TorchFunctionMode):
-    """Replaces float32 where a function is told it."""
+    """Replaces float32 where a function is told it, and functions that are not exact."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        func = torch.Tensor.double if func is torch.Tensor.float else func
+        func = _EXACT.get(func, func)
         named = {name: _widened(arg) for name, arg in (kwargs or {}).items()}
         return func(*map(_widened, args), **named)
 
 
 def _widened(arg: Any) -> Any:
     return next((wide for narrow, wide in _WIDE if arg is narrow), arg)
+
+
+def _softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
+    return F.softplus(x, beta, LINEAR)
+
+
+def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
+    """PyTorch's own has 1/6 in float32 in its gradient."""
+    return F.relu6(x + 3) / 6
+
+
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """By default, ε is that of the dtype: here it is that of the user's."""
+    return F.rms_norm(x, shape, weight, torch.finfo(torch.float32).eps if eps is None else eps)
+
+
+_EXACT: dict[Any, Any] = {
+    torch.Tensor.float: torch.Tensor.double,
+    F.softplus: _softplus,
+    F.hardsigmoid: _hardsigmoid,
+    F.rms_norm: _rms_norm,
+}
 
 
 @contextmanager

@@ -35,8 +35,10 @@ class Loss:
 
 
 def _mean_squared_error(
-    output: Float[jax.Array, "..."], target: Float[jax.Array, "..."]
+    output: Float[jax.Array, "..."], target: Shaped[jax.Array, "..."]
 ) -> Shaped[Scalar, ""]:
+    if not floating(target):
+        target = target.astype(output.dtype)
     return jnp.mean(jnp.square(output.astype(target.dtype) - target))
 
 
@@ -134,3 +136,5 @@ CROSS_ENTROPY = _on_target(
 on axis 1; or on the last axis, if only that fits the targets."""
 INNER_PRODUCT = _on_target(_inner_product, _inner_product, "inner product with a cotangent")
 """Its gradient is the VJP of the input `target`."""
+ONE_SHAPE = (MEAN_SQUARED_ERROR, INNER_PRODUCT)
+"""The losses whose target must have the output's shape, in training mode, too."""

@@ -13,7 +13,6 @@ from flax import nnx
 
 from parity.sides import changes, trees
 from parity.sides.calls import Call
-from parity.sides.flax_masks import unjitted
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
 from parity.sides.programs import Program
@@ -100,10 +99,9 @@ class Running:
         read = cast(without_target(inputs), dtype)
         arguments: tuple = leaves, read, {}, np.zeros((), bool)
         found = jax.eval_shape(self._traced_values, *arguments)
-        if self.moved:  # or given back as another value by nnx.jit
+        if self.moved:  # or given back as another value by a transformation
             hidden, self.moved = set(self.hidden), set()
-            with unjitted():
-                jax.eval_shape(self._traced_values, *arguments)
+            self._traced_values(*jax.tree.map(jnp.asarray, arguments))  # not to write in NumPy's
             self.hidden = hidden
         return found
 
@@ -187,9 +185,7 @@ class Running:
         model = self.variables.model(leaves)
         before = changes.everything(model)
         own, _ = self._run(self.call, model, inputs, given, forced)
-        # Transformations give back trained variables, and all that is no variable, as other values.
-        sure = changes.untrained(model) if self.hidden else before
-        self.moved |= changes.between(before, changes.everything(model)).keys() & sure.keys()
+        self.moved |= changes.between(before, changes.everything(model)).keys()
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(
@@ -207,6 +203,9 @@ class Running:
             own, output = self._run(call, model, inputs, {**given, **smooth}, forced)
             with placed("loss"):
                 value = self.loss.jax(output, inputs)
+                if jnp.shape(value) or not floating(jnp.asarray(value)):
+                    kind = f"{jnp.asarray(value).dtype}{list(jnp.shape(value))}"
+                    raise ValueError(f"loss: expected a floating scalar in JAX, got {kind}")
             both = value
             for name, weight in weights.items():
                 if name in own and floating(own[name]):

@@ -71,6 +71,10 @@ class NnxSide(Side):
         self.rows = self._variables.rows
         self.absent = self._variables.absent
         """The parameters that the module has no variable for, such as a count of batches."""
+        paired = {path for row in self.rows for path in row.paths}
+        self.unpaired = [n for n in map(dotted, self._variables.found.keys() - paired)
+                         if n in self._variables.trained]  # fmt: skip
+        """The paths of trained variables that are no parameter of the reference's."""
         self._trainings: dict[Any, Training] = {}
         super().__init__(name, self._variables.parameters())
         self.wide = widens(self.parameters)

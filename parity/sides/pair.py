@@ -21,9 +21,9 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import calls, dropout, hiding, training_mode
+from parity.sides import calls, dropout, hiding, training_mode, unreached
 from parity.sides.common_stages import common_stages
-from parity.sides.fresh import fresh_vectors
+from parity.sides.fresh import fresh_arrays
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -107,6 +107,7 @@ def of_modules(
         raise ValueError(
             f"torch_model: expected real parameters, got complex {unreal}; hold two real ones"
         )
+    _refuse_shared(torch_model)
     if not isinstance(flax_model, nnx.Module):
         if not callable(flax_model) or isinstance(flax_model, torch.nn.Module):
             kind = type(flax_model).__name__
@@ -162,7 +163,10 @@ def of_modules(
         unused = ", ".join(dotted(path) for row in spare for path in row.paths)
         what = "in flax_model only, where evaluation mode does not use it"
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
-    notes += hiding.notes(torch_model, reference.parameters, read, ignore, defaults)
+    ignored = dict.fromkeys(n for n in torch_model.state_dict() if matches(n, ignore))
+    ignored |= dict.fromkeys(candidate.unpaired)
+    notes += hiding.notes(ignored, reference.parameters, inputs, defaults)
+    notes += unreached.of_reference(reference, read)
     trained = (
         training_mode.of_function(reference, inputs)
         if isinstance(flax_model, StateFunction)
@@ -170,10 +174,22 @@ def of_modules(
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
-        trained.only, fresh_vectors(torch_model),
+        trained.only, fresh_arrays(torch_model),
         dict(known or {}), torch_model, flax_model, stages,
         lstms,
     )  # fmt: skip
+
+
+def _refuse_shared(torch_model: torch.nn.Module) -> None:
+    """ValueError if parameters are one tensor in memory, but not one parameter: copies lose it."""
+    first: dict[int, str] = {}
+    for name, held in torch_model.named_parameters():
+        other = first.setdefault(held.data_ptr(), name) if held.numel() else name
+        if other != name:
+            raise ValueError(
+                f"torch_model: {other} and {name} share their memory, but are two parameters; make "
+                f"them one: {name.rpartition('.')[0]}.weight = …, not ….data = …"
+            )
 
 
 def _rows(

@@ -242,5 +242,11 @@ def without_target(inputs: Arrays) -> dict[str, np.ndarray]:
 
 
 def differentiable(inputs: Arrays) -> list[str]:
-    """The names of the inputs that have a gradient: floating, and not the target."""
-    return [name for name, array in without_target(inputs).items() if floating(array)]
+    """The names of the inputs that have a gradient: floating, not the target, and no mask."""
+    read = without_target(inputs).items()
+    return [name for name, array in read if floating(array) and not is_mask(array)]
+
+
+def is_mask(array: np.ndarray) -> bool:
+    """Whether the array has nothing but zeros and ones, so that other values have no meaning."""
+    return bool(np.isin(array, (0, 1)).all())

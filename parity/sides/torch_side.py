@@ -83,6 +83,8 @@ class TorchSide(Side):
         """Whether such a copy still draws masks, which are left out then."""
         self.trained_elsewhere: frozenset[str] = frozenset()
         """The parameters that only training mode uses, whose gradients are 0 in evaluation mode."""
+        self.untrainable = ""
+        """Why the loss cannot be computed in training mode, in which it is to be trained."""
         self._models: dict[str, torch.nn.Module] = {}
 
     def choosing(self, stages: frozenset[str]) -> Self:
@@ -123,6 +125,8 @@ class TorchSide(Side):
         self, parameters: Arrays, batches: Sequence[Arrays], optimizer: Optimizer, dtype: str
     ) -> Iterator[Step]:
         """See `Side`."""
+        if self.untrainable:
+            raise ValueError(f"loss: torch_model is trained in training mode; {self.untrainable}")
         model = self._model(parameters, dtype, fresh=True)
         if self.start_training:
             self.start_training(model)

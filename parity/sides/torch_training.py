@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from parity.sides.optimizers import Optimizer, refuse_unknown
+from parity.sides.optimizers import Optimizer, OptimizerError, refuse_unknown
 from parity.sides.side import Step
 from parity.sides.torch_arrays import Tensors, array_of, view_of
 from parity.sides.torch_gradients import differentiated
@@ -23,6 +23,11 @@ class Training:
     def __init__(self, model: torch.nn.Module, optimizer: Optimizer, names: Iterable[str]) -> None:
         self._model, self._optimizer, self._names = model, optimizer, tuple(names)
         self._updates = optimizer.torch(model.parameters())
+        if isinstance(self._updates, torch.optim.LBFGS):
+            raise OptimizerError(
+                f"optimizer {optimizer.name!r}: expected one whose step needs no closure, got "
+                "torch.optim.LBFGS, which computes the loss several times in a step"
+            )
 
     def step(self, loss: torch.Tensor) -> Step:
         """One step on the gradients of the loss."""

@@ -19,7 +19,7 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import dropout
-from parity.sides.both_modes import shown_by
+from parity.sides.both_modes import OTHER_SHAPES, shown_by
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_running import put_in_training
 from parity.sides.nnx_side import NnxSide
@@ -71,15 +71,19 @@ def arrange(
     """
     theirs, ours = torch_submodules(reference.module), nnx_submodules(flax_model)
     rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
-    momenta = _momenta(theirs, ours, stages)
     shown = shown_by(reference, inputs)
+    momenta = _momenta(theirs, ours, stages, shown.changed)
     problem, reference.trained_elsewhere = shown.problem, shown.trained
     if any(map(_draws, ours.values())):
         problem = "the candidate has random streams outside of Flax's layers"
     if problem:
+        reference.untrainable = problem if problem == OTHER_SHAPES and shown.trained else ""
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
         return Arranged(momenta, notes=(f"training mode is not run: {problem}{words}",))
     notes = _keyless(ours)
+    if shown.kept:
+        kept = ", ".join(shown.kept)
+        notes.append(f"training mode changes what no state dict has, so it is not compared: {kept}")
     only = False
     if shown.differs or _has_modes(candidate, ours):
         norms = dict(_norms(candidate.rows, ours))
@@ -156,14 +160,23 @@ def _draws(module: Any) -> bool:
 
 
 def _momenta(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], stages: Mapping[str, str]
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    stages: Mapping[str, str],
+    changed: frozenset[str] | None,
 ) -> tuple[Setting, ...]:
-    """The momenta of layers with the same name; a BatchNorm of the user's own shows in training."""
+    """The momenta of layers with the same name; a BatchNorm of the user's own shows in training.
+
+    Only of those whose statistics change in training mode, if `changed` is known.
+    """
     # In PyTorch's meaning: the weight of the new value. In Flax it is that of the old one.
     reference = {
         p: m.momentum
         for p, m in theirs.items()
-        if isinstance(m, _BATCH_NORM) and m.momentum and m.running_mean is not None
+        if isinstance(m, _BATCH_NORM)
+        and m.momentum
+        and m.running_mean is not None
+        and (changed is None or f"{p}.running_mean" in changed)
     }
     candidate = {
         p: round(1 - m.momentum, 9) for p, m in ours.items() if isinstance(m, nnx.BatchNorm)

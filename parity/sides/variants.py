@@ -38,14 +38,9 @@ def varied(
             yield name, changed
 
 
-def is_mask(array: np.ndarray) -> bool:
-    """Whether the array has nothing but zeros and ones, so that other values have no meaning."""
-    return bool(np.isin(array, (0, 1)).all())
-
-
 def _times(inputs: Arrays, factor: float) -> Arrays:
-    scaled = [name for name in differentiable(inputs) if not is_mask(inputs[name])]
-    return {**inputs, **{n: inputs[n] * np.asarray(factor, inputs[n].dtype) for n in scaled}}
+    scaled = {n: inputs[n] * np.asarray(factor, inputs[n].dtype) for n in differentiable(inputs)}
+    return {**inputs, **scaled}
 
 
 def _padded(inputs: Arrays, lengths: np.ndarray | None) -> Arrays:

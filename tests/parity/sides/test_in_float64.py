@@ -114,6 +114,75 @@ def test_of_a_model_in_float64_float32_stays_what_it_is(quickly_compiled, lenien
         assert ("forward" in failing(report)) == narrow
 
 
+@pytest.mark.parametrize(("beta", "threshold"), [(1, 20), (2, 10)])
+def test_softplus_is_exact_above_pytorch_s_threshold(beta, threshold):
+    x = torch.tensor([1.0, 12.0, 25.0], dtype=torch.float64, requires_grad=True)
+    exact = torch.logaddexp(beta * x.detach(), torch.zeros(())) / beta
+    with torch_in("float64", True):
+        value = torch.nn.functional.softplus(x, beta, threshold)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+    close = {"rtol": 1e-15, "atol": 0}
+    torch.testing.assert_close(value, exact, **close)
+    torch.testing.assert_close(slope, torch.sigmoid(beta * x.detach()), **close)
+
+
+def test_the_slope_of_hardsigmoid_is_exact():
+    x = torch.tensor([-4.0, -2.5, 0.5, 3.5], dtype=torch.float64, requires_grad=True)
+    with torch_in("float64", True):
+        (slope,) = torch.autograd.grad(torch.nn.functional.hardsigmoid(x).sum(), x)
+    assert slope.tolist() == [0.0, 1 / 6, 1 / 6, 0.0]
+
+
+@pytest.mark.parametrize(("epsilon", "right"), [(2.0**-23, True), (1e-6, False)])
+def test_the_default_epsilon_of_rms_norm_is_that_of_float32(quickly_compiled, epsilon, right):
+    norm = torch.nn.RMSNorm(4)
+    reference = Reference(lambda m, x: m.b(norm.to(x.dtype)(m.a(x))))
+
+    def ours(m, x):
+        y = m.a(x)
+        return m.b(y * jax.lax.rsqrt((y**2).mean(-1, keepdims=True) + epsilon))
+
+    assert check(reference, Port(ours)).passed == right
+
+
+class Encoder(torch.nn.Module):
+    """Its layer has a fast path for evaluation, which returns zeros for what is padded."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(4, 2, 5, 0.0, batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x, padded):
+        return self.encoder(x, src_key_padding_mask=padded)
+
+
+def flax_encoder(p, x, padded):
+    p = {name.removeprefix("encoder.layers.0."): array for name, array in p.items()}
+
+    def layer(name, x):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def norm(name, x):
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    projected = x @ p["self_attn.in_proj_weight"].T + p["self_attn.in_proj_bias"]
+    q, k, v = (a.reshape(*x.shape[:2], 2, 2) for a in jnp.split(projected, 3, -1))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / 2**0.5
+    weights = jax.nn.softmax(jnp.where(padded[:, None, None], -jnp.inf, scores))
+    attended = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+    x = norm("norm1", x + layer("self_attn.out_proj", attended))
+    return norm("norm2", x + layer("linear2", jax.nn.relu(layer("linear1", x))))
+
+
+def test_what_is_padded_is_not_zero_in_a_fast_path(quickly_compiled, lenient):
+    x = np.random.default_rng(0).standard_normal((3, 5, 4), dtype=np.float32)
+    inputs = {"x": x, "padded": np.arange(5) >= np.array([[5], [3], [2]])}
+    parity.check(Encoder(), flax_encoder, inputs, training_steps=1).assert_passed()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_all_is_put_back():
     def own():
         return (
