@@ -15,7 +15,7 @@ from parity.place import ONE_CASE, Case, Place
 from parity.report import Report
 from parity.results import Row, acknowledge
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Pair, cast
+from parity.sides.side import Arrays, Gradients, Pair, Side, beside, cast, differentiable
 from parity.tolerances import DTYPES, TOLERANCES, TRUTH, epsilon
 
 Progress = Callable[[str], None]
@@ -153,6 +153,12 @@ def _in_one_layout(
     return other, others
 
 
+def _at_floating(slopes: Gradients, side: Side, inputs: Arrays) -> Gradients:
+    """Without those at inputs of 0 and 1, which a subclass of the user's may give."""
+    of_masks = {name: () for name in inputs.keys() - set(differentiable(inputs))}
+    return {n: a for n, a in slopes.items() if n not in beside(side.parameters, of_masks)}
+
+
 def _functions(
     pair: Pair, inputs: Arrays, dtype: str, case: Case, truths: Mapping[str, Any]
 ) -> Iterator[Row]:
@@ -161,7 +167,9 @@ def _functions(
     runs: dict[str, Run] = {
         "local": lambda side, to: side.local(side.parameters, inputs, stages, to),
         "forward": lambda side, to: side.forward(side.parameters, inputs, to),
-        "gradients": lambda side, to: side.gradients(side.parameters, inputs, to),
+        "gradients": lambda side, to: _at_floating(
+            side.gradients(side.parameters, inputs, to), side, inputs
+        ),
     }
     if not (pair.reference.opens and pair.candidate.opens and len(stages) > 1):
         del runs["local"]

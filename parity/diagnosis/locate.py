@@ -111,7 +111,7 @@ def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence
             inner = inside.locate(pair, path, parameters, inputs, values, cotangents, row)
             if inner is not None:
                 return [inner]
-        known = match.of_module_stage(row, judged, pair, run, values, pair.torch_model)
+        known = match.of_module_stage(row, judged, pair, run, values, inputs)
         return [_explained(row, judged, check, known, pair.reference.output)]
     return []
 

@@ -16,11 +16,14 @@ from parity.diagnosis.stages import Alone, run
 from parity.distance import Value, magnitude, without_fill
 from parity.judge import Judged
 from parity.results import Row
+from parity.sides import fresh
 from parity.sides.optimizers import Optimizer
 from parity.sides.recurrent import STATES
-from parity.sides.side import Arrays, Gradients, Pair
+from parity.sides.side import Arrays, Gradients, Later, Pair
 from parity.tolerances import TRUTH, bound, determined, epsilon
 
+NEARER = 4
+"""How many times nearer a mistake must be to the candidate than the truth is, to explain it."""
 UNKNOWN = "no known mistake explains it"
 """The note when no known mistake reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
@@ -63,7 +66,7 @@ def _complex(*arrays: Value) -> bool:
 
 @OVERFLOWING
 def of_module_stage(
-    row: Row, judged: Judged, pair: Any, run: Any, values: Arrays, model: Any
+    row: Row, judged: Judged, pair: Any, run: Any, values: Arrays, inputs: Arrays
 ) -> str:
     """What is wrong at a stage of any network.
 
@@ -73,28 +76,36 @@ def of_module_stage(
         pair: both sides.
         run: the function that was run, (side, dtype) → arrays by name.
         values: the reference's stages.
-        model: the reference.
+        inputs: those of the models.
     """
     parameters = pair.reference.parameters
     failing = [r for r in judged.rows if r.failed and np.isfinite(r.distance)]
     if row.name not in {r.name for r in failing}:
         return ""
     known = [r for r in judged.rows if np.isfinite(r.distance)]
-    spreads = {r.name: r.spread for r in known}
+    rows = {r.name: r for r in known}
     alike = [r.name for r in known] if row.check == "gradients" else [row.name]
     given = {name: judged.candidate[name] for name in alike}
     if _complex(*given.values()):
         return ""
 
+    other = fresh.moved(pair).reference  # where a scale of 1, for instance, shows
+    right = Later(lambda: other.forward(other.parameters, inputs, TRUTH))
+
     def matches() -> Iterator[Match]:
-        for words, calls in functions.of_stage(model, _longest(values)):
+        for words, calls in functions.of_stage(pair.torch_model, _longest(values)):
             try:
                 with calls:
                     made = run(pair.reference, TRUTH)
+                mistaken = {name: made.get(name) for name in alike}
+                distance = _distance(mistaken, given, row.dtype, rows)
+                if row.check == "gradients" and np.isfinite(distance):
+                    with calls:
+                        changed = other.forward(other.parameters, inputs, TRUTH)
+                    distance = max(distance, _distance(right, changed, TRUTH, {}))
             except UNFIT:
                 continue
-            mistaken = {name: made.get(name) for name in alike}
-            yield _distance(mistaken, given, row.dtype, spreads), words, ""
+            yield distance, words, ""
 
     words, _ = _closest(matches())
     return words or _another(row, given[row.name], values) or of_arrays(judged, parameters)
@@ -158,7 +169,7 @@ def of_update(
         np.array_equal(step.parameters[failing.name], still.astype(failing.dtype)) for step in steps
     ):
         return "the candidate never changes it: it is frozen, or the optimizer does not have it"
-    spreads = {failing.name: failing.spread}
+    rows = {failing.name: replace(failing, distance=np.inf)}  # it is that of another run
 
     def matches() -> Iterator[Match]:
         for words, make in mistaken_updates(optimizer.torch):
@@ -166,7 +177,7 @@ def of_update(
                 mistaken = replace(optimizer, torch=make)
                 steps = pair.reference.update(start, gradients, mistaken, TRUTH)
                 distances = [
-                    _distance(step.named(), taken, failing.dtype, spreads)
+                    _distance(step.named(), taken, failing.dtype, rows)
                     for step, taken in zip(steps, given, strict=True)
                 ]
             except ValueError:  # the optimizer has no such option
@@ -178,7 +189,7 @@ def of_update(
 
 def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
     """Whether `made`, the reference computed another way, equals the candidate within bounds."""
-    spreads = {row.name: row.spread for row in judged.rows}
+    rows = {row.name: row for row in judged.rows}
     claimed = dict(judged.candidate)
     made = dict(made)
     for name, array in made.items():  # non-finite elements must be in the same places
@@ -189,12 +200,12 @@ def reproduces(made: Arrays, judged: Judged, dtype: str) -> bool:
         if not np.array_equal(finite, np.isfinite(given)):
             return False
         made[name], claimed[name] = np.where(finite, array, 0), np.where(finite, given, 0)
-    return bool(np.isfinite(_distance(made, claimed, dtype, spreads)))
+    return bool(np.isfinite(_distance(made, claimed, dtype, rows)))
 
 
 def _mistakes(found: Alone) -> Iterator[Match]:
     """For every known mistake of a stage: its distance from the candidate, its words, its part."""
-    spreads = {row.name: row.spread for row in found.judged.rows}
+    rows = {row.name: row for row in found.judged.rows}
     for known in found.stage.mistakes():
         try:
             made = run(known.side, found.place.check, found.parameters, found.inputs, TRUTH)
@@ -202,7 +213,7 @@ def _mistakes(found: Alone) -> Iterator[Match]:
                 continue
         except UNFIT:
             continue
-        distance = _distance(made, found.judged.candidate, found.place.dtype, spreads)
+        distance = _distance(made, found.judged.candidate, found.place.dtype, rows)
         yield distance, known.words, known.part
 
 
@@ -217,11 +228,12 @@ def _distance(
     mistaken: Mapping[str, Value],
     given: Mapping[str, Value],
     dtype: str,
-    spreads: Mapping[str, float],
+    rows: Mapping[str, Row],
 ) -> float:
     """The largest distance in ULP of each array's scale; infinite if one is out of bounds.
 
-    Infinite, too, if no array is determined or equal.
+    Infinite, too, if no array is determined or equal, or the truth is about as near to one that
+    fails: `rows` have its distance, and the spread of the reference's runs.
     """
     worst, shown = 0.0, False
     largest = max(map(magnitude, mistaken.values()), default=0.0)
@@ -235,8 +247,11 @@ def _distance(
         claimed = np.zeros_like(array) if claimed is None else claimed
         array, claimed, _ = without_fill(dtype, array, claimed, array)
         distance = float(np.max(np.abs(claimed.astype(np.float64) - array), initial=0.0))
-        scale, spread = magnitude(array) or largest, spreads.get(name, 0.0)
+        row = rows.get(name)
+        scale, spread = magnitude(array) or largest, row.spread if row else 0.0
         if not (np.isfinite(scale) and distance <= bound(dtype, spread, scale)):
+            return float("inf")
+        if row and row.failed and distance > row.distance / NEARER:
             return float("inf")
         # To be near an array that is not determined shows nothing; to be equal to it does.
         if distance == 0 or determined(dtype, spread, scale):

@@ -13,6 +13,7 @@ from parity.sides import dropout, trees
 from parity.sides.losses import ONE_SHAPE, Loss
 from parity.sides.side import Arrays, Gradients, outputs, without_target
 from parity.sides.torch_arrays import array_of
+from parity.sides.torch_copy import outside_of_state
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 
@@ -32,6 +33,7 @@ class Shown(NamedTuple):
         trained: the parameters that have a gradient in it alone, such as those of another head.
         changed: the parameters and buffers that a call changes in it alone; None if not known.
         kept: tensors of the modules that a call changes in it alone, which no state dict has.
+        unused: what has no gradient in evaluation mode.
     """
 
     drops: bool = False
@@ -41,6 +43,7 @@ class Shown(NamedTuple):
     trained: frozenset[str] = frozenset()
     changed: frozenset[str] | None = None
     kept: tuple[str, ...] = ()
+    unused: frozenset[str] = frozenset()
 
 
 def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
@@ -60,7 +63,8 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         read = without_target(inputs)
         arrays, model = reference.run_copy(read, start, mode, _SQUARES, calls=calls)
         after = {f"{n}{AFTER}": array_of(tensor) for n, tensor in model.state_dict().items()}
-        return {**arrays, **after, **_kept(model), **_numbers(model)}
+        kept = {f"{n}{KEPT}": array_of(tensor) for n, tensor in outside_of_state(model).items()}
+        return {**arrays, **after, **kept, **_numbers(model)}
 
     if any(_generates(module) for module in reference.module.modules()):
         return Shown(problem=RANDOM)
@@ -94,6 +98,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         drops, bool(drops and mode.states), not _equal(plain, trained), problem, frozenset(alone),
         frozenset(n.removesuffix(AFTER) for n in apart if n.endswith(AFTER)),
         tuple(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT)),
+        frozenset(n for n, array in plain.items() if array is None),
     )  # fmt: skip
 
 
@@ -104,17 +109,6 @@ def _train_without_layers(model: torch.nn.Module) -> None:
 
 def _shapes(shown: Mapping[str, Any], reference: TorchSide) -> dict[str, tuple[int, ...]]:
     return {n: shown[n].shape for n in outputs(shown, reference.output)}
-
-
-def _kept(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The tensors that modules hold outside of their state dict."""
-    listed = model.state_dict()
-    return {
-        f"{path}.{name}".lstrip(".") + KEPT: array_of(held)
-        for path, module in model.named_modules()
-        for name, held in (*vars(module).items(), *module._buffers.items())
-        if isinstance(held, torch.Tensor) and f"{path}.{name}".lstrip(".") not in listed
-    }
 
 
 def _numbers(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ def notes(
     parameters: Arrays,
     inputs: Arrays,
     defaults: Collection[str],
+    rounded: Collection[str],
 ) -> Iterator[str]:
     """The notes for the report.
 
@@ -20,7 +21,13 @@ def notes(
         parameters: those that are compared.
         inputs: those that both models read, and the targets.
         defaults: the names of the models' arguments that nothing is passed for.
+        rounded: the names of the reference's constants in float32.
     """
+    if rounded:
+        yield (
+            f"{', '.join(rounded)} of torch_model was rounded to float32 when it was made, which "
+            "float64 shows, unless the candidate has the same numbers; make it of Python's numbers"
+        )
     if defaults:
         yield f"compared only with the default of: {', '.join(sorted(defaults))}"
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]

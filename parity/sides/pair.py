@@ -22,6 +22,7 @@ from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, dropout, hiding, training_mode, unreached
+from parity.sides.both_modes import shown_by
 from parity.sides.common_stages import common_stages
 from parity.sides.fresh import fresh_arrays
 from parity.sides.intercept import nnx_submodules, torch_submodules
@@ -30,6 +31,7 @@ from parity.sides.nnx_side import NnxSide
 from parity.sides.recurrent import both_recurrent, of_its_own
 from parity.sides.side import Arrays, Pair
 from parity.sides.state_function import StateFunction
+from parity.sides.torch_copy import rounded_constants
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
@@ -149,6 +151,9 @@ def of_modules(
         torch_model, torch_calls[0], loss, training_call=torch_calls[1], names=tensors,
         stages=stages, recurrent=recurrent, alone=alone, output=output,
     )  # fmt: skip
+    shown = shown_by(reference, inputs)
+    if isinstance(flax_model, StateFunction):
+        flax_model.leave(shown.unused)
     candidate = NnxSide(
         flax_model, rows, flax_calls[0], loss, training_call=flax_calls[1],
         stages=stages, recurrent=recurrent, output=output,
@@ -165,12 +170,13 @@ def of_modules(
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
     ignored = dict.fromkeys(n for n in torch_model.state_dict() if matches(n, ignore))
     ignored |= dict.fromkeys(candidate.unpaired)
-    notes += hiding.notes(ignored, reference.parameters, inputs, defaults)
+    rounded = rounded_constants(torch_model)
+    notes += hiding.notes(ignored, reference.parameters, inputs, defaults, rounded)
     notes += unreached.of_reference(reference, read)
     trained = (
-        training_mode.of_function(reference, inputs)
+        training_mode.of_function(reference, shown)
         if isinstance(flax_model, StateFunction)
-        else training_mode.arrange(reference, candidate, flax_model, inputs, paired)
+        else training_mode.arrange(reference, candidate, flax_model, shown, paired)
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,

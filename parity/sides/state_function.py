@@ -1,6 +1,6 @@
 """A candidate that is a function of the reference's state dict, as a Flax module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,12 @@ class StateFunction(nnx.Module):
                     if name not in self.tied
                 }
             )
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Train none of these parameters, since the reference trains none of them."""
+        for ours in (name.replace(".", "/") for name in names):
+            if isinstance(self.tensors.get(ours), nnx.Param):
+                self.tensors[ours] = nnx.BatchStat(self.tensors[ours][...])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result."""

@@ -28,6 +28,32 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
     return made
 
 
+def outside_of_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that modules hold and no state dict has, by name."""
+    every = {
+        f"{path}.{name}".lstrip("."): held
+        for path, part in module.named_modules()
+        for name, held in (*vars(part).items(), *part._buffers.items())
+        if isinstance(held, torch.Tensor)
+    }
+    return {name: held for name, held in every.items() if name not in module.state_dict()}
+
+
+def rounded_constants(module: torch.nn.Module) -> list[str]:
+    """Those of them that are in float32, and need more digits than half of those that it has."""
+    held = outside_of_state(module)
+    return [
+        name for name, tensor in held.items()
+        if tensor.dtype == torch.float32 and not torch.equal(tensor, _short(tensor))
+    ]  # fmt: skip
+
+
+def _short(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with the first 12 of its 24 significant bits."""
+    mantissa, exponent = torch.frexp(tensor)
+    return torch.ldexp((mantissa * 2**12).trunc() / 2**12, exponent)
+
+
 def _hook_alike(parameter: Any, other: Any) -> None:
     for hook in (other._backward_hooks or {}).values():
         parameter.register_hook(hook)

@@ -19,12 +19,11 @@ from flax import nnx
 from flax_bilstm.conversion.rows import Row
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import dropout
-from parity.sides.both_modes import OTHER_SHAPES, shown_by
+from parity.sides.both_modes import OTHER_SHAPES, Shown
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_running import put_in_training
 from parity.sides.nnx_side import NnxSide
 from parity.sides.settings import Setting, distinct, of_all, of_pairs
-from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
@@ -57,7 +56,7 @@ def arrange(
     reference: TorchSide,
     candidate: NnxSide,
     flax_model: nnx.Module,
-    inputs: Arrays,
+    shown: Shown,
     stages: Mapping[str, str],
 ) -> Arranged:
     """Let both sides train in training mode, if that does anything and the reference is not random.
@@ -66,12 +65,11 @@ def arrange(
         reference: the reference, which is changed.
         candidate: the candidate, which is changed.
         flax_model: its module.
-        inputs: the inputs to run the reference on.
+        shown: what the reference does in training mode.
         stages: torch path → Flax path of all submodules with the same name.
     """
     theirs, ours = torch_submodules(reference.module), nnx_submodules(flax_model)
     rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
-    shown = shown_by(reference, inputs)
     momenta = _momenta(theirs, ours, stages, shown.changed)
     problem, reference.trained_elsewhere = shown.problem, shown.trained
     if any(map(_draws, ours.values())):
@@ -132,11 +130,10 @@ def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
     )
 
 
-def of_function(reference: TorchSide, inputs: Arrays) -> Arranged:
+def of_function(reference: TorchSide, shown: Shown) -> Arranged:
     """`arrange` for a candidate that is a function, which has no layers and no statistics."""
     theirs = torch_submodules(reference.module)
     rates = distinct(dropout.rates(theirs).values())
-    shown = shown_by(reference, inputs)
     seen = [f"Dropout {list(rates)}"] if rates else []
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     others = [

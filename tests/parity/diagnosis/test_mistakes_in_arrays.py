@@ -60,10 +60,21 @@ def test_what_explains_another_array_is_said_of_that_one():
 
 
 def test_nothing_explains_an_array_that_only_rounding_determines():
+    def rows(spread):
+        return {"y": Row(name="y", spread=spread, passed=True)}
+
     array, near = {"y": np.ones(3)}, {"y": np.ones(3) + 1e-15}
-    assert 0 < match._distance(array, near, "float64", {"y": 1e-15}) < 10
-    assert np.isinf(match._distance(array, near, "float64", {"y": 1.0}))
-    assert match._distance(array, array, "float64", {"y": 1.0}) == 0
+    assert 0 < match._distance(array, near, "float64", rows(1e-15)) < 10
+    assert np.isinf(match._distance(array, near, "float64", rows(1.0)))
+    assert match._distance(array, array, "float64", rows(1.0)) == 0
+
+
+def test_a_mistake_is_nearer_to_the_candidate_than_the_truth_is():
+    truth, made, given = ({"y": np.array([1e9, value])} for value in (1.0, 1.5, 1.25))
+    row = Row(name="y", spread=1.0, distance=0.25, passed=False)
+    assert np.isinf(match._distance(made, given, "float32", {"y": row}))
+    assert np.isinf(match._distance(truth, given, "float32", {"y": row}))
+    assert match._distance({"y": given["y"] + 0.01}, given, "float32", {"y": row}) < 1
 
 
 RNG = np.random.default_rng(0)
