@@ -119,7 +119,7 @@ def compare_sides(
                         {"case": str(case), "optimizer": optimizer.name, "dtype": dtype,
                          "loss": pair.loss, **losses._asdict()}
                     )  # fmt: skip
-        if pair.only and optimizers:
+        if pair.only and optimizers and trains:
             place = Place(case, forward_again.TRAINED, trains[0])
             other = forward_again.trained(pair, optimizers[0], batches)
             rows += forward_again.on_trained(other, inputs, place)

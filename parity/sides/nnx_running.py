@@ -13,6 +13,8 @@ from flax import nnx
 
 from parity.sides import changes, trees
 from parity.sides.calls import Call
+from parity.sides.fixed_masks import POSITIONS
+from parity.sides.flax_masks import fixed_flax
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
 from parity.sides.programs import Program
@@ -104,6 +106,22 @@ class Running:
             self._traced_values(*jax.tree.map(jnp.asarray, arguments))  # not to write in NumPy's
             self.hidden = hidden
         return found
+
+    def attributes_moved(self, leaves: Named, inputs: Arrays, dtype: str) -> list[str]:
+        """What a call in training mode changes that is no variable, without running anything."""
+        found: list[str] = []
+
+        def trace(leaves: Named, read: Named) -> None:
+            model = self.variables.model(leaves)
+            put_in_training(model)
+            before = changes.everything(model)
+            with fixed_flax(POSITIONS):
+                self.training_call(model, read)
+            moved = changes.between(before, changes.everything(model))
+            found.extend(moved.keys() - changes.variables(model).keys())
+
+        jax.eval_shape(trace, leaves, cast(without_target(inputs), dtype))
+        return sorted(found)
 
     def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
         """Output and gradients in training mode, with Dropout."""

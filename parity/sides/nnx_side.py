@@ -21,6 +21,7 @@ from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import Arrays, Gradients, Side, Step, beside
 from parity.sides.variables import Variables
+from parity.tolerances import TRUTH
 
 
 class NnxSide(Side):
@@ -83,6 +84,13 @@ class NnxSide(Side):
         """The shape and dtype of every stage, without running anything."""
         with flax_in(dtype, self.wide):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
+
+    def attributes_moved(self, inputs: Arrays) -> list[str]:
+        """What a call in training mode changes that is no variable; nothing if it raises."""
+        with suppress(Exception), flax_in(TRUTH, self.wide):  # the check raises the same error
+            leaves = self._variables.leaves(self.parameters, TRUTH)
+            return self.running.attributes_moved(leaves, inputs, TRUTH)
+        return []
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""

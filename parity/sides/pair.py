@@ -169,14 +169,15 @@ def of_modules(
         what = "in flax_model only, where evaluation mode does not use it"
         notes.append(f"{what}: {unused}; delete it there, if training mode does not either")
     ignored = dict.fromkeys(n for n in torch_model.state_dict() if matches(n, ignore))
-    ignored |= dict.fromkeys(candidate.unpaired)
+    known_spare = {dotted(path) for row in spare for path in row.paths}
+    ignored |= dict.fromkeys(n for n in candidate.unpaired if n not in known_spare)
     rounded = rounded_constants(torch_model)
     notes += hiding.notes(ignored, reference.parameters, inputs, defaults, rounded)
     notes += unreached.of_reference(reference, read)
     trained = (
         training_mode.of_function(reference, shown)
         if isinstance(flax_model, StateFunction)
-        else training_mode.arrange(reference, candidate, flax_model, shown, paired)
+        else training_mode.arrange(reference, candidate, flax_model, shown, read, paired)
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,

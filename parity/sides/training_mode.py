@@ -24,6 +24,7 @@ from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.nnx_running import put_in_training
 from parity.sides.nnx_side import NnxSide
 from parity.sides.settings import Setting, distinct, of_all, of_pairs
+from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
 
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
@@ -57,6 +58,7 @@ def arrange(
     candidate: NnxSide,
     flax_model: nnx.Module,
     shown: Shown,
+    read: Arrays,
     stages: Mapping[str, str],
 ) -> Arranged:
     """Let both sides train in training mode, if that does anything and the reference is not random.
@@ -66,6 +68,7 @@ def arrange(
         candidate: the candidate, which is changed.
         flax_model: its module.
         shown: what the reference does in training mode.
+        read: the inputs of the models.
         stages: torch path → Flax path of all submodules with the same name.
     """
     theirs, ours = torch_submodules(reference.module), nnx_submodules(flax_model)
@@ -92,6 +95,12 @@ def arrange(
         reference.start_training = start
         candidate.running.start_training = start_flax
         reference.drops, only = shown.by_functions, True
+        moved = ", ".join(candidate.attributes_moved(read))
+        if moved:
+            notes.append(
+                f"in training mode flax_model changes {moved}, which is no variable: each step "
+                "begins with its first value; make it an nnx.Variable"
+            )
         notes += [NOTE] if over_n else []
     drops = shown.drops or bool(rates.reference or rates.candidate)
     return Arranged(momenta, rates.words if drops else ONLY if only else "", tuple(notes))

@@ -128,11 +128,14 @@ def of_products(model: torch.nn.Module) -> Mistakes:
                 return func(*args, **kwargs)
             return func(*change(args[0], args[1]), **kwargs)
 
-        return Calls(PRODUCTS, call)
+        return Calls(PRODUCTS, call, attention=weighing is not None)
 
     yield "no gradient flows into the keys", changed(False, lambda a, b: (a, b.detach()))
     yield "no gradient flows into the queries", changed(False, lambda a, b: (a.detach(), b))
     yield "no gradient flows into the values", changed(True, lambda a, b: (a, b.detach()))
+    factors = {"first": lambda a, b: (a.detach(), b), "second": lambda a, b: (a, b.detach())}
+    for which, change in factors.items():
+        yield f"no gradient flows into the {which} factor of the product", changed(None, change)
     for path, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear):
             yield (

@@ -21,6 +21,7 @@ class Calls(TorchFunctionMode):
     Args:
         names: the names of the functions.
         change: (state, function, args, kwargs) → what the call returns.
+        attention: whether the words speak of attention: ValueError without any softmax.
 
     Attributes:
         features: the number of features of the last matrix product.
@@ -28,9 +29,11 @@ class Calls(TorchFunctionMode):
         watching: whether calls are being changed.
     """
 
-    def __init__(self, names: tuple[str, ...], change: Callable[..., Any]) -> None:
+    def __init__(
+        self, names: tuple[str, ...], change: Callable[..., Any], attention: bool = False
+    ) -> None:
         super().__init__()
-        self.names, self.change = names, change
+        self.names, self.change, self.attention, self.attends = names, change, attention, False
         self.features, self.weighing, self.watching = 1, False, True
 
     def __enter__(self) -> Self:
@@ -44,6 +47,8 @@ class Calls(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._fused.stop()
+        if self.attention and not self.attends and not any(error):
+            raise ValueError("there is no attention")
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -71,7 +76,7 @@ class Calls(TorchFunctionMode):
             operand = args[0] if isinstance(args[0], Tensor) else args[1]
             self.features, self.weighing = operand.shape[-1], False
         if name == "softmax":
-            self.weighing = True
+            self.weighing = self.attends = True
         return result
 
 

@@ -128,3 +128,54 @@ def test_a_mistake_in_a_network_is_named(words):
             training_steps=0,
         )
     assert words_of(report.first_divergence.note) == words
+
+
+class Multiplies(torch.nn.Module):
+    """Products with raw parameters, without a softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (torch.nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+
+    def forward(self, x):
+        return torch.tanh(self.left @ x), torch.tanh(x @ self.right)
+
+
+IN_PRODUCTS = {
+    "no gradient flows into the first factor of the product": "left",
+    "no gradient flows into the second factor of the product": "right",
+}
+
+
+@pytest.mark.parametrize("words", IN_PRODUCTS)
+def test_a_mistake_in_a_product_without_attention_speaks_of_none(words):
+    def stopped(w, x):
+        stopped = {**w, IN_PRODUCTS[words]: jax.lax.stop_gradient(w[IN_PRODUCTS[words]])}
+        return jnp.tanh(stopped["left"] @ x), jnp.tanh(x @ stopped["right"])
+
+    x = np.random.default_rng(0).integers(0, 2, (4, 4)).astype(np.float32)  # has no gradient
+    report = parity.check(Multiplies(), stopped, x, dtypes=["float64"], training_steps=0)
+    assert words_of(report.first_divergence.note) == words
+
+
+class Norm(torch.nn.Module):
+    """A norm with a scale of 1: without a gradient at it, it seems to be missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(4)
+
+    def forward(self, x):
+        return torch.tanh(self.norm(x))
+
+
+def test_a_mistake_of_gradients_leaves_the_forward_pass_right_on_other_numbers():
+    def stopped(w, x):
+        y = x - x.mean(-1, keepdims=True)
+        y = y / jnp.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
+        return jnp.tanh(y * jax.lax.stop_gradient(w["norm.weight"]) + w["norm.bias"])
+
+    x = np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        report = parity.check(Norm(), stopped, x, dtypes=["float64"], training_steps=0)
+    assert "no gradient arrives at norm.weight: it is zero" in report.first_divergence.note

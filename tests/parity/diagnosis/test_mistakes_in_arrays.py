@@ -11,6 +11,7 @@ from parity.comparison import judge
 from parity.diagnosis import match
 from parity.judge import Judged
 from parity.place import Place
+from parity.results import Row
 
 from .words import family, words_of
 

@@ -193,7 +193,9 @@ def flax_with_another_head(m, x):
 def test_a_head_that_only_training_mode_has(quickly_compiled):
     loss = parity.Loss("squares", squares, squares)
     check(with_another_head, flax_with_another_head, Moded, loss=loss).assert_passed()
-    report = check(with_another_head, flax_with_another_head, Moded)
+    with pytest.raises(ValueError, match="its output has other shapes in it; give a loss= that"):
+        check(with_another_head, flax_with_another_head, Moded)
+    report = check(with_another_head, flax_with_another_head, Moded, training_steps=0)
     report.assert_passed()
     assert any("its output has other shapes in it" in note for note in notes(report))
     assert not check(with_another_head, lambda m, x: m.a(x), Moded, loss=loss).passed

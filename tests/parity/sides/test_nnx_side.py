@@ -38,7 +38,7 @@ TABLE = (
 )
 
 
-INPUTS = {"x": np.ones((4, 2)), "target": np.zeros((4, 3)), "classes": np.arange(4)}
+INPUTS = {"x": np.full((4, 2), 0.5), "target": np.zeros((4, 3)), "classes": np.arange(4)}
 
 
 @pytest.fixture(scope="module")

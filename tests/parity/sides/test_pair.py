@@ -229,7 +229,7 @@ SPARE = {
 def test_a_variable_of_the_candidate_alone_is_a_note_if_it_takes_no_part():
     theirs = torch.nn.Linear(2, 2, bias=False)
     torch.nn.init.ones_(theirs.weight)
-    x = np.eye(4, 2, dtype=np.float32)
+    x = 3 * np.eye(4, 2, dtype=np.float32)
     report = parity.check(theirs, Spare(used=False), x, **SPARE)
     report.assert_passed()
     (case,) = report.cases.values()

@@ -21,7 +21,7 @@ class Model(torch.nn.Module):
         return self.dropout(self.linear(x))
 
 
-INPUTS = {"x": np.ones((4, 2)), "target": np.zeros((4, 3))}
+INPUTS = {"x": np.full((4, 2), 0.5), "target": np.zeros((4, 3))}
 
 
 @pytest.fixture
