@@ -29,13 +29,9 @@ def _sides(low: float | None = None, high: float | None = None) -> Any:
         ):
             is_guard = words == "below" and isinstance(limit, float) and 0 < limit <= GUARD
             if limit is not None and not is_guard:
-                yield f" {words} {_words(limit)}", bool(beyond(limit).any())
+                yield f" {words} {limit:g}", bool(beyond(limit).any())
 
     return reached
-
-
-def _words(limit: Any) -> str:
-    return "its limit" if isinstance(limit, torch.Tensor) else f"{limit:g}"
 
 
 _ATEN: Any = torch.ops.aten

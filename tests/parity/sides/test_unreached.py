@@ -1,0 +1,39 @@
+"""What the inputs do not reach is noted."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F
+
+from parity.sides.torch_side import TorchSide
+from parity.sides.unreached import of_reference
+
+from ..two_layers import Reference
+
+X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(8, 3)
+SIZES = "not reached by these inputs, so not compared: "
+CALLS = {
+    "relu6": (F.relu6, "hardtanh above 6"),
+    "hardtanh": (F.hardtanh, ""),
+    "relu in place": (lambda x: F.relu(x.abs(), inplace=True), "relu below 0"),
+    "elu": (lambda x: F.elu(x.abs() + 1), "elu below 0"),
+    "hardswish": (F.hardswish, "hardswish below -3, hardswish above 3"),
+    "clamp": (lambda x: x.clamp(-5, 1), "clamp below -5"),
+    "a limit of its own": (lambda x: x.clamp(max=9), "clamp above 9"),
+    "clamp in place": (lambda x: x.clone().clamp_(-1, 7), "clamp above 7"),
+    "a guard": (lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8), ""),
+    "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "masked_fill of anything"),
+    "a mask": (lambda x: x.masked_fill(x > 1, -1e9), ""),
+    "true": (lambda x: torch.where(x < 9, x, 0.0), "where with a condition that is false"),
+    "false": (lambda x: torch.where(x > 9, x, 0.0), "where with a condition that is true"),
+    "reached by another call": (lambda x: F.relu6(x) + F.relu6(x + 6), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_not_reached_is_noted(name):
+    call, words = CALLS[name]
+    side = TorchSide(Reference(lambda m, x: call(x)))
+    assert of_reference(side, {"x": X}) == ([SIZES + words] if words else [])
