@@ -97,7 +97,7 @@ def compare_sides(
             if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
                 place = Place(case, forward_again.AGAIN, dtype)
                 functions[dtype] += forward_again.on_moved(
-                    pair, inputs, functions[dtype], place, unseen, gradients=not trains
+                    pair, inputs, functions[dtype], place, unseen, bool(trains)
                 )
         if trains and pair.only:
             functions[trains[0]] += in_training_mode(pair, inputs, trains[0], case, unseen)

@@ -28,7 +28,7 @@ def on_moved(
     rows: Sequence[Row],
     place: Place,
     unseen: list[str],
-    gradients: bool,
+    trained: bool,
 ) -> tuple[Row, ...]:
     """The rows on other parameters and buffers where they are still 0 or 1.
 
@@ -41,7 +41,8 @@ def on_moved(
         rows: those of the first forward pass, and of the stages run alone.
         place: the place of the new rows.
         unseen: notes for the report.
-        gradients: whether the gradients are compared, too, since nothing is trained.
+        trained: whether the pair is trained. If not, or if that leaves something at 0 or 1, such as
+            a buffer, the gradients are compared, too.
     """
     if not any(name in pair.reference.parameters for names in pair.fresh for name in names):
         return ()
@@ -60,7 +61,8 @@ def on_moved(
         return _forward(side, inputs, to)
 
     judged = judge_run(other, run, place, stages)
-    if differ or judged.failure or not gradients:
+    left = {n for names in pair.fresh for n in names if n in pair.reference.buffers}
+    if differ or judged.failure or (trained and not left):
         return tuple(row for row in judged.rows if not differ or row.name in alone)
 
     def slopes(side: Side, to: str) -> Gradients:

@@ -15,6 +15,7 @@ from parity.sides import fresh
 from parity.sides.fixed_masks import POSITIONS, VALUES
 from parity.sides.side import Arrays, Pair, Side, beside, outputs
 from parity.sides.training_mode import ONLY
+from parity.tolerances import TRUTH
 
 BY_VALUES = (
     "Dropout has another layout or order of calls: it was compared by numbers that depend on the "
@@ -30,7 +31,9 @@ def in_training_mode(
     """The rows; `unseen` gets notes on what they do not show.
 
     Only if the output is right by positions, all else is compared: it means nothing by values.
+    What is still 0 or 1 has other values (`parity.sides.fresh`): a factor of 0 hides a Dropout.
     """
+    pair = _on_others(pair, inputs)
     reference, place = pair.reference, Place(case, "training mode", dtype)
     name = reference.output if pair.only == ONLY else "dropout"
 
@@ -55,14 +58,20 @@ def in_training_mode(
     returned = [row for row in rows if row.name in names]
     if not all(row.passed for row in returned):
         return returned
-    # What a factor of 0 multiplies does not reach the output, which shows no layout then.
-    if pair.fresh and any(row.failed for row in rows):
-        other = replace(fresh.moved(pair), fresh=())
-        return in_training_mode(other, inputs, dtype, case, unseen)
     if any(row.determined for row in returned):
         place = replace(place, name="dropout masks")
         rows += _masks(pair.candidate, inputs, place, by_positions)
     return rows
+
+
+def _on_others(pair: Pair, inputs: Arrays) -> Pair:
+    """The pair with other values for what is still 0 or 1, if the reference runs on them."""
+    other = fresh.moved(pair)
+    try:
+        other.reference.in_training(POSITIONS, other.reference.parameters, inputs, TRUTH)
+    except Exception:  # the user's code can raise anything, and did not on its own values
+        return pair
+    return other
 
 
 def _in_words(row: Row, returned: bool, only: str) -> Row:

@@ -32,8 +32,8 @@ class Place:
         case: the network and its inputs.
         check: "parameters", "inputs", "local" (every stage computed from the reference's values),
             "forward", "forward again" (on other values for what is still 0 or 1), "gradients again"
-            (the same, if nothing is trained), "forward after training" (on what training leaves, if
-            that changes a buffer), "gradients",
+            (the same, if training leaves it so), "forward after training" (on what training leaves,
+            if that changes a buffer), "gradients",
             "training mode" (what only training mode does), "training", "update" (the optimizer
             alone) or "predictions".
         dtype: the dtype that both sides compute in; "" if the check has none.

@@ -1,10 +1,11 @@
-"""What the inputs do not reach: limits that no value exceeds, masks that mask nothing.
+"""What the inputs do not reach: limits that no value exceeds, comparisons with one result.
 
 A port that lacks such a limit or mask computes the same on them.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,30 +36,49 @@ def _sides(low: float | None = None, high: float | None = None) -> Any:
 
 
 _ATEN: Any = torch.ops.aten
+_ANY_OF = _sides(0.0)
+_MASKED: Any = lambda x, mask, value: [(" of anything", bool(mask.any()))]  # noqa: E731
+_LARGER: Any = lambda x, other: [  # noqa: E731
+    (" with a larger first argument", bool((x > other).any())),
+    (" with a larger second argument", bool((x < other).any())),
+]
 _TESTS: dict[Any, Any] = {
-    _ATEN.clamp.default: _sides(),
-    _ATEN.clamp_min.default: _sides(),
-    _ATEN.clamp_max.default: lambda x, high: _sides()(x, None, high),
-    _ATEN.hardtanh.default: lambda x, low=-1.0, high=1.0: _sides()(x, low, high),
-    _ATEN.relu.default: _sides(0.0),
-    _ATEN.leaky_relu.default: _sides(0.0),
-    _ATEN.elu.default: _sides(0.0),
-    _ATEN.hardswish.default: _sides(-3.0, 3.0),
-    _ATEN.masked_fill.Scalar: lambda x, mask, value: [(" of anything", bool(mask.any()))],
-    _ATEN.masked_fill.Tensor: lambda x, mask, value: [(" of anything", bool(mask.any()))],
-    _ATEN.where.self: lambda mask, x, other: [
+    "clamp": _sides(),
+    "clamp_min": _sides(),
+    "clamp_max": lambda x, high: _sides()(x, None, high),
+    "hardtanh": lambda x, low=-1.0, high=1.0: _sides()(x, low, high),
+    "relu": _ANY_OF,
+    "leaky_relu": lambda x, slope=0.01: _ANY_OF(x),
+    "elu": lambda x, *scales: _ANY_OF(x),
+    "threshold": lambda x, limit, value: _sides()(x, limit),
+    "hardswish": _sides(-3.0, 3.0),
+    "masked_fill": _MASKED,
+    "maximum": _LARGER,
+    "minimum": _LARGER,
+    "where": lambda mask, x, other: [
         (" with a condition that is true", bool(mask.any())),
         (" with a condition that is false", not bool(mask.all())),
     ],
-}  # fmt: skip
-_TESTS |= {
-    _ATEN.clamp_.default: _TESTS[_ATEN.clamp.default],
-    _ATEN.relu_.default: _TESTS[_ATEN.relu.default],
-    _ATEN.hardtanh_.default: _TESTS[_ATEN.hardtanh.default],
-    _ATEN.masked_fill_.Scalar: _TESTS[_ATEN.masked_fill.Scalar],
-    _ATEN.masked_fill_.Tensor: _TESTS[_ATEN.masked_fill.Tensor],
 }
-"""An operator → the test of its arguments: words, and whether they are reached."""
+"""An operator, in place or not → the test of its arguments: words, and whether they are reached."""
+COMPARISONS = {"eq": "=≠", "ne": "≠=", "lt": "<≥", "le": "≤>", "gt": ">≤", "ge": "≥<"}
+"""An operator → what is true of a number where it is true, and where it is false."""
+
+
+def _tests(func: Any, args: Any) -> Iterator[tuple[str, bool]]:
+    """What a call has to reach, in words, and whether it does."""
+    name = func.overloadpacket.__name__.rstrip("_")
+    numbers = all(isinstance(arg, torch.Tensor | float | int | None) for arg in args)
+    if name in _TESTS and numbers and len(args):
+        with suppress(TypeError):  # another form of the operator
+            for words, reached in _TESTS[name](*args):
+                yield name + words, reached
+    if name in COMPARISONS and numbers:
+        other = "another array" if isinstance(args[1], torch.Tensor) else f"{args[1]:g}"
+        result = func(*args)
+        true, false = COMPARISONS[name]
+        yield f"what is {true} {other}", bool(result.any())
+        yield f"what is {false} {other}", not bool(result.all())
 
 
 class _Watching(TorchDispatchMode):
@@ -69,10 +89,8 @@ class _Watching(TorchDispatchMode):
         self.reached: dict[str, bool] = defaultdict(bool)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _TESTS:
-            name = func.overloadpacket.__name__.strip("_")
-            for words, reached in _TESTS[func](*args, **(kwargs or {})):
-                self.reached[name + words] |= reached
+        for words, reached in _tests(func, args):
+            self.reached[words] |= reached
         return func(*args, **(kwargs or {}))
 
 

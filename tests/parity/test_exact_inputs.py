@@ -82,3 +82,41 @@ def test_whole_numbers_stay(dtype):
     assert moved[-1] != x[-1] or dtype == "float64"
     batch = another_batch({"x": x[None]}, np.random.default_rng(0))["x"][0]
     assert (batch == x).tolist()[:4] == [True, True, True, False]
+
+
+AGES = with_value(np.array([3.0, 17.0, 18.0, 17.0, 40.0, 2.0]), slice(None), 0)
+LIMITS = {
+    "ages above a limit": (AGES, lambda x: x[:, :1] > 17, lambda x: x[:, :1] >= 17),
+    "a category": (AGES, lambda x: x[:, :1] == 17, lambda x: x[:, :1] == 18),
+    "nothing but whole numbers": (
+        np.round(10 * X), lambda x: x[:, :1] >= 8, lambda x: x[:, :1] > 8,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_whole_numbers_at_a_limit(quickly_compiled, case):
+    x, right, wrong = LIMITS[case]
+
+    def theirs(m, x):
+        return torch.where(right(x), m.a(x), -m.a(x))
+
+    def ours(limit):
+        return lambda m, x: jnp.where(limit(x), m.a(x), -m.a(x))
+
+    check(theirs, ours(right), x).assert_passed()
+    assert "forward" in two_layers.failing(check(theirs, ours(wrong), x))
+
+
+def test_of_a_mask_of_floats_the_gradient_is_not_compared(quickly_compiled):
+    mask = np.tile([1.0, 1.0, 0.0, 1.0], (6, 1)).astype(np.float32)
+
+    def theirs(m, x, mask):
+        return torch.softmax(m.a(x) + (1 - mask) * -1e9, -1)
+
+    def ours(m, x, mask):
+        return jax.nn.softmax(jnp.where(mask == 0, -1e9, m.a(x)))
+
+    report = check(theirs, ours, (X, mask))
+    report.assert_passed()
+    assert "the gradient at inputs of 0 and 1 is not compared: x1" in two_layers.notes(report)

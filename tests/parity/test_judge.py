@@ -1,5 +1,6 @@
 """How many of the reference's runs it takes to judge a candidate."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,8 @@ from parity.place import Place
 from parity.sides.side import Pair, Side
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import MORE_NUDGES, TOLERANCES
+
+from .conftest import Linear
 
 PLACE = Place(check="forward", dtype="float64")
 RUNS_BESIDE_NUDGES = 3
@@ -69,3 +72,29 @@ def test_who_is_wrong_by_little_is_convicted_by_many_runs_and_by_much_by_some(of
     (row,), count = judged(torch.nn.Tanh(), off)
     assert not row.passed
     assert count == RUNS_BESIDE_NUDGES + TOLERANCES["float64"].nudges + last
+
+
+class Returning(Linear):
+    """Returns something else than arrays of NumPy."""
+
+    def __init__(self, change):
+        super().__init__("returning", {"weight": np.eye(2), "bias": np.ones(2)})
+        self.returned = change
+
+    def forward(self, *given):
+        return self.returned(super().forward(*given))
+
+
+def test_a_side_may_return_arrays_of_jax():
+    side = Returning(lambda found: {n: jnp.asarray(a, jnp.float32) for n, a in found.items()})
+    other = Linear("numpy", side.parameters)
+    inputs = {"x": np.array([[2.0, 3.0]])}
+    run = lambda side, dtype: side.forward(side.parameters, inputs, dtype)  # noqa: E731
+    assert judge_run(Pair(other, side), run, Place(dtype="float32")).failure is None
+
+
+def test_a_side_that_returns_no_mapping_is_told():
+    side = Returning(lambda found: None)
+    run = lambda side, dtype: side.forward(side.parameters, {"x": np.ones((1, 2))}, dtype)  # noqa: E731
+    judged = judge_run(Pair(Linear("numpy", side.parameters), side), run, Place(dtype="float32"))
+    assert "returning: expected a mapping, names → arrays, got NoneType" in judged.failure.note

@@ -1,5 +1,7 @@
 """Stages of another layout whose shapes happen to be equal."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,9 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
+from parity.layouts import in_another
+from parity.results import Row
+from parity.sides.pair import of_modules
 
 from .two_layers import Port, Reference
 
@@ -155,3 +160,17 @@ class TimeMajor(torch.nn.Sequential):
 
     def forward(self, tokens):
         return super().forward(tokens.T).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("determined", [True, False])
+def test_of_an_array_that_is_not_determined_nothing_is_said(quickly_compiled, determined):
+    reference, port = Reference(lambda m, x: m.b(m.a(x).mT.mT)), Port(lambda m, x: m.b(m.a(2 * x)))
+    fb.load_state_dict(port, reference.state_dict())
+    pair = of_modules(reference, port, {"x": X[0]})
+    truth = pair.reference.forward(pair.reference.parameters, {"x": X[0]}, "float64")
+    failing = Row(name="a", check="forward", dtype="float64", passed=False, bound=1e3)
+    passing = Row(name="output", check="forward", dtype="float64", passed=True)
+    rows = [replace(failing, determined=determined), passing]
+    pair = replace(pair, loss="mean squared error")
+    found = in_another(pair, {"x": X[0], "target": 0 * truth["output"]}, "float64", truth, rows)
+    assert found == (frozenset({"a"}) if determined else frozenset())

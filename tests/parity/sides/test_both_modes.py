@@ -199,3 +199,34 @@ def test_a_head_that_only_training_mode_has(quickly_compiled):
     report.assert_passed()
     assert any("its output has other shapes in it" in note for note in notes(report))
     assert not check(with_another_head, lambda m, x: m.a(x), Moded, loss=loss).passed
+
+
+class Keeping(two_layers.Reference):
+    """Keeps an average that no state dict has."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        return self.b(y if self.training else y - self.mean)
+
+
+def test_what_is_kept_outside_of_the_state_dict_is_noted(quickly_compiled):
+    report = two_layers.check(Keeping(), two_layers.Port(plain))
+    report.assert_passed()
+    assert notes(report) == [
+        "training mode changes what no state dict has, so it is not compared: mean"
+    ]
+
+
+def test_a_loss_of_several_shapes_with_a_target(quickly_compiled):
+    def of_all(output, inputs):
+        outputs = output if isinstance(output, tuple) else (output,)
+        return sum(((y - inputs["target"].mean()) ** 2).mean() for y in outputs)
+
+    loss = parity.Loss("all", of_all, of_all, targeted=True)
+    check(with_another_head, flax_with_another_head, Moded, loss=loss).assert_passed()

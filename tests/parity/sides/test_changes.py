@@ -38,3 +38,36 @@ def caching(m, x):
 def test_arrays_that_a_call_changes_are_noted(quickly_compiled):
     report = check(Reference(plain), Caching(caching))
     assert notes(report) == ["flax_model changes cache, so only first calls are compared"]
+
+
+class Recomputing(Port):
+    def __call__(self, x):
+        return nnx.remat(lambda m, x: plain(m, x))(self, x)
+
+
+def test_what_a_transformation_gives_back_unchanged_is_no_change(quickly_compiled):
+    report = check(Reference(plain), Recomputing(None))
+    report.assert_passed()
+    assert not any("flax_model changes" in note for note in notes(report))
+
+
+class Counting(Port):
+    """Counts its calls in training mode."""
+
+    deterministic = False
+
+    def __init__(self, forward):
+        super().__init__(forward)
+        self.count = 0
+
+    def __call__(self, x):
+        if not self.deterministic:
+            self.count += 1
+        return plain(self, x) * 0.5**self.count
+
+
+def test_an_attribute_that_training_mode_changes_is_noted(quickly_compiled):
+    report = check(Reference(lambda m, x: plain(m, x) * (0.5 if m.training else 1)), Counting(None))
+    report.assert_passed()  # of every step, it is the first call
+    (words,) = notes(report)
+    assert words.startswith("in training mode flax_model changes count, which is no variable")

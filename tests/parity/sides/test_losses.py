@@ -4,7 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import parity
 from parity.sides.losses import CROSS_ENTROPY, MEAN_SQUARED_ERROR
+
+from ..two_layers import Port, Reference, check, plain
 
 RNG = np.random.default_rng(0)
 OUTPUT, IMAGES = RNG.standard_normal((4, 3)), RNG.standard_normal((2, 3, 5))
@@ -46,3 +49,14 @@ def test_a_target_of_another_shape_is_an_error_of_the_targets():
 def test_an_output_without_floating_numbers_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"no floating numbers, only \['bool'\]"):
         MEAN_SQUARED_ERROR.jax(jnp.asarray(OUTPUT) > 0, {"target": jnp.asarray(OUTPUT)})
+
+
+def test_whole_numbers_as_targets_of_a_mean_squared_error(quickly_compiled):
+    targets = {"target": np.arange(12).reshape(6, 2)}
+    check(Reference(plain), Port(plain), targets=targets).assert_passed()
+
+
+def test_a_loss_that_is_no_scalar_in_jax_is_told(quickly_compiled):
+    loss = parity.Loss("wrong", lambda y, i: (y**2).mean(), lambda y, i: (y**2).mean(0))
+    report = check(Reference(plain), Port(plain), loss=loss)
+    assert "loss: expected a floating scalar in JAX, got float64[2]" in str(report)

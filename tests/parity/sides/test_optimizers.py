@@ -19,6 +19,8 @@ from parity.compare import compare_sides
 from parity.sides import optimizers
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
 
+from .. import two_layers
+
 UNUSED = ("attention.attn.weight", "attention.attn.bias")
 
 
@@ -200,3 +202,12 @@ def test_groups_of_parameters_have_optimizers_of_their_own(quickly_compiled):
 def test_misnamed_moments_are_refused(moments, words, quickly_compiled):
     with pytest.raises(ValueError, match=words):
         check(dataclasses.replace(ADAM, moments=moments), steps=1)
+
+
+def test_an_optimizer_whose_step_needs_a_closure_is_refused(quickly_compiled):
+    lbfgs = parity.Optimizer("lbfgs", torch.optim.LBFGS, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"'lbfgs': expected one whose step needs no closure"):
+        two_layers.check(
+            two_layers.Reference(two_layers.plain), two_layers.Port(two_layers.plain),
+            optimizers=[lbfgs],
+        )  # fmt: skip

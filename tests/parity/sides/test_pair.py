@@ -10,8 +10,10 @@ torch = pytest.importorskip("torch")
 
 import flax_bilstm as fb
 import parity
+from parity.sides import hiding
 from parity.sides import pair as pairs
 from parity.sides.intercept import AnyModule, Taps, intercepted_nnx, intercepted_torch
+from parity.sides.torch_copy import rounded_constants
 
 
 class TorchGRU(torch.nn.Module):
@@ -242,3 +244,57 @@ def test_a_variable_of_the_candidate_alone_that_takes_part_is_listed():
     theirs, x = torch.nn.Linear(2, 2, bias=False), np.ones((4, 2), np.float32)
     with pytest.raises(ValueError, match=r"missing: spare, expected shape \(2,\)"):
         parity.check(theirs, Spare(used=True), x, **SPARE)
+
+
+class SharedStorage(torch.nn.Module):
+    """Two parameters of one memory, which PyTorch trains as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.b.weight.data = self.a.weight.data
+
+
+def test_parameters_that_share_their_memory_are_refused():
+    with pytest.raises(ValueError, match=r"a\.weight and b\.weight share their memory"):
+        pairs.of_modules(SharedStorage(), lambda p, x: x, {"x": np.ones((2, 3), np.float32)})
+
+
+class Biased(nnx.Module):
+    def __init__(self):
+        self.a = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+
+
+def test_ignored_variables_of_either_model_are_noted(quickly_compiled):
+    theirs = torch.nn.Module()
+    theirs.a, theirs.spare = torch.nn.Linear(3, 3, bias=False), torch.nn.Parameter(torch.ones(1))
+    theirs.forward = theirs.a.forward
+    Biased.__call__ = lambda self, x: self.a(x)
+    x = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
+    pair = pairs.of_modules(theirs, Biased(), {"x": x}, ignore=["a.bias", "spare"])
+    assert "ignored, so neither compared nor trained alike: spare, a.bias" in pair.notes
+
+
+HIDING = {
+    "one sequence": (np.ones((1, 5, 3)) * np.arange(3), "an axis of x has size 1, which hides"),
+    "one step": (np.ones((4, 1, 3)) * np.arange(3), "an axis of x has size 1, which hides"),
+    "one feature": (np.arange(20.0).reshape(4, 5, 1) % 3, ""),
+    "all the same": (np.full((4, 5, 3), 0.5), "all numbers are the same in x"),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_inputs_that_hide_mistakes_are_noted(name):
+    x, words = HIDING[name]
+    found = list(hiding.notes((), {}, {"x": x.astype(np.float32)}, (), ()))
+    assert [note[: len(words)] for note in found] == ([words] if words else [])
+
+
+def test_constants_in_float32_are_noted():
+    model = torch.nn.Module()
+    model.scale, model.half = torch.sqrt(torch.FloatTensor([8.0])), torch.tensor([0.5, 3.0])
+    model.register_buffer("table", torch.arange(3) / 3, persistent=False)
+    model.register_buffer("held", torch.arange(3) / 3)
+    assert rounded_constants(model) == ["scale", "table"]
+    (note,) = hiding.notes((), {}, {}, (), rounded_constants(model))
+    assert note.startswith("scale, table of torch_model was rounded to float32")

@@ -187,3 +187,32 @@ def test_parameters_that_are_all_zero_are_told(quickly_compiled):
     report = parity.check(theirs, ours, X, **{**OPTIONS, "training_steps": 0})
     (case,) = report.cases.values()
     assert "every parameter is 0" in case["notes"][0]
+
+
+class Frozen(torch.nn.BatchNorm1d):
+    """Never in training mode."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_momenta_of_statistics_that_never_move_are_not_compared(quickly_compiled, moves):
+    x = np.random.default_rng(0).standard_normal((6, 3), dtype=np.float32)
+    reference = (torch.nn.BatchNorm1d if moves else Frozen)(3)
+
+    class Port(nnx.Module):
+        def __init__(self):
+            options = {"momentum": 0.5, "epsilon": 1e-5, "rngs": nnx.Rngs(0)}
+            self.norm = nnx.BatchNorm(3, **options)
+
+        def __call__(self, x):
+            return self.norm(x, use_running_average=None if moves else True)
+
+    theirs = torch.nn.Sequential()
+    theirs.add_module("norm", reference)
+    report = parity.check(
+        theirs, Port(), x, ignore=["*.num_batches_tracked"], training_steps=1, dtypes=["float64"]
+    )
+    assert report.passed == (not moves)
+    assert ("momentum of running averages" in {row.name for row in report.rows}) == moves

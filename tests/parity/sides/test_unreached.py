@@ -24,10 +24,18 @@ CALLS = {
     "a limit of its own": (lambda x: x.clamp(max=9), "clamp above 9"),
     "clamp in place": (lambda x: x.clone().clamp_(-1, 7), "clamp above 7"),
     "a guard": (lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8), ""),
-    "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "masked_fill of anything"),
+    "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "what is > 5, masked_fill of anything"),
     "a mask": (lambda x: x.masked_fill(x > 1, -1e9), ""),
-    "true": (lambda x: torch.where(x < 9, x, 0.0), "where with a condition that is false"),
-    "false": (lambda x: torch.where(x > 9, x, 0.0), "where with a condition that is true"),
+    "true": (lambda x: torch.where(x < 9, x, 0.0), "what is ≥ 9, where with a condition that is false"),
+    "false": (lambda x: torch.where(x > 9, x, 0.0), "what is > 9, where with a condition that is true"),
+    "a mask by multiplication": (lambda x: x * (x != 7).float(), "what is = 7"),
+    "by index": (lambda x: x.index_put((x < -9,), torch.tensor(0.0)), "what is < -9"),
+    "two arrays": (lambda x: x * (x < x + 1), "what is ≥ another array"),
+    "the larger one": (
+        lambda x: torch.maximum(x, x - 1), "maximum with a larger second argument",
+    ),
+    "by threshold": (lambda x: F.threshold(x, -3, 0), "threshold below -3"),
+    "a leak": (lambda x: F.leaky_relu(x.abs(), 0.2), "leaky_relu below 0"),
     "reached by another call": (lambda x: F.relu6(x) + F.relu6(x + 6), ""),
 }  # fmt: skip
 
