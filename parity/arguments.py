@@ -46,7 +46,11 @@ MEANT: dict[str, tuple[Check, str]] = {
         "each with a function that makes an optimizer of PyTorch, and a transformation of optax",
     ),
     "ignore": (_texts, "a tuple of patterns"),
-    "dtypes": (_texts, "a tuple of words"),
+    "dtypes": (_texts, 'a tuple of words, such as "float32"'),
+    "stages": (
+        lambda value: value is None or isinstance(value, Mapping),
+        "a mapping, torch path → Flax path",
+    ),
     "training_steps": (_whole, "a whole number from 0"),
     "seed": (_whole, "a whole number from 0"),
     "progress": (callable, "a function of a line of text"),
@@ -78,7 +82,7 @@ def arrays(argument: str, given: Any) -> dict[str, np.ndarray]:
         TypeError: it is no mapping.
         ValueError: a value is no array of numbers.
     """
-    if not isinstance(given or {}, Mapping):
+    if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"{argument}: expected a mapping, a name → an array, got {quoted(given)}")
     return {name: tensors.array_of(f"{argument}: {name}", a) for name, a in (given or {}).items()}
 

@@ -88,7 +88,7 @@ def check(
     """
     arguments.refuse(
         loss=loss, known=known, optimizers=optimizers, training_steps=training_steps, seed=seed,
-        ignore=ignore, dtypes=dtypes, progress=progress,
+        ignore=ignore, dtypes=dtypes, stages=stages, progress=progress,
     )  # fmt: skip
     variants = variants if isinstance(variants, str) else tuple(variants)
     inputs = arguments.inputs(

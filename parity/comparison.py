@@ -216,7 +216,7 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
         return (
             "the reference never trains it, which is unused or frozen there, and has None; the "
             "candidate has an array: it trains it, "
-            "and weight decay would move it"
+            "and weight decay would move it; make it another type than nnx.Param, or say known="
         )
     absent = [side for side, array in sides if array is None]
     if absent and len(absent) < len(sides):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flax import nnx
+from flax import linen, nnx
 from jax import ShapeDtypeStruct
 from torch.jit import ScriptModule
 
@@ -111,9 +111,14 @@ def of_modules(
         )
     _refuse_shared(torch_model)
     if not isinstance(flax_model, nnx.Module):
-        if not callable(flax_model) or isinstance(flax_model, torch.nn.Module):
-            kind = type(flax_model).__name__
+        kind = type(flax_model).__name__
+        if not callable(flax_model) or isinstance(flax_model, torch.nn.Module | type):
             raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
+        if isinstance(flax_model, linen.Module):
+            raise TypeError(
+                f"flax_model: expected nnx.Module, got {kind}, a module of flax.linen; wrap it: "
+                "nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(x)"
+            )
         flax_model = StateFunction(flax_model, torch_model, ignore)
     spare: Sequence[Row] = ()
     if isinstance(flax_model, StateFunction):
@@ -191,11 +196,11 @@ def _refuse_shared(torch_model: torch.nn.Module) -> None:
     """ValueError if parameters are one tensor in memory, but not one parameter: copies lose it."""
     first: dict[int, str] = {}
     for name, held in torch_model.named_parameters():
-        other = first.setdefault(held.data_ptr(), name) if held.numel() else name
+        other = first.setdefault(held.data_ptr(), name) if held.data_ptr() else name
         if other != name:
             raise ValueError(
                 f"torch_model: {other} and {name} share their memory, but are two parameters; make "
-                f"them one: {name.rpartition('.')[0]}.weight = …, not ….data = …"
+                "them one: assign the parameter itself, not its .data"
             )
 
 

@@ -61,7 +61,10 @@ _TESTS: dict[Any, Any] = {
     ],
 }
 """An operator, in place or not → the test of its arguments: words, and whether they are reached."""
-COMPARISONS = {"eq": "=≠", "ne": "≠=", "lt": "<≥", "le": "≤>", "gt": ">≤", "ge": "≥<"}
+COMPARISONS = {
+    "eq": ("=", "≠"), "ne": ("≠", "="), "lt": ("<", "≥"), "le": ("≤", ">"), "gt": (">", "≤"),
+    "ge": ("≥", "<"),
+}  # fmt: skip
 """An operator → what is true of a number where it is true, and where it is false."""
 
 

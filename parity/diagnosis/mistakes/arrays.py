@@ -1,6 +1,7 @@
 """Mistakes that any array can show, whatever computes it: a factor, an axis, an order."""
 
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from itertools import permutations
 
 import numpy as np
@@ -51,8 +52,17 @@ def of_parameter(name: str, reference: Arrays) -> Iterator[tuple[str, np.ndarray
 def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
     product = float(np.vdot(truth, truth))
     factor = float(np.vdot(given, truth)) / product if product else 0.0
+    if truth.size == 1 and abs(factor - Fraction(factor).limit_denominator(64)) > 1e-9:
+        raise ValueError("any two numbers have such a factor")
     digits = 16 if abs(factor - 1) < 1e-3 else 12  # 12 could write 1
     return f"it is {factor:.{digits}g} times what it should be", factor * truth
+
+
+def _offset(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
+    if truth.size == 1:
+        raise ValueError("any two numbers have such a difference")
+    more = np.mean(given - truth)
+    return f"it is {more:.6g} more everywhere", truth + more
 
 
 def _halves(truth: np.ndarray, mix: Callable[..., tuple[np.ndarray, ...]]) -> np.ndarray:
@@ -75,9 +85,6 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], tuple[str, np.ndarray]], ...
             "both halves of its last axis are their mean": lambda a, b: ((a + b) / 2,) * 2,
         }.items()
     ),
-    lambda truth, given: (
-        f"it is {np.mean(given - truth):.6g} more everywhere",
-        truth + np.mean(given - truth),
-    ),
+    _offset,
 )
 """(truth, given) → words, and what `given` would be with that mistake."""
