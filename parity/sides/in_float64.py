@@ -8,6 +8,7 @@ computes to fewer digits than float64 has is computed exactly.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -94,16 +95,17 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
     """
     with ExitStack() as undo:
         undo.enter_context(jax.enable_x64(dtype == TRUTH))
-        if dtype == TRUTH and wide:
-            undo.enter_context(mock.patch.object(dtypes, _EXPLICIT.__name__, _explicit))
+        if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
+            taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
+            undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
             undo.enter_context(set_xla_metadata(parity="64"))  # part of the key of JAX's caches
         yield
 
 
-_EXPLICIT: Any = dtypes.check_and_canonicalize_user_dtype
+_EXPLICIT = "check_and_canonicalize_user_dtype"
 
 
-def _explicit(dtype: Any, *given: Any) -> Any:
+def _explicit(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:
     """The dtype that JAX takes for one that code asks for."""
-    found = _EXPLICIT(dtype, *given)
+    found = own(dtype, *given, **options)
     return np.dtype(np.float64) if found == np.float32 else found
