@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flax import linen, nnx
+from flax import nnx
 from jax import ShapeDtypeStruct
-from torch.jit import ScriptModule
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import fit
@@ -21,7 +20,7 @@ from flax_bilstm.conversion.rows import Row, matches, variables
 from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from flax_bilstm.conversion.tree import dotted
-from parity.sides import calls, dropout, hiding, training_mode, unreached
+from parity.sides import calls, dropout, hiding, refused, training_mode, unreached
 from parity.sides.both_modes import shown_by
 from parity.sides.common_stages import common_stages
 from parity.sides.fresh import fresh_arrays
@@ -92,33 +91,9 @@ def of_modules(
         ValueError: parameters have no counterpart, or another shape (the message names all), a
             model lacks a stage, or a known difference has no reason.
     """
-    for pattern, reason in (known or {}).items():
-        if not isinstance(reason, str) or not reason:
-            raise ValueError(f"known: expected words on why {pattern!r} differs, got {reason!r}")
-    if not isinstance(torch_model, torch.nn.Module):
-        raise TypeError(f"torch_model: expected torch.nn.Module, got {type(torch_model).__name__}")
-    compiled = [type(m).__name__ for m in torch_model.modules() if isinstance(m, ScriptModule)]
-    if compiled:
-        raise TypeError(
-            f"torch_model: expected a module of Python code, got {compiled[0]}, which torch.jit "
-            "made: it cannot be run stage by stage, nor a traced one in float64; pass the module "
-            "that it was made of"
-        )
-    unreal = [n for n, p in torch_model.named_parameters() if p.is_complex()]
-    if unreal:
-        raise ValueError(
-            f"torch_model: expected real parameters, got complex {unreal}; hold two real ones"
-        )
-    _refuse_shared(torch_model)
+    refused.known_differences(known or {})
+    refused.models(torch_model, flax_model)
     if not isinstance(flax_model, nnx.Module):
-        kind = type(flax_model).__name__
-        if not callable(flax_model) or isinstance(flax_model, torch.nn.Module | type):
-            raise TypeError(f"flax_model: expected nnx.Module, or a function, got {kind}")
-        if isinstance(flax_model, linen.Module):
-            raise TypeError(
-                f"flax_model: expected nnx.Module, got {kind}, a module of flax.linen; wrap it: "
-                "nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(x)"
-            )
         flax_model = StateFunction(flax_model, torch_model, ignore)
     spare: Sequence[Row] = ()
     if isinstance(flax_model, StateFunction):
@@ -133,8 +108,8 @@ def of_modules(
             path: own for path, own in paired.items()
             if not dropout.is_layer(theirs[path]) and not of_its_own(theirs[path], ours[own])
         }  # fmt: skip
-    _refuse_unknown("torch_model", stages.keys(), theirs)
-    _refuse_unknown("flax_model", stages.values(), ours)
+    refused.stages("torch_model", stages.keys(), theirs)
+    refused.stages("flax_model", stages.values(), ours)
     if lstm_itself:
         stages = {"": ""}
     recurrent = tuple(p for p, own in stages.items() if both_recurrent(theirs[p], ours[own]))
@@ -190,18 +165,6 @@ def of_modules(
         dict(known or {}), torch_model, flax_model, stages,
         lstms,
     )  # fmt: skip
-
-
-def _refuse_shared(torch_model: torch.nn.Module) -> None:
-    """ValueError if parameters are one tensor in memory, but not one parameter: copies lose it."""
-    first: dict[int, str] = {}
-    for name, held in torch_model.named_parameters():
-        other = first.setdefault(held.data_ptr(), name) if held.data_ptr() else name
-        if other != name:
-            raise ValueError(
-                f"torch_model: {other} and {name} share their memory, but are two parameters; make "
-                "them one: assign the parameter itself, not its .data"
-            )
 
 
 def _rows(
@@ -267,10 +230,3 @@ def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) ->
         if name and name in theirs and path:
             found[name] = path
     return {name: found[name] for name in theirs if name in found}
-
-
-def _refuse_unknown(name: str, wanted: Any, known: Mapping[str, Any]) -> None:
-    unknown = [path for path in wanted if path not in known]
-    if unknown:
-        expected = [path for path in known if path]
-        raise ValueError(f"stages: {name} has no {unknown}; expected any of {expected}")
