@@ -62,8 +62,9 @@ SETTINGS: dict[type, str] = {
         "at zero, which Flax does not."
     ),
     nnx.MultiHeadAttention: (
-        "`decode=False`. Of unequal widths torch has `q_proj_weight`, `k_proj_weight` and "
-        "`v_proj_weight`. Its mask says where not to look, Flax's where to."
+        "`decode=False`; and `broadcast_dropout=False` with `dropout_rate=`: by default, Flax draws "
+        "one mask for all sequences and heads. Of unequal widths torch has `q_proj_weight`, "
+        "`k_proj_weight` and `v_proj_weight`. Its mask says where not to look, Flax's where to."
     ),
     nnx.PReLU: "Flax begins at 0.01, torch at 0.25; loading sets it.",
 }
