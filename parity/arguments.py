@@ -110,3 +110,17 @@ def inputs(positional: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[s
             "that in targets=, and an input of the models by position under another name"
         )
     return every
+
+
+def targets(given: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the loss alone by name.
+
+    Raises:
+        TypeError: it is no mapping.
+        ValueError: a value is no array of numbers, or one has the name of an input of the models.
+    """
+    found = arrays("targets", given)
+    twice = [name for name in found if name in inputs]
+    if twice:
+        raise ValueError(f"targets: {twice} are also names of the models' inputs; expected others")
+    return found

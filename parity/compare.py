@@ -96,9 +96,7 @@ def compare_sides(
             pair, functions[dtype] = _in_one_layout(pair, inputs, dtype, case, truths)
             if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
                 place = Place(case, forward_again.AGAIN, dtype)
-                functions[dtype] += forward_again.on_moved(
-                    pair, inputs, functions[dtype], place, unseen, bool(trains)
-                )
+                functions[dtype] += forward_again.on_moved(pair, inputs, functions[dtype], place)
         if trains and pair.only:
             functions[trains[0]] += in_training_mode(pair, inputs, trains[0], case, unseen)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}

@@ -31,9 +31,9 @@ class Place:
     Attributes:
         case: the network and its inputs.
         check: "parameters", "inputs", "local" (every stage computed from the reference's values),
-            "forward", "forward again" (on other values for what is still 0 or 1), "gradients again"
-            (the same, if training leaves it so), "forward after training" (on what training leaves,
-            if that changes a buffer), "gradients",
+            "forward", "gradients", "forward again" and "gradients again" (on other values for what
+            is still 0 or 1), "forward after training" (on what training leaves, if that changes a
+            buffer),
             "training mode" (what only training mode does), "training", "update" (the optimizer
             alone) or "predictions".
         dtype: the dtype that both sides compute in; "" if the check has none.

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from parity.sides import dropout, trees
-from parity.sides.losses import ONE_SHAPE, Loss
-from parity.sides.side import Arrays, Gradients, outputs, without_target
+from parity.sides import dropout
+from parity.sides.losses import ONE_SHAPE, SQUARES
+from parity.sides.side import Arrays, Gradients, cast, outputs, without_target
 from parity.sides.torch_arrays import array_of
 from parity.sides.torch_copy import outside_of_state
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
+from parity.tolerances import TRUTH
 
 AFTER, KEPT = " after", " kept"
 OTHER_SHAPES = "its output has other shapes in it; give a loss= that takes both"
@@ -34,6 +35,7 @@ class Shown(NamedTuple):
         changed: the parameters and buffers that a call changes in it alone; None if not known.
         kept: tensors of the modules that a call changes in it alone, which no state dict has.
         unused: what has no gradient in evaluation mode.
+        moved: the parameters and buffers that a call changes in evaluation mode.
     """
 
     drops: bool = False
@@ -44,16 +46,7 @@ class Shown(NamedTuple):
     changed: frozenset[str] | None = None
     kept: tuple[str, ...] = ()
     unused: frozenset[str] = frozenset()
-
-
-def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
-    arrays = [
-        a for a in trees.arrays("", output).values() if a.dtype.is_floating_point or a.is_complex()
-    ]
-    return sum(((abs(array) ** 2).sum() for array in arrays), torch.zeros(()))
-
-
-_SQUARES = Loss("the sum of squares", _squares, _squares)
+    moved: tuple[str, ...] = ()
 
 
 def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
@@ -61,7 +54,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
 
     def run(start: Callable[[torch.nn.Module], Any], calls: int = 1) -> dict[str, Any]:
         read = without_target(inputs)
-        arrays, model = reference.run_copy(read, start, mode, _SQUARES, calls=calls)
+        arrays, model = reference.run_copy(read, start, mode, SQUARES, calls=calls)
         after = {f"{n}{AFTER}": array_of(tensor) for n, tensor in model.state_dict().items()}
         kept = {f"{n}{KEPT}": array_of(tensor) for n, tensor in outside_of_state(model).items()}
         return {**arrays, **after, **kept, **_numbers(model)}
@@ -86,6 +79,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     if not mode.replaces_all:
         return Shown(problem="the reference draws a mask that it does not multiply by")
     alone = {n for n, a in trained.items() if a is not None and plain.get(n, a) is None}
+    held = cast(reference.parameters, TRUTH).items()
     apart = [n for n in plain if n in trained and not _near(plain[n], trained[n])]
     problem = ""
     if reference.loss in ONE_SHAPE and _shapes(plain, reference) != _shapes(trained, reference):
@@ -99,6 +93,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         frozenset(n.removesuffix(AFTER) for n in apart if n.endswith(AFTER)),
         tuple(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT)),
         frozenset(n for n, array in plain.items() if array is None),
+        tuple(name for name, array in held if not _near(plain[name + AFTER], array)),
     )  # fmt: skip
 
 

@@ -5,20 +5,46 @@ computed from them differs, and they have no gradients. A scale of 1 can multipl
 What a factor of 0 multiplies has no gradients either. So both are run once more, on others.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from parity.sides.side import Pair, cast
+from parity.sides.side import Arrays, Pair, cast, floating, outputs
+from parity.sides.torch_side import TorchSide
+from parity.tolerances import TRUTH
 
 AnyPair = TypeVar("AnyPair", bound=Pair)
 
 
-def fresh_arrays(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
-    """The parameters and buffers that are nothing but 0, and numbers and vectors of 1.
+def movable(reference: TorchSide, inputs: Arrays) -> tuple[tuple[tuple[str, ...], ...], list[str]]:
+    """The names of each such array on whose other values the reference runs; notes on others.
 
-    Each is given by its names, several if it is tied. Other values of a mask may have no meaning.
+    An array that is tied has several names.
+    """
+    found, held, problem = _fresh(reference.module), reference.parameters, ""
+    known = [names for names in found if any(name in held for name in names)]
+    without_whole = [names for names in known if floating(_held(held, names))]
+    for chosen in (known, without_whole):
+        try:
+            stages = reference.forward(_moved(held, chosen), inputs, TRUTH)
+            if any(np.isnan(stages[name]).any() for name in outputs(stages, reference.output)):
+                raise ValueError("its output is not a number")
+        except Exception as error:  # the user's code can raise anything
+            left, problem = chosen, f"{type(error).__name__}: {error}"
+        else:
+            rest = [names[0] for names in known if names not in chosen]
+            words = f"with other numbers for {', '.join(rest)}, torch_model raises {problem}"
+            return tuple(chosen), [words] if rest else []
+    words = f"with other numbers for {', '.join(n for n, *_ in left)}, torch_model raises {problem}"
+    return (), [words]
+
+
+def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
+    """Arrays that are nothing but 0; numbers and vectors of 1, and other arrays of 1 if untrained.
+
+    Other values of a mask may have no meaning. Of a count of batches, no layer of Flax knows.
     """
     names: dict[int, tuple[str, ...]] = {}
     every = (
@@ -26,28 +52,40 @@ def fresh_arrays(module: torch.nn.Module) -> tuple[tuple[str, ...], ...]:
         *module.named_buffers(remove_duplicate=False),
     )
     for name, held in every:
+        own = name.rpartition(".")[2]
         is_vector = held.numel() == max(held.shape, default=1)
-        still = not held.any() or (is_vector and bool((held == 1).all()))
-        if (
-            held.is_floating_point()
-            and held.numel()
-            and still
-            and "mask" not in name.rpartition(".")[2]
-        ):
+        ones = held.is_floating_point() and (is_vector or not held.requires_grad)
+        still = not held.any() or (ones and bool((held == 1).all()))
+        if held.numel() and still and "mask" not in own and own != "num_batches_tracked":
             names[id(held)] = (*names.get(id(held), ()), name)
-    return tuple(names.values())
+    return list(names.values())
 
 
 def moved(pair: AnyPair) -> AnyPair:
-    """The pair with these moved up by 0.5 to 1.5, so that a variance stays positive."""
-    held = pair.reference.parameters
+    """The pair with other values for these."""
+    both = _moved(pair.reference.parameters, pair.fresh)
+    return pair.holding(both, both)
+
+
+def _moved(held: Arrays, fresh: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Zeros become 0.1 to 0.9, as a probability is, and ones larger, since they may be variances.
+
+    Whole numbers are moved by 1, as an index may be, and booleans turned.
+    """
     rng = np.random.default_rng(0)
 
     def other(array: np.ndarray) -> np.ndarray:
-        return cast({"": array + rng.uniform(0.5, 1.5, array.shape)}, str(array.dtype))[""]
+        if not floating(array):
+            return ~array if array.dtype == bool else array + array.dtype.type(1)
+        least, most = (0.5, 1.5) if array.any() else (0.1, 0.9)
+        return cast({"": array + rng.uniform(least, most, array.shape)}, str(array.dtype))[""]
 
     both = dict(held)
-    for names in pair.fresh:
+    for names in fresh:
         there = [name for name in names if name in held]  # others are ignored
-        both.update(dict.fromkeys(there, other(held[there[0]])) if there else {})
-    return pair.holding(both, both)
+        both.update(dict.fromkeys(there, other(_held(held, names))))
+    return both
+
+
+def _held(held: Arrays, names: Sequence[str]) -> np.ndarray:
+    return next(held[name] for name in names if name in held)

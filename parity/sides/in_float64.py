@@ -91,10 +91,15 @@ _EXACT: dict[Any, Any] = {
 def flax_in(dtype: str, wide: bool) -> Iterator[None]:
     """Trace JAX's code in this dtype; in float64 with no float32 if it is to be `wide`.
 
-    x64 is on for float64, which needs it, and off for other dtypes, as JAX's users run it.
+    x64 is on for float64, which needs it, and off for other dtypes, as JAX's users run it. A NumPy
+    array that the code has as a constant is copied: JAX would keep the dtype that it has in one of
+    the two modes for the other one, too.
     """
     with ExitStack() as undo:
         undo.enter_context(jax.enable_x64(dtype == TRUTH))
+        if hasattr(dtypes, _CONSTANT):
+            copied = partial(_copied, getattr(dtypes, _CONSTANT))
+            undo.enter_context(mock.patch.object(dtypes, _CONSTANT, copied))
         if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
             taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
             undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
@@ -102,7 +107,12 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
         yield
 
 
-_EXPLICIT = "check_and_canonicalize_user_dtype"
+_CONSTANT, _EXPLICIT = "canonicalize_value", "check_and_canonicalize_user_dtype"
+
+
+def _copied(own: Any, value: Any) -> Any:
+    """What JAX takes for a value."""
+    return own(value.copy() if type(value) is np.ndarray else value)
 
 
 def _explicit(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:

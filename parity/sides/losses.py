@@ -103,6 +103,15 @@ def _on_target(
     return Loss(name, in_torch, in_jax, targeted)
 
 
+def _squares(output: Any, inputs: Mapping[str, Any]) -> Any:
+    parts = [
+        (abs(array) ** 2).sum()
+        for array in trees.arrays("", output).values()
+        if "float" in str(array.dtype) or "complex" in str(array.dtype)
+    ]
+    return sum(parts[1:], parts[0]) if parts else torch.zeros(())
+
+
 def _joined(output: Any, stack: Callable[..., Any], join: Callable[..., Any]) -> Any:
     """The floating arrays of an output in one, sorted by name: a dict's order may differ.
 
@@ -136,5 +145,7 @@ CROSS_ENTROPY = _on_target(
 on axis 1; or on the last axis, if only that fits the targets."""
 INNER_PRODUCT = _on_target(_inner_product, _inner_product, "inner product with a cotangent")
 """Its gradient is the VJP of the input `target`."""
+SQUARES = Loss("the sum of squares", _squares, _squares)
+"""Of all numbers of the output that have a gradient, real or complex; without a target."""
 ONE_SHAPE = (MEAN_SQUARED_ERROR, INNER_PRODUCT)
 """The losses whose target must have the output's shape, in training mode, too."""

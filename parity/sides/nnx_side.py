@@ -15,7 +15,7 @@ from parity.sides.calls import POSITIONAL, Call
 from parity.sides.drawn_keys import drawn_keys
 from parity.sides.flax_masks import Drawn, fixed_flax
 from parity.sides.in_float64 import flax_in, widens
-from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
+from parity.sides.losses import MEAN_SQUARED_ERROR, SQUARES, Loss
 from parity.sides.nnx_running import Running, Slopes
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
@@ -84,6 +84,17 @@ class NnxSide(Side):
         """The shape and dtype of every stage, without running anything."""
         with flax_in(dtype, self.wide):
             return self.running.shapes(self._variables.leaves(parameters, dtype), inputs, dtype)
+
+    def without_slope(self, names: Iterable[str], inputs: Arrays) -> list[str]:
+        """Those of these parameters at which the output has a gradient of 0; none if it raises."""
+        squares = copy.copy(self.running)
+        squares.loss = SQUARES
+        side = copy.copy(self)
+        side.running = squares.choosing(frozenset())
+        with suppress(Exception):  # the check raises the same error
+            slopes = side.gradients(self.parameters, inputs, TRUTH)
+            return [name for name in names if not np.any(slopes.get(name, 1))]
+        return []
 
     def attributes_moved(self, inputs: Arrays) -> list[str]:
         """What a call in training mode changes that is no variable; nothing if it raises."""

@@ -23,7 +23,7 @@ from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, dropout, hiding, refused, training_mode, unreached
 from parity.sides.both_modes import shown_by
 from parity.sides.common_stages import common_stages
-from parity.sides.fresh import fresh_arrays
+from parity.sides.fresh import movable
 from parity.sides.intercept import nnx_submodules, torch_submodules
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
@@ -132,13 +132,17 @@ def of_modules(
         stages=stages, recurrent=recurrent, alone=alone, output=output,
     )  # fmt: skip
     shown = shown_by(reference, inputs)
-    if isinstance(flax_model, StateFunction):
-        flax_model.leave(shown.unused)
     candidate = NnxSide(
         flax_model, rows, flax_calls[0], loss, training_call=flax_calls[1],
         stages=stages, recurrent=recurrent, output=output,
     )  # fmt: skip
     read = {n: array for n, array in inputs.items() if n not in targets}
+    if isinstance(flax_model, StateFunction) and shown.unused:
+        flax_model.leave(candidate.without_slope(shown.unused, read))
+        candidate = NnxSide(
+            flax_model, rows, flax_calls[0], loss, training_call=flax_calls[1],
+            stages=stages, recurrent=recurrent, output=output,
+        )  # fmt: skip
     chosen, notes = common_stages(reference, candidate, read)
     reference, candidate.running.chosen = reference.choosing(chosen), chosen
     if spare:
@@ -154,6 +158,11 @@ def of_modules(
     rounded = rounded_constants(torch_model)
     notes += hiding.notes(ignored, reference.parameters, inputs, defaults, rounded)
     notes += unreached.of_reference(reference, read)
+    if shown.moved:
+        changed = ", ".join(shown.moved)
+        notes.append(f"torch_model changes {changed}, so only first calls are compared")
+    fresh, unmoved = movable(reference, read)
+    notes += unmoved
     trained = (
         training_mode.of_function(reference, shown)
         if isinstance(flax_model, StateFunction)
@@ -161,7 +170,7 @@ def of_modules(
     )
     return ModulePair(
         reference, candidate, loss.name, (*notes, *trained.notes), trained.settings,
-        trained.only, fresh_arrays(torch_model),
+        trained.only, fresh,
         dict(known or {}), torch_model, flax_model, stages,
         lstms,
     )  # fmt: skip

@@ -168,7 +168,7 @@ class Pair:
         candidate: the side that is judged.
         loss: the name of the loss in reports.
         notes: what the comparison cannot see, for the report.
-        fresh: the names of each vector that is still 0 or 1 (`parity.sides.fresh`).
+        fresh: the names of each array that is still 0 or 1 (`parity.sides.fresh`).
         settings: what only training mode uses; compared if anything is trained.
         only: what of training mode is to be compared, by `Side.in_training`, in words; it is if
             anything is trained.

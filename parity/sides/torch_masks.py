@@ -91,12 +91,12 @@ class _Fixing:
 
 
 def _is_random(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator draws random numbers. That of attention draws none at a rate of 0."""
+    """Whether an operator draws random numbers. That of attention draws none by default."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    names = (argument.name for argument in func._schema.arguments)
+    names = [argument.name for argument in func._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return bool(given.get("dropout_p", 1))
+    return "dropout_p" not in names or bool(given.get("dropout_p", 0))
 
 
 class FixedDropout(_Fixing, TorchDispatchMode):

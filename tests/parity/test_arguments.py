@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 torch = pytest.importorskip("torch")
 
@@ -37,6 +38,11 @@ BAD = {
     "progress: expected a function": {"progress": None},
     "keywords: expected a mapping": {"keywords": [1, 2]},
     "targets: expected a mapping": {"targets": [X]},
+    "targets: expected a mapping, a name → an array, got ndarray": {"targets": X},
+    "stages: expected a mapping": {"stages": ["fc"]},
+    "optimizers: expected a tuple of parity.Optimizer with": {
+        "optimizers": [parity.Optimizer("mine", torch.optim.SGD, "sgd")],
+    },
     "keywords: m: expected a tensor or array, got NoneType": {"keywords": {"m": None}},
     r"keywords: \['x'\] are also names of inputs by position": {"keywords": {"x": X}},
     "'target' is the name of what the loss compares": {"keywords": {"target": X}},
@@ -155,3 +161,13 @@ def test_a_reference_may_change_its_input_in_place(quickly_compiled):
     parity.check(InPlace(4, 4), lambda w, x: port(w, x + 1), x, **options).assert_passed()
     np.testing.assert_array_equal(x, X)
     assert not parity.check(InPlace(4, 4), port, x, **options).passed
+
+
+def test_a_target_may_not_have_the_name_of_an_input():
+    with pytest.raises(ValueError, match=r"targets: \['x'\] are also names of the models' inputs"):
+        parity.check(torch.nn.Linear(2, 2), lambda p, x: x, X, targets={"x": X})
+
+
+def test_a_module_of_linen_is_refused():
+    with pytest.raises(TypeError, match="a module of flax.linen; wrap it: nnx.bridge.ToNNX"):
+        parity.check(torch.nn.Linear(2, 2), linen.Dense(2), X)

@@ -230,3 +230,44 @@ def test_a_loss_of_several_shapes_with_a_target(quickly_compiled):
 
     loss = parity.Loss("all", of_all, of_all, targeted=True)
     check(with_another_head, flax_with_another_head, Moded, loss=loss).assert_passed()
+
+
+def test_attention_without_dropout_is_not_random(quickly_compiled):
+    def theirs(m, x):
+        return m.b(torch.nn.functional.scaled_dot_product_attention(*[m.a(x)] * 3))
+
+    def ours(m, x):
+        y = m.a(x)
+        return m.b(jax.nn.softmax(y @ y.swapaxes(-1, -2) / 2, axis=-1) @ y)
+
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    report = two_layers.check(two_layers.Reference(theirs), two_layers.Port(ours), x)
+    report.assert_passed()
+    assert not any("training mode is not run" in note for note in notes(report))
+
+
+class Remembering(two_layers.Reference):
+    """Changes a buffer in evaluation mode."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.register_buffer("memory", torch.ones(4))
+
+    def forward(self, x):
+        y = self.a(x) + self.memory
+        self.memory = 0.5 * self.memory + y.detach().mean(0)
+        return self.b(y)
+
+
+def test_what_a_call_of_the_reference_changes_in_evaluation_is_noted(lenient, quickly_compiled):
+    class Forgetful(two_layers.Port):
+        def __init__(self):
+            super().__init__(None)
+            self.memory = nnx.BatchStat(jnp.zeros(4))
+
+        def __call__(self, x):
+            return self.b(self.a(x) + self.memory[...])
+
+    report = two_layers.check(Remembering(), Forgetful(), training_steps=0)
+    report.assert_passed()
+    assert "torch_model changes memory, so only first calls are compared" in notes(report)

@@ -63,3 +63,28 @@ def test_a_wrong_constant_fails():
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_what_is_sown_in_a_call_changes_nothing():
     assert check(POSITIONS, Sown).passed
+
+
+TABLE = np.arange(12.0).reshape(4, 3) / 7
+
+
+class Added(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.table = torch.nn.Linear(4, 3), TABLE
+
+    def forward(self, x):
+        return torch.tanh(self.fc(x) + torch.as_tensor(self.table, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0001])
+def test_a_table_in_float64_of_numpy_that_the_code_refers_to(factor):
+    """JAX itself would take it for float64 in a float32 run that follows a float64 one."""
+
+    def added(state, x):
+        return jnp.tanh(x @ state["fc.weight"].T + state["fc.bias"] + table)
+
+    table = factor * TABLE
+    report = parity.check(Added(), added, X, training_steps=1)
+    assert report.passed == (factor == 1)
+    assert "raises" not in str(report)

@@ -145,3 +145,57 @@ def test_tied_vectors_stay_tied(quickly_compiled, function):
     report.assert_passed()
     assert "forward again" in {row.check for row in report.rows}
     assert {"a.weight", "b.weight"} <= {r.name for r in report.rows if r.check == "training"}
+
+
+class Held(torch.nn.Module):
+    """A buffer of this value that a function reads."""
+
+    def __init__(self, value, read):
+        super().__init__()
+        self.a, self.read = torch.nn.Linear(4, 4), read
+        self.register_buffer("held", value)
+
+    def forward(self, x):
+        return self.read(self.a(x), self.held)
+
+
+BUFFERS = {
+    "a matrix of variances": (
+        torch.ones(6, 4), lambda y, v: y / v**0.5, lambda y, v: y / v,
+    ),
+    "a count of steps": (
+        torch.tensor(0), lambda y, n: y * (1 + n / 10), lambda y, n: y * (1 - n / 10),
+    ),
+    "a switch": (
+        torch.tensor(False), lambda y, on: y * (1 + on * 1.0), lambda y, on: y,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+@pytest.mark.parametrize("right", [True, False])
+def test_buffers_of_other_kinds_are_moved(quickly_compiled, lenient, name, right):
+    value, theirs, wrong = BUFFERS[name]
+
+    def port(state, x):
+        y = x @ state["a.weight"].T + state["a.bias"][None]
+        return (theirs if right else wrong)(y, state["held"])
+
+    report = parity.check(Held(value, theirs), port, X, dtypes=["float64"], training_steps=0)
+    assert report.passed == right
+
+
+def test_a_buffer_that_can_have_no_other_value_is_noted(quickly_compiled, lenient):
+    """An index into a table with one entry; the bias, still 0, is moved all the same."""
+    reference = Held(torch.tensor([0]), lambda y, i: y + torch.ones(1, 4)[i])
+    torch.nn.init.zeros_(reference.a.bias)
+
+    def port(state, x):
+        return x @ state["a.weight"].T + state["a.bias"][None] + 1
+
+    report = parity.check(reference, port, X, dtypes=["float64"], training_steps=0)
+    report.assert_passed()
+    (facts,) = report.cases.values()
+    words = "with other numbers for held, torch_model raises IndexError"
+    assert facts["notes"][-1].startswith(words)
+    assert "forward again" in {row.check for row in report.rows}

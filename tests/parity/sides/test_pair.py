@@ -298,3 +298,32 @@ def test_constants_in_float32_are_noted():
     assert rounded_constants(model) == ["scale", "table"]
     (note,) = hiding.notes((), {}, {}, (), rounded_constants(model))
     assert note.startswith("scale, table of torch_model was rounded to float32")
+
+
+class PartlyTrained(torch.nn.Module):
+    """A table that is read without its gradient, and a layer that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.spare = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 3)
+        self.a = torch.nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        return self.a(self.table(tokens).detach())
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_function_trains_what_the_reference_does_and_what_it_has_a_gradient_at(
+    quickly_compiled, lenient, stopped
+):
+    def port(state, tokens):
+        table = state["table.weight"]
+        table = jax.lax.stop_gradient(table) if stopped else table
+        return table[tokens] @ state["a.weight"].T + state["a.bias"]
+
+    tokens = np.array([[0, 3], [4, 1]])
+    report = parity.check(PartlyTrained(), port, tokens, dtypes=["float64"], training_steps=2)
+    assert report.passed == stopped
+    assert {row.name for row in report.rows if row.check == "gradients" and row.failed} == (
+        set() if stopped else {"table.weight"}
+    )

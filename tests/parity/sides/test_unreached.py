@@ -26,8 +26,12 @@ CALLS = {
     "a guard": (lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8), ""),
     "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "what is > 5, masked_fill of anything"),
     "a mask": (lambda x: x.masked_fill(x > 1, -1e9), ""),
-    "true": (lambda x: torch.where(x < 9, x, 0.0), "what is ≥ 9, where with a condition that is false"),
-    "false": (lambda x: torch.where(x > 9, x, 0.0), "what is > 9, where with a condition that is true"),
+    "true": (
+        lambda x: torch.where(x < 9, x, 0.0), "what is ≥ 9, where with a condition that is false",
+    ),
+    "false": (
+        lambda x: torch.where(x > 9, x, 0.0), "what is > 9, where with a condition that is true",
+    ),
     "a mask by multiplication": (lambda x: x * (x != 7).float(), "what is = 7"),
     "by index": (lambda x: x.index_put((x < -9,), torch.tensor(0.0)), "what is < -9"),
     "two arrays": (lambda x: x * (x < x + 1), "what is ≥ another array"),
