@@ -169,5 +169,5 @@ def test_a_target_may_not_have_the_name_of_an_input():
 
 
 def test_a_module_of_linen_is_refused():
-    with pytest.raises(TypeError, match="a module of flax.linen; wrap it: nnx.bridge.ToNNX"):
+    with pytest.raises(TypeError, match=r"a module of flax\.linen; wrap it: nnx\.bridge\.ToNNX"):
         parity.check(torch.nn.Linear(2, 2), linen.Dense(2), X)

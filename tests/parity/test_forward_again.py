@@ -11,7 +11,7 @@ from flax import nnx
 from torch.nn.functional import linear
 
 from . import two_layers
-from .two_layers import X, check, failing
+from .two_layers import check, failing
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -119,10 +119,23 @@ def test_what_a_matrix_of_0_multiplies_shows_without_training(use):
     assert failing(report) == wrong
 
 
-def test_training_shows_its_gradients_without_another_pass():
-    report = check(Adapted(), FlaxAdapted(USES["no gradient"][0]), X, training_steps=2)
-    assert "gradients again" not in {row.check for row in report.rows}
-    assert not report.passed
+def test_gradients_at_inputs_are_compared_on_other_values(lenient):
+    """A gate of 0: training moves it, but compares no gradients at inputs."""
+
+    class Gated(two_layers.Reference):
+        def __init__(self):
+            super().__init__(lambda m, x: m.b(m.a(x) + m.gate * m.a(x.tanh())))
+            self.gate = torch.nn.Parameter(torch.zeros(1))
+
+    class FlaxGated(two_layers.Port):
+        def __init__(self, stop):
+            super().__init__(lambda m, x: m.b(m.a(x) + m.gate[...] * m.a(jnp.tanh(stop(x)))))
+            self.gate = nnx.Param(jnp.zeros(1))
+
+    assert not failing(check(Gated(), FlaxGated(lambda x: x)))
+    report = check(Gated(), FlaxGated(jax.lax.stop_gradient))
+    assert failing(report) == {"gradients", "gradients again"}
+    assert {row.name for row in report.rows if row.failed and not row.explains} == {"x"}
 
 
 class Switched(two_layers.Reference):

@@ -82,7 +82,7 @@ def test_a_table_in_float64_of_numpy_that_the_code_refers_to(factor):
     """JAX itself would take it for float64 in a float32 run that follows a float64 one."""
 
     def added(state, x):
-        return jnp.tanh(x @ state["fc.weight"].T + state["fc.bias"] + table)
+        return jnp.tanh(x @ state["fc.weight"].T + state["fc.bias"][None] + table)
 
     table = factor * TABLE
     report = parity.check(Added(), added, X, training_steps=1)
