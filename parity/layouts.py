@@ -51,6 +51,14 @@ def in_another(
         and row.determined
         and any(_near(other, given[name], row.bound) for other in _others(name, truth))
     )  # fmt: skip
+    # If one call of a module is another one, the other may be the one, whose loss has no gradient.
+    modules = {_module(name) for name in turned}
+    turned |= {
+        name
+        for name, row in failing.items()
+        if name in truth and name in given and _module(name) in modules and row.determined
+        and any(_near(other, given[name], row.bound) for other in _calls(name, truth))
+    }  # fmt: skip
     # An output in another layout is wrong, and the layout of what it is made of may be the fault.
     return frozenset() if turned.intersection(returned) else turned
 
@@ -90,8 +98,20 @@ def without(pair: Pair, stages: Collection[str]) -> Pair:
 def _others(name: str, truth: Arrays) -> Iterator[np.ndarray]:
     """The stage in other layouts, and in other calls of its module: `a[1].input` for `a.input`."""
     yield from _layouts(truth[name])
-    stages = {other: re.sub(r"\[\d+\]", "", other) for other in truth}
-    yield from (truth[n] for n, stage in stages.items() if n != name and stage == stages[name])
+    yield from _calls(name, truth)
+
+
+def _calls(name: str, truth: Arrays) -> Iterator[np.ndarray]:
+    """The stage in other calls of its module."""
+    yield from (truth[n] for n in truth if n != name and _stage(n) == _stage(name))
+
+
+def _stage(name: str) -> str:
+    return re.sub(r"\[\d+\]", "", name)
+
+
+def _module(name: str) -> str:
+    return re.sub(r"\.(input.*|output|[hc]_[n0]|lengths)$", "", _stage(name))
 
 
 def _near(truth: np.ndarray, given: np.ndarray, bound: float) -> bool:

@@ -270,4 +270,4 @@ def _factors(dtype: torch.dtype, seed: int) -> torch.Tensor:
     """`_POOL` random factors 1 − ε or 1 + ε, repeated once, so that a slice can begin anywhere."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.int8) * 2 - 1
-    return (signs.to(dtype) * torch.finfo(dtype).eps + 1).repeat(2)
+    return (signs.to(dtype) * epsilon(str(dtype).removeprefix("torch.")) + 1).repeat(2)

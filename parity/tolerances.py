@@ -45,7 +45,7 @@ the 2¹² ULP or more by which lowered precision (TF32, bfloat16) or wrong seman
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
+from jax.numpy import finfo
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ DTYPES = ("float64", "float32")
 
 def epsilon(dtype: str) -> float:
     """The dtype's machine epsilon, of bfloat16 too."""
-    return float(jnp.finfo(dtype).eps)
+    return float(finfo(dtype).eps)
 
 
 def smallest(dtype: str) -> float:
     """The dtype's smallest normal number."""
-    return float(jnp.finfo(dtype).smallest_normal)
+    return float(finfo(dtype).smallest_normal)
 
 
 def bound(dtype: str, own: float, scale: float) -> float:

@@ -33,7 +33,7 @@ class Shown(NamedTuple):
         problem: why its training mode cannot be judged, or "".
         trained: the parameters that have a gradient in it alone, such as those of another head.
         changed: the parameters and buffers that a call changes in it alone; None if not known.
-        kept: tensors of the modules that a call changes in it alone, which no state dict has.
+        kept: tensors that a call adds to a module, or changes in it alone; no state dict has them.
         unused: what has no gradient in evaluation mode.
         moved: the parameters and buffers that a call changes in evaluation mode.
     """
@@ -81,6 +81,8 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     alone = {n for n, a in trained.items() if a is not None and plain.get(n, a) is None}
     held = cast(reference.parameters, TRUTH).items()
     apart = [n for n in plain if n in trained and not _near(plain[n], trained[n])]
+    started = {f"{name}{KEPT}" for name in outside_of_state(reference.module)}
+    apart += [n for n in {**plain, **trained} if n.endswith(KEPT) and n not in started]
     problem = ""
     if reference.loss in ONE_SHAPE and _shapes(plain, reference) != _shapes(trained, reference):
         problem = OTHER_SHAPES
@@ -91,7 +93,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     return Shown(
         drops, bool(drops and mode.states), not _equal(plain, trained), problem, frozenset(alone),
         frozenset(n.removesuffix(AFTER) for n in apart if n.endswith(AFTER)),
-        tuple(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT)),
+        tuple(dict.fromkeys(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT))),
         frozenset(n for n, array in plain.items() if array is None),
         tuple(name for name, array in held if not _near(plain[name + AFTER], array)),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """What hides mistakes from a check, in words: names, parameters and inputs that show too little."""
 
 from collections.abc import Collection, Iterator
+from itertools import combinations
 
 import numpy as np
 
@@ -33,6 +34,16 @@ def notes(
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]
     if still:
         yield f"all numbers are the same in {', '.join(still)}, which hides most mistakes"
+    rows = [n for n, a in inputs.items() if a.ndim > 1 and len(a) > 1 and (a == a[:1]).all()]
+    if set(rows) - set(still):
+        yield f"all rows are the same in {', '.join(rows)}, which hides how sequences are mixed"
+    equal = [
+        f"{one} and {other}"
+        for one, other in combinations((n for n in inputs if n not in still), 2)
+        if np.array_equal(inputs[one], inputs[other])
+    ]
+    if equal:
+        yield f"{', '.join(equal)} are equal, which hides that one is read for the other"
     single = [n for n, a in inputs.items() if a.size > 1 and 1 in a.shape[: a.ndim - 1]]
     if single:
         yield (

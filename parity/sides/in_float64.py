@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,13 @@ from torch.overrides import TorchFunctionMode
 
 from parity.tolerances import TRUTH
 
-_WIDE = ((torch.float32, torch.float64), (torch.FloatTensor, torch.DoubleTensor))
-LINEAR = 50.0
-"""Above it, softplus(x) is x in every dtype. PyTorch's own threshold, by default 20, is too low."""
+_WIDE = (
+    (torch.float32, torch.float64),
+    (torch.complex64, torch.complex128),
+    (torch.FloatTensor, torch.DoubleTensor),
+)
+THRESHOLD, LINEAR = 20.0, 50.0
+"""Above its default threshold, PyTorch's softplus(x) is x; in every dtype it is above `LINEAR`."""
 
 
 def widens(parameters: Mapping[str, Any]) -> bool:
@@ -45,7 +50,11 @@ def torch_in(dtype: str, wide: bool) -> Iterator[None]:
             yield
             return
         torch.set_default_dtype(torch.float64)
-        with mock.patch.object(torch, "FloatTensor", torch.DoubleTensor), _Wide():
+        with (
+            mock.patch.object(torch, "FloatTensor", torch.DoubleTensor),
+            mock.patch.object(torch, "finfo", partial(_of_float32, torch.finfo, torch.float32)),
+            _Wide(),
+        ):
             yield
     finally:
         torch.set_default_dtype(former)
@@ -65,8 +74,14 @@ def _widened(arg: Any) -> Any:
     return next((wide for narrow, wide in _WIDE if arg is narrow), arg)
 
 
-def _softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
-    return F.softplus(x, beta, LINEAR)
+def _of_float32(finfo: Any, narrow: Any, dtype: Any = None) -> Any:
+    """Facts about a dtype, such as its ε: a float64 run has those of float32."""
+    kind = narrow if dtype is None else dtype
+    return finfo(narrow if kind in (torch.float64, np.float64) else kind)
+
+
+def _softplus(x: Any, beta: float = 1, threshold: float = THRESHOLD) -> Any:
+    return F.softplus(x, beta, LINEAR if threshold == THRESHOLD else threshold)
 
 
 def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
@@ -75,8 +90,8 @@ def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
 
 
 def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
-    """By default, ε is that of the dtype: here it is that of the user's."""
-    return F.rms_norm(x, shape, weight, torch.finfo(torch.float32).eps if eps is None else eps)
+    """By default, ε is that of the dtype."""
+    return F.rms_norm(x, shape, weight, torch.finfo(x.dtype).eps if eps is None else eps)
 
 
 _EXACT: dict[Any, Any] = {
@@ -103,6 +118,8 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
         if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
             taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
             undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
+            own = partial(_of_float32, jnp.finfo, jnp.float32)
+            undo.enter_context(mock.patch.object(jnp, "finfo", own))
             undo.enter_context(set_xla_metadata(parity="64"))  # part of the key of JAX's caches
         yield
 
@@ -118,4 +135,5 @@ def _copied(own: Any, value: Any) -> Any:
 def _explicit(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:
     """The dtype that JAX takes for one that code asks for."""
     found = own(dtype, *given, **options)
-    return np.dtype(np.float64) if found == np.float32 else found
+    wide = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
+    return np.dtype(wide.get(found, found))

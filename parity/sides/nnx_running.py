@@ -107,9 +107,9 @@ class Running:
             self.hidden = hidden
         return found
 
-    def attributes_moved(self, leaves: Named, inputs: Arrays, dtype: str) -> list[str]:
-        """What a call in training mode changes that is no variable, without running anything."""
-        found: list[str] = []
+    def moved_in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> dict[str, bool]:
+        """What a call in training mode changes, without running anything; whether in a variable."""
+        found: dict[str, bool] = {}
 
         def trace(leaves: Named, read: Named) -> None:
             model = self.variables.model(leaves)
@@ -118,10 +118,10 @@ class Running:
             with fixed_flax(POSITIONS):
                 self.training_call(model, read)
             moved = changes.between(before, changes.everything(model))
-            found.extend(moved.keys() - changes.variables(model).keys())
+            found.update({name: name in leaves for name in moved})
 
         jax.eval_shape(trace, leaves, cast(without_target(inputs), dtype))
-        return sorted(found)
+        return found
 
     def in_training(self, leaves: Named, inputs: Arrays, dtype: str) -> Slopes:
         """Output and gradients in training mode, with Dropout."""

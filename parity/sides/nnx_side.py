@@ -96,12 +96,12 @@ class NnxSide(Side):
             return [name for name in names if not np.any(slopes.get(name, 1))]
         return []
 
-    def attributes_moved(self, inputs: Arrays) -> list[str]:
-        """What a call in training mode changes that is no variable; nothing if it raises."""
+    def moved_in_training(self, inputs: Arrays) -> dict[str, bool]:
+        """What a call in training mode changes; whether in a variable. Nothing if it raises."""
         with suppress(Exception), flax_in(TRUTH, self.wide):  # the check raises the same error
             leaves = self._variables.leaves(self.parameters, TRUTH)
-            return self.running.attributes_moved(leaves, inputs, TRUTH)
-        return []
+            return self.running.moved_in_training(leaves, inputs, TRUTH)
+        return {}
 
     def in_training(self, by: str, parameters: Arrays, inputs: Arrays, dtype: str) -> Gradients:
         """See `Side`."""

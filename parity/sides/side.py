@@ -66,7 +66,9 @@ class Step:
 
     def named(self) -> dict[str, np.ndarray | None]:
         """All arrays under one set of names, in order of computation."""
-        return {"loss": np.asarray(self.loss), **self.moments, **self.parameters}
+        rest = {**self.moments, **self.parameters}
+        name = "the loss" if "loss" in rest else "loss"
+        return {name: np.asarray(self.loss), **rest}
 
     def kept(self) -> "Step":
         """A copy, which never changes."""

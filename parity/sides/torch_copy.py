@@ -28,6 +28,18 @@ def copied(module: torch.nn.Module) -> torch.nn.Module:
     return made
 
 
+def in_dtype(module: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """The module, changed to this dtype; `Module.to` would make complex buffers real."""
+    names = {"float64": "double", "float32": "float", "bfloat16": "bfloat16"}
+    getattr(module, names[dtype])()
+    wide = torch.complex128 if dtype == "float64" else torch.complex64
+    for part in module.modules():
+        for name, held in part._buffers.items():
+            if held is not None and held.is_complex():
+                part._buffers[name] = held.to(wide)
+    return module
+
+
 def outside_of_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that modules hold and no state dict has, by name."""
     every = {

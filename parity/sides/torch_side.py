@@ -25,7 +25,7 @@ from parity.sides.side import (
     without_target,
 )  # fmt: skip
 from parity.sides.torch_arrays import Tensors, array_of, tensor_of, view_of
-from parity.sides.torch_copy import copied
+from parity.sides.torch_copy import copied, in_dtype
 from parity.sides.torch_gradients import differentiated, every_slope, loss_of, named_slopes
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_running import Running
@@ -259,7 +259,7 @@ class TorchSide(Side):
         """A copy of the module in this dtype with these parameters, used again unless `fresh`."""
         model = self._models.pop(dtype, None)
         if model is None:
-            model = copied(self.module).to(getattr(torch, dtype))
+            model = in_dtype(copied(self.module), dtype)
         if not fresh:
             self._models[dtype] = model
         held = {n: tensor_of(a, shared=True) for n, a in cast(parameters, dtype).items()}

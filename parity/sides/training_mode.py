@@ -32,6 +32,7 @@ MOMENTUM = "momentum of running averages"
 FLAGS = ("deterministic", "use_running_average")
 """What Flax sets in every module that has it, to put it in a mode."""
 COUNT = "num_batches_tracked"
+FUNCTIONS = "the reference draws masks by functions, such as F.dropout"
 ONLY = "what else training mode does, such as statistics"
 NOTE = (
     "nnx.BatchNorm is trained with use_fast_variance=False; its running variance is over n, "
@@ -75,8 +76,11 @@ def arrange(
     rates = of_all("dropout rate", dropout.rates(theirs).values(), dropout.rates(ours).values())
     momenta = _momenta(theirs, ours, stages, shown.changed)
     problem, reference.trained_elsewhere = shown.problem, shown.trained
-    if any(map(_draws, ours.values())):
-        problem = "the candidate has random streams outside of Flax's layers"
+    trains = shown.differs or _has_modes(candidate, ours)
+    moved = candidate.moved_in_training(read) if trains else {}
+    streams = tuple(_own_streams(ours))
+    if any(name.startswith(streams) for name in moved):
+        problem = "the candidate draws from random streams outside of Flax's layers"
     if problem:
         reference.untrainable = problem if problem == OTHER_SHAPES and shown.trained else ""
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
@@ -84,9 +88,9 @@ def arrange(
     notes = _keyless(ours)
     if shown.kept:
         kept = ", ".join(shown.kept)
-        notes.append(f"training mode changes what no state dict has, so it is not compared: {kept}")
+        notes.append(f"torch_model keeps what no state dict has, so it is not compared: {kept}")
     only = False
-    if shown.differs or _has_modes(candidate, ours):
+    if trains:
         norms = dict(_norms(candidate.rows, ours))
         over_n = [path for path, norm in norms.items() if _is_over_n(norm)]
         uncounted = [path for path, norm in norms.items() if isinstance(norm, nnx.BatchNorm)]
@@ -95,15 +99,16 @@ def arrange(
         reference.start_training = start
         candidate.running.start_training = start_flax
         reference.drops, only = shown.by_functions, True
-        moved = ", ".join(candidate.attributes_moved(read))
-        if moved:
+        attributes = ", ".join(sorted(n for n, is_variable in moved.items() if not is_variable))
+        if attributes:
             notes.append(
-                f"in training mode flax_model changes {moved}, which is no variable: each step "
-                "begins with its first value; make it an nnx.Variable"
+                f"in training mode flax_model changes {attributes}, which is no variable: each "
+                "step begins with its first value; make it an nnx.Variable"
             )
         notes += [NOTE] if over_n else []
     drops = shown.drops or bool(rates.reference or rates.candidate)
-    return Arranged(momenta, rates.words if drops else ONLY if only else "", tuple(notes))
+    words = FUNCTIONS if shown.by_functions else rates.words
+    return Arranged(momenta, words if drops else ONLY if only else "", tuple(notes))
 
 
 def _norms(rows: Sequence[Row], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -157,12 +162,14 @@ def of_function(reference: TorchSide, shown: Shown) -> Arranged:
     return Arranged(notes=(words,))
 
 
-def _draws(module: Any) -> bool:
-    """Whether it is not Flax's and has random streams: it may be a Dropout of the user's own."""
-    streams = nnx.Rngs | nnx.RngStream
-    containers = nnx.Dict | nnx.List
-    own = isinstance(module, containers) or not type(module).__module__.startswith("flax")
-    return own and any(isinstance(held, streams) for held in vars(module).values())
+def _own_streams(ours: Mapping[str, Any]) -> Iterator[str]:
+    """The paths of random streams outside of Flax's layers: of a Dropout of the user's own."""
+    streams, containers = nnx.Rngs | nnx.RngStream, nnx.Dict | nnx.List
+    for path, module in ours.items():
+        if isinstance(module, containers) or not type(module).__module__.startswith("flax."):
+            for name, held in vars(module).items():
+                if isinstance(held, streams):
+                    yield f"{path}.{name}.".lstrip(".")
 
 
 def _momenta(

@@ -46,6 +46,8 @@ def locate(
         for to, of in (("x", "input"), ("h_0", "h_0"), ("c_0", "c_0"), ("lengths", "lengths"))
         if f"{name}.{of}" in values
     }
+    if "x" not in given:  # it is in another layout, or another order of calls
+        return None
     if "lengths" in inputs and "lengths" not in given and pair.reference.running.alone:
         given["lengths"] = inputs["lengths"]
     after = {

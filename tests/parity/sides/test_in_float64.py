@@ -114,7 +114,7 @@ def test_of_a_model_in_float64_float32_stays_what_it_is(quickly_compiled, lenien
         assert ("forward" in failing(report)) == narrow
 
 
-@pytest.mark.parametrize(("beta", "threshold"), [(1, 20), (2, 10)])
+@pytest.mark.parametrize(("beta", "threshold"), [(1, 20), (2, 20)])
 def test_softplus_is_exact_above_pytorch_s_threshold(beta, threshold):
     x = torch.tensor([1.0, 12.0, 25.0], dtype=torch.float64, requires_grad=True)
     exact = torch.logaddexp(beta * x.detach(), torch.zeros(())) / beta
