@@ -174,3 +174,30 @@ def test_of_an_array_that_is_not_determined_nothing_is_said(quickly_compiled, de
     pair = replace(pair, loss="mean squared error")
     found = in_another(pair, {"x": X[0], "target": 0 * truth["output"]}, "float64", truth, rows)
     assert found == (frozenset({"a"}) if determined else frozenset())
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_calls_in_another_order_of_which_one_has_no_gradient(quickly_compiled, lenient, factor):
+    """An LSTM for two sequences, whose outputs nothing reads: only its states."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, a, b):
+            return self.lstm(a)[1][0][0] - self.lstm(b)[1][0][0].detach()
+
+    class FlaxTwice(nnx.Module):
+        def __init__(self):
+            self.lstm = fb.LSTM(3, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, a, b):
+            second = jax.lax.stop_gradient(self.lstm(b)[1][0][0])
+            return factor * self.lstm(a)[1][0][0] - second
+
+    reference, port = Twice(), FlaxTwice()
+    fb.load_state_dict(port, reference.state_dict())
+    report = parity.check(reference, port, (X, X[::-1].copy()), **OPTIONS)
+    assert report.passed == (factor == 1)
+    assert "Error" not in str(report)

@@ -11,7 +11,9 @@ from jax._src import dtypes
 from torch.nn.functional import one_hot
 
 import parity
+from parity.nudging import moved_functions
 from parity.sides.in_float64 import flax_in, torch_in
+from parity.tolerances import epsilon
 from tests.parity.two_layers import Port, Reference, X, check, failing
 
 TOKENS = np.random.default_rng(0).integers(0, 3, (6,))
@@ -206,3 +208,44 @@ def test_other_runs_are_left_alone(dtype, wide):
     with torch_in(dtype, wide), flax_in(dtype, wide):
         assert torch.zeros(1).dtype == torch.float32
         assert jnp.zeros(1, jnp.float32).dtype == jnp.float32
+
+
+class Rotated(torch.nn.Module):
+    """Rotates pairs of features by angles that a complex buffer holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(4, 4)
+        angles = torch.arange(6.0)[:, None] * torch.tensor([1.0, 0.1])
+        self.register_buffer("turns", torch.polar(torch.ones(6, 2), angles), persistent=False)
+
+    def forward(self, x):
+        pairs = torch.view_as_complex(self.a(x).unflatten(-1, (2, 2)))
+        return torch.view_as_real(pairs * self.turns.to(pairs.dtype)).flatten(-2)
+
+
+@pytest.mark.parametrize("sine", [1.0, 0.0])
+def test_complex_buffers_stay_complex(quickly_compiled, lenient, sine):
+    def rotated(p, x):
+        y = (x @ p["a.weight"].T + p["a.bias"]).reshape(6, 2, 2)
+        angles = np.arange(6.0)[:, None] * np.array([1.0, 0.1], np.float32)
+        cos, sin = np.cos(angles), sine * np.sin(angles)
+        turned = (y[..., 0] * cos - y[..., 1] * sin, y[..., 0] * sin + y[..., 1] * cos)
+        return jnp.stack(turned, -1).reshape(6, 4)
+
+    x = np.random.default_rng(0).standard_normal((6, 4), dtype=np.float32)
+    report = parity.check(Rotated(), rotated, x, dtypes=["float32"], training_steps=0)
+    assert report.passed == (sine == 1)
+
+
+def test_facts_of_float64_are_those_of_float32():
+    with torch_in("float64", True), flax_in("float64", True):
+        assert torch.finfo(torch.float64).eps == jnp.finfo(jnp.float64).eps == 2**-23
+        assert torch.finfo().eps == 2**-23
+        assert torch.finfo(torch.bfloat16).eps == jnp.finfo(jnp.bfloat16).eps == 2**-7
+        assert torch.zeros(1, dtype=torch.cfloat).dtype == torch.complex128
+        assert jnp.zeros(1, jnp.complex64).dtype == jnp.complex128
+        one = torch.ones(9, dtype=torch.float64)
+        with moved_functions("float64", seed=7):  # by those of its own
+            assert 0 < (one.exp() / np.e - 1).abs().max() < 1e-15
+        assert epsilon("float64") == 2**-52

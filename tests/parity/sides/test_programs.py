@@ -85,3 +85,19 @@ def test_what_is_prepared_is_what_training_mode_runs(compiled):
     list(side.train(side.parameters, [batch, batch], ADAM, "float32"))
     assert set(programs._COMPILED) == prepared
     assert len(compiled) == 5  # values, slopes in both modes, start and step
+
+
+def test_float64_is_right_where_a_value_must_be_equal_to_itself():
+    """The gradient of a maximum flows to what is equal to it."""
+
+    def largest(x, scale, shift, weight):
+        affine = (x * scale + shift).max(1)
+        return (jnp.tanh(affine) @ weight).sum() + (jax.nn.relu(x @ weight).max(1) ** 2).sum()
+
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal(shape) for shape in ((3, 10, 8), (1, 1, 8), (1, 1, 8), (8, 4))]
+    with jax.enable_x64(True):
+        slopes = jax.grad(largest, (0, 1, 2, 3))
+        found, right = Program(slopes, simply=True)(*given), slopes(*given)
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)

@@ -216,3 +216,37 @@ def test_momenta_of_statistics_that_never_move_are_not_compared(quickly_compiled
     )
     assert report.passed == (not moves)
     assert ("momentum of running averages" in {row.name for row in report.rows}) == moves
+
+
+class WithStreams(nnx.Module):
+    """Holds random streams, which it may draw from."""
+
+    def __init__(self, draws):
+        self.rngs, self.draws = nnx.Rngs(0), draws
+        self.fc = nnx.Linear(4, 4, rngs=self.rngs)
+        self.drop = nnx.Dropout(0.5, rngs=self.rngs)
+
+    def __call__(self, x):
+        if self.draws and not self.drop.deterministic:
+            x = x * jax.random.bernoulli(self.rngs.dropout(), 0.5, x.shape)
+        return self.drop(self.fc(x))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_streams_that_are_only_held_are_no_dropout(quickly_compiled, lenient, draws):
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.drop = torch.nn.Linear(4, 4), torch.nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(self.fc(x))
+
+    theirs, ours = Theirs(), WithStreams(draws)
+    fb.load_state_dict(ours, theirs.state_dict())
+    x = np.random.default_rng(0).standard_normal((6, 4), dtype=np.float32)
+    report = parity.check(theirs, ours, x, dtypes=["float64"], training_steps=1)
+    (facts,) = report.cases.values()
+    words = "training mode is not run: the candidate draws from random streams outside"
+    assert any(words in note for note in facts.get("notes", ())) == draws
+    assert ("training mode" in {row.check for row in report.rows}) != draws
