@@ -77,7 +77,18 @@ def _widened(arg: Any) -> Any:
 def _of_float32(finfo: Any, narrow: Any, dtype: Any = None) -> Any:
     """Facts about a dtype, such as its ε: a float64 run has those of float32."""
     kind = narrow if dtype is None else dtype
-    return finfo(narrow if kind in (torch.float64, np.float64) else kind)
+    return finfo(narrow) if kind in (torch.float64, np.float64) else finfo(kind)
+
+
+class _Facts:
+    """Facts about float32 that JAX gives as float32, in float64: code may compute with them."""
+
+    def __init__(self, facts: Any) -> None:
+        self._facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._facts, name)
+        return np.float64(found) if isinstance(found, np.float32) else found
 
 
 def _softplus(x: Any, beta: float = 1, threshold: float = THRESHOLD) -> Any:
@@ -118,8 +129,8 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
         if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
             taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
             undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
-            own = partial(_of_float32, jnp.finfo, jnp.float32)
-            undo.enter_context(mock.patch.object(jnp, "finfo", own))
+            facts = partial(_of_float32, jnp.finfo, jnp.float32)
+            undo.enter_context(mock.patch.object(jnp, "finfo", lambda *of: _Facts(facts(*of))))
             undo.enter_context(set_xla_metadata(parity="64"))  # part of the key of JAX's caches
         yield
 

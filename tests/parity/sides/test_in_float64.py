@@ -241,6 +241,8 @@ def test_complex_buffers_stay_complex(quickly_compiled, lenient, sine):
 def test_facts_of_float64_are_those_of_float32():
     with torch_in("float64", True), flax_in("float64", True):
         assert torch.finfo(torch.float64).eps == jnp.finfo(jnp.float64).eps == 2**-23
+        assert jnp.finfo(jnp.float64).min.dtype == np.float64
+        assert jnp.finfo(jnp.bfloat16).bits == 16
         assert torch.finfo().eps == 2**-23
         assert torch.finfo(torch.bfloat16).eps == jnp.finfo(jnp.bfloat16).eps == 2**-7
         assert torch.zeros(1, dtype=torch.cfloat).dtype == torch.complex128

@@ -277,7 +277,8 @@ def test_ignored_variables_of_either_model_are_noted(quickly_compiled):
 
 HIDING = {
     "one sequence": (np.ones((1, 5, 3)) * np.arange(3), "an axis of x has size 1, which hides"),
-    "one step": (np.ones((4, 1, 3)) * np.arange(3), "an axis of x has size 1, which hides"),
+    "one step": (np.arange(12.0).reshape(4, 1, 3), "an axis of x has size 1, which hides"),
+    "one row, again and again": (np.ones((4, 5, 3)) * np.arange(3), "all rows are the same in x"),
     "one feature": (np.arange(20.0).reshape(4, 5, 1) % 3, ""),
     "all the same": (np.full((4, 5, 3), 0.5), "all numbers are the same in x"),
 }
@@ -288,6 +289,12 @@ def test_inputs_that_hide_mistakes_are_noted(name):
     x, words = HIDING[name]
     found = list(hiding.notes((), {}, {"x": x.astype(np.float32)}, (), ()))
     assert [note[: len(words)] for note in found] == ([words] if words else [])
+
+
+def test_equal_inputs_are_noted():
+    a, b = np.arange(12.0).reshape(4, 3), np.arange(12).reshape(3, 4)
+    (note,) = hiding.notes((), {}, {"a": a, "b": b, "c": a.astype(int)}, (), ())
+    assert note == "a and c are equal, which hides that one is read for the other"
 
 
 def test_constants_in_float32_are_noted():
