@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
+from flax.nnx.tracers import current_jax_trace
 
 from parity.sides.intercept import Taps
 from parity.sides.side import floating
@@ -20,7 +20,7 @@ def substituting(given: Named, forced: Any, chosen: frozenset[str] | None) -> Ta
         forced: a boolean scalar: whether the run continues with the substitutes.
         chosen: the stages to collect; None for all.
     """
-    outermost = _trace()
+    outermost = current_jax_trace()
 
     def substitute(name: str, value: jax.Array) -> jax.Array:
         stand_in = given.get(name)
@@ -32,9 +32,4 @@ def substituting(given: Named, forced: Any, chosen: frozenset[str] | None) -> Ta
         own = jnp.where(forced, jnp.zeros_like(value), value)
         return stand_in.astype(value.dtype) + own
 
-    return Taps(substitute, chosen, here=lambda: _trace() == outermost)
-
-
-def _trace() -> Any:
-    """The JAX transformation that is tracing now."""
-    return get_opaque_trace_state(convention="nnx")
+    return Taps(substitute, chosen, here=lambda: current_jax_trace() == outermost)
