@@ -14,14 +14,17 @@ import flax_bilstm as fb
 import parity
 from flax_bilstm.conversion.rows import rows
 from parity.compare import compare_sides
+from parity.diagnosis.lstm import inside as localiser
 from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.mistakes import rounding
 from parity.diagnosis.stages import alone
 from parity.place import Place
+from parity.results import Row
 from parity.selftest import planting
 from parity.sides import pair as pairs
 from parity.sides.optimizers import ADAMW, SGD
+from parity.sides.pair import of_modules
 
 pytestmark = pytest.mark.usefixtures("operation_by_operation")
 
@@ -188,3 +191,16 @@ def test_zeros_of_another_sign_are_not_called_zero(linears):
     note = first_of(reference, port).note
     assert "only the sign of zero" in note
     assert "it is zero" not in note
+
+
+def test_an_lstm_whose_input_is_not_known_is_not_opened():
+    """It may be in another layout, or that of another call."""
+    theirs, ours = torch.nn.LSTM(3, 2, batch_first=True), fb.LSTM(3, 2, rngs=nnx.Rngs(0))
+    fb.load_state_dict(ours, theirs.state_dict())
+    inputs = {"x": np.ones((2, 4, 3), np.float32)}
+    pair = of_modules(theirs, ours, inputs)
+    parameters = pair.reference.parameters
+    values = dict(pair.reference.forward(parameters, inputs, "float64"))
+    row = Row(name="lstm.output", check="forward", dtype="float64", passed=False)
+    del values["lstm.input"]
+    assert localiser.locate(pair, "", parameters, inputs, values, {}, row) is None
