@@ -19,8 +19,8 @@ from parity.tolerances import TRUTH
 
 BY_VALUES = (
     "Dropout has another layout or order of calls: it was compared by numbers that depend on the "
-    "values; they do not show which elements share a mask, what depends on which are 0, nor "
-    "gradients through it"
+    "values; they do not show how many masks there are, which elements share one, what depends on "
+    "which are 0, nor gradients through it"
 )
 DIFFERENT = "what only training mode does is different"
 

@@ -62,7 +62,7 @@ SETTINGS: dict[type, str] = {
         "at zero, which Flax does not."
     ),
     nnx.MultiHeadAttention: (
-        "`decode=False`; and `broadcast_dropout=False` with `dropout_rate=`: by default, Flax draws "
+        "`decode=False`; and `broadcast_dropout=False` with `dropout_rate=`: by default Flax draws "
         "one mask for all sequences and heads. Of unequal widths torch has `q_proj_weight`, "
         "`k_proj_weight` and `v_proj_weight`. Its mask says where not to look, Flax's where to."
     ),

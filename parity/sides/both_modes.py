@@ -141,7 +141,7 @@ def _near(one: Any, other: Any) -> bool:
         return one is other
     if one.shape != other.shape:
         return False
-    if one.dtype.kind in "US":
+    if not {one.dtype.kind, other.dtype.kind}.isdisjoint("USO"):
         return bool(np.array_equal(one, other))
     return np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
 

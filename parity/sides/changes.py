@@ -42,4 +42,7 @@ def _same(one: Any, other: Any) -> bool:
         return False
     if all(isinstance(value, jax.Array | np.ndarray) for value in (one, other)):
         return jnp.issubdtype(one.dtype, jax.dtypes.prng_key) or np.array_equal(one, other, True)
-    return type(one) is type(other) and one == other
+    ones, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    if len(ones) == 1 and ones[0] is one:
+        return type(one) is type(other) and bool(one == other)
+    return type(one) is type(other) and len(ones) == len(others) and all(map(_same, ones, others))

@@ -23,26 +23,36 @@ def movable(reference: TorchSide, inputs: Arrays) -> tuple[tuple[tuple[str, ...]
 
     An array that is tied has several names.
     """
-    found, held, problem = _fresh(reference.module), reference.parameters, ""
+    found, held = _fresh(reference.module), reference.parameters
     known = [names for names in found if any(name in held for name in names)]
-    without_whole = [names for names in known if floating(_held(held, names))]
-    for chosen in (known, without_whole):
+    if not known:
+        return (), []
+    unknown = _nan(reference, held, inputs)
+
+    def problem(chosen: Sequence[tuple[str, ...]]) -> str:
         try:
-            stages = reference.forward(_moved(held, chosen), inputs, TRUTH)
-            if any(np.isnan(stages[name]).any() for name in outputs(stages, reference.output)):
-                raise ValueError("its output is not a number")
+            nan = _nan(reference, _moved(held, chosen), inputs)
         except Exception as error:  # the user's code can raise anything
-            left, problem = chosen, f"{type(error).__name__}: {error}"
-        else:
-            rest = [names[0] for names in known if names not in chosen]
-            words = f"with other numbers for {', '.join(rest)}, torch_model raises {problem}"
-            return tuple(chosen), [words] if rest else []
-    words = f"with other numbers for {', '.join(n for n, *_ in left)}, torch_model raises {problem}"
-    return (), [words]
+            return f"raises {type(error).__name__}: {error}"
+        return "gives NaN" if nan > unknown else ""
+
+    first = problem(known)
+    if not first:
+        return tuple(known), []
+    without_whole = [names for names in known if floating(_held(held, names))]
+    chosen = without_whole if not problem(without_whole) else []
+    rest = ", ".join(names[0] for names in known if names not in chosen)
+    return tuple(chosen), [f"with other numbers for {rest}, torch_model {first}"]
+
+
+def _nan(reference: TorchSide, parameters: Arrays, inputs: Arrays) -> int:
+    """How many numbers of the output are none."""
+    stages = reference.forward(parameters, inputs, TRUTH)
+    return sum(int(np.isnan(stages[name]).sum()) for name in outputs(stages, reference.output))
 
 
 def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
-    """Arrays that are nothing but 0; numbers and vectors of 1, and other arrays of 1 if untrained.
+    """Arrays that are nothing but 0, and vectors of 1; untrained arrays of 1, and identities.
 
     Other values of a mask may have no meaning. Of a count of batches, no layer of Flax knows.
     """
@@ -53,12 +63,18 @@ def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
     )
     for name, held in every:
         own = name.rpartition(".")[2]
-        is_vector = held.numel() == max(held.shape, default=1)
-        ones = held.is_floating_point() and (is_vector or not held.requires_grad)
-        still = not held.any() or (ones and bool((held == 1).all()))
+        is_vector, trained = held.numel() == max(held.shape, default=1), held.requires_grad
+        still = not held.any() or ((is_vector or not trained) and bool((held == 1).all()))
+        still |= not trained and _is_identity(held)
         if held.numel() and still and "mask" not in own and own != "num_batches_tracked":
             names[id(held)] = (*names.get(id(held), ()), name)
     return list(names.values())
+
+
+def _is_identity(held: torch.Tensor) -> bool:
+    """Whether it is an identity matrix, which is its own transpose and inverse."""
+    square = held.ndim == 2 and held.shape[0] == held.shape[1]
+    return square and bool((held == torch.eye(len(held), device=held.device)).all())
 
 
 def moved(pair: AnyPair) -> AnyPair:

@@ -2,8 +2,8 @@
 
 Where code says float32, it means the dtype of its numbers: `torch.zeros` for an initial state,
 `mask.float()`, `x.astype(jnp.float32)` in a norm, `jax.nn.dot_product_attention` in its softmax.
-So float32 is float64 there, on both sides, unless the model is in float64 itself. What PyTorch
-computes to fewer digits than float64 has is computed exactly.
+So float32 is float64 there, on both sides, unless the model is in float64 itself; bfloat16 stays
+what it is. The functions that PyTorch computes to fewer digits than float64 has are exact there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -74,9 +74,9 @@ def _widened(arg: Any) -> Any:
     return next((wide for narrow, wide in _WIDE if arg is narrow), arg)
 
 
-def _of_float32(finfo: Any, narrow: Any, dtype: Any = None) -> Any:
+def _of_float32(finfo: Any, narrow: Any, type: Any = None) -> Any:
     """Facts about a dtype, such as its ε: a float64 run has those of float32."""
-    kind = narrow if dtype is None else dtype
+    kind = narrow if type is None else type
     return finfo(narrow) if kind in (torch.float64, np.float64) else finfo(kind)
 
 
@@ -91,13 +91,14 @@ class _Facts:
         return np.float64(found) if isinstance(found, np.float32) else found
 
 
-def _softplus(x: Any, beta: float = 1, threshold: float = THRESHOLD) -> Any:
-    return F.softplus(x, beta, LINEAR if threshold == THRESHOLD else threshold)
+def _softplus(input: Any, beta: float = 1, threshold: float = THRESHOLD) -> Any:
+    return F.softplus(input, beta, LINEAR if threshold == THRESHOLD else threshold)
 
 
 def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
     """PyTorch's own has 1/6 in float32 in its gradient."""
-    return F.relu6(x + 3) / 6
+    found = F.relu6(x + 3) / 6
+    return x.copy_(found) if inplace else found
 
 
 def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
@@ -130,7 +131,7 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
             taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
             undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
             facts = partial(_of_float32, jnp.finfo, jnp.float32)
-            undo.enter_context(mock.patch.object(jnp, "finfo", lambda *of: _Facts(facts(*of))))
+            undo.enter_context(mock.patch.object(jnp, "finfo", lambda dtype: _Facts(facts(dtype))))
             undo.enter_context(set_xla_metadata(parity="64"))  # part of the key of JAX's caches
         yield
 
@@ -147,4 +148,4 @@ def _explicit(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:
     """The dtype that JAX takes for one that code asks for."""
     found = own(dtype, *given, **options)
     wide = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
-    return np.dtype(wide.get(found, found))
+    return np.dtype(wide[found]) if found in wide else found

@@ -56,14 +56,15 @@ def rounded_constants(module: torch.nn.Module) -> list[str]:
     held = outside_of_state(module)
     return [
         name for name, tensor in held.items()
-        if tensor.dtype == torch.float32 and not torch.equal(tensor, _short(tensor))
+        if tensor.dtype == torch.float32 and not torch.equal(*_short(tensor[tensor.isfinite()]))
     ]  # fmt: skip
 
 
-def _short(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with the first 12 of its 24 significant bits."""
+def _short(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is not whole, and the same with the first 12 of its 24 significant bits."""
+    tensor = tensor[tensor != tensor.round()]
     mantissa, exponent = torch.frexp(tensor)
-    return torch.ldexp((mantissa * 2**12).trunc() / 2**12, exponent)
+    return tensor, torch.ldexp((mantissa * 2**12).trunc() / 2**12, exponent)
 
 
 def _hook_alike(parameter: Any, other: Any) -> None:

@@ -15,7 +15,7 @@ from parity.sides.side import Arrays
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
-GUARD = 1e-3
+GUARD = 1e-5
 """A lower limit between 0 and this one only guards against a division by 0."""
 
 
@@ -30,12 +30,15 @@ def _sides(low: float | None = None, high: float | None = None) -> Any:
         ):
             is_guard = words == "below" and isinstance(limit, float) and 0 < limit <= GUARD
             if limit is not None and not is_guard:
-                yield f" {words} {limit:g}", bool(beyond(limit).any())
+                yield f" {words} {_words(limit)}", bool(beyond(limit).any())
 
     return reached
 
 
-_ATEN: Any = torch.ops.aten
+def _words(limit: Any) -> str:
+    return "another array" if isinstance(limit, torch.Tensor) else f"{limit:g}"
+
+
 _ANY_OF = _sides(0.0)
 _MASKED: Any = lambda x, mask, value: [(" of anything", bool(mask.any()))]  # noqa: E731
 _LARGER: Any = lambda x, other: [  # noqa: E731
@@ -53,6 +56,14 @@ _TESTS: dict[Any, Any] = {
     "threshold": lambda x, limit, value: _sides()(x, limit),
     "hardswish": _sides(-3.0, 3.0),
     "masked_fill": _MASKED,
+    "nan_to_num": lambda x, *values: [(" of NaN", bool(x.isnan().any()))],
+    "remainder": lambda x, by: [(f" of more than {_words(by)}", bool((x.abs() >= by).any()))],
+    "embedding_renorm": lambda table, tokens, most, p: [
+        (f" of a norm above {most:g}", bool((table[tokens].norm(p, -1) > most).any()))
+    ],
+    "nll_loss_forward": lambda x, classes, weight, reduction, ignored: [
+        (f" of the ignored class {ignored}", bool((classes == ignored).any()))
+    ],
     "maximum": _LARGER,
     "minimum": _LARGER,
     "where": lambda mask, x, other: [
@@ -68,17 +79,15 @@ COMPARISONS = {
 """An operator → what is true of a number where it is true, and where it is false."""
 
 
-def _tests(func: Any, args: Any) -> Iterator[tuple[str, bool]]:
-    """What a call has to reach, in words, and whether it does."""
-    name = func.overloadpacket.__name__.rstrip("_")
-    numbers = all(isinstance(arg, torch.Tensor | float | int | None) for arg in args)
-    if name in _TESTS and numbers and len(args):
-        with suppress(TypeError):  # another form of the operator
-            for words, reached in _TESTS[name](*args):
-                yield name + words, reached
-    if name in COMPARISONS and numbers:
-        other = "another array" if isinstance(args[1], torch.Tensor) else f"{args[1]:g}"
-        result = func(*args)
+def _tests(name: str, args: Any, result: Any) -> Iterator[tuple[str, bool]]:
+    """What a call of an operator has to reach, in words, and whether it does."""
+    if not all(isinstance(arg, torch.Tensor | float | int | None) for arg in args):
+        return
+    if name in _TESTS:
+        for words, reached in _TESTS[name](*args):
+            yield name + words, reached
+    if name in COMPARISONS:
+        other = _words(args[1])
         true, false = COMPARISONS[name]
         yield f"what is {true} {other}", bool(result.any())
         yield f"what is {false} {other}", not bool(result.all())
@@ -92,9 +101,15 @@ class _Watching(TorchDispatchMode):
         self.reached: dict[str, bool] = defaultdict(bool)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for words, reached in _tests(func, args):
-            self.reached[words] |= reached
-        return func(*args, **(kwargs or {}))
+        packet = getattr(func, "overloadpacket", func)
+        name = packet.__name__.rstrip("_")
+        before = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        result = func(*args, **(kwargs or {}))
+        if name in _TESTS or name in COMPARISONS:
+            with suppress(Exception):  # another form of the operator
+                for words, reached in _tests(name, before, result):
+                    self.reached[words] |= reached
+        return result
 
 
 def of_reference(reference: TorchSide, inputs: Arrays) -> list[str]:

@@ -11,6 +11,8 @@ from flax import nnx
 
 import flax_bilstm as fb
 import parity
+from parity.sides.fresh import movable
+from parity.sides.torch_side import TorchSide
 
 X = np.random.default_rng(0).standard_normal((6, 4), dtype=np.float32)
 USES = {
@@ -166,6 +168,13 @@ BUFFERS = {
     "a count of steps": (
         torch.tensor(0), lambda y, n: y * (1 + n / 10), lambda y, n: y * (1 - n / 10),
     ),
+    "a divisor of 1": (
+        torch.tensor(1), lambda y, n: y / n, lambda y, n: y * n,
+    ),
+    "a choice of all": (
+        torch.ones(4, dtype=torch.bool), lambda y, on: y * on, lambda y, on: y,
+    ),
+    "a rotation": (torch.eye(4), lambda y, turn: y @ turn, lambda y, turn: y @ turn.T),
     "a switch": (
         torch.tensor(False), lambda y, on: y * (1 + on * 1.0), lambda y, on: y,
     ),
@@ -199,3 +208,9 @@ def test_a_buffer_that_can_have_no_other_value_is_noted(quickly_compiled, lenien
     words = "with other numbers for held, torch_model raises IndexError"
     assert facts["notes"][-1].startswith(words)
     assert "forward again" in {row.check for row in report.rows}
+
+
+def test_a_reference_without_any_that_gives_nan_has_no_note(quickly_compiled):
+    reference = Held(torch.full((4,), 2.0), lambda y, v: torch.where(y > 0, y / v, torch.nan))
+    side = TorchSide(reference)
+    assert movable(side, {"x": X}) == ((), [])

@@ -62,8 +62,25 @@ def flax_rms(x):
     return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
+KEY = jax.random.key(0)
 FUNCTIONS = {
     "a norm in float32": (rms, flax_rms),
+    "facts by keyword": (
+        lambda x: x * torch.finfo(type=x.dtype).eps,
+        lambda x: x * jnp.finfo(dtype=x.dtype).eps,
+    ),
+    "softplus by keyword": (
+        lambda x: torch.nn.functional.softplus(input=30 * x),
+        lambda x: jax.nn.softplus(30 * x),
+    ),
+    "in place": (
+        lambda x: (y := x.clone(), torch.nn.functional.hardsigmoid(y, inplace=True), y)[-1],
+        jax.nn.hard_sigmoid,
+    ),
+    "the dtype of a key": (
+        lambda x: x,
+        lambda x: x + 0 * jax.random.normal(jnp.asarray(KEY, dtype=KEY.dtype), x.shape, x.dtype),
+    ),
     "by the name of a type": (
         lambda x: torch.sin(x.type(torch.FloatTensor)),
         lambda x: jnp.sin(x.astype("float32")),

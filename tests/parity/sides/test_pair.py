@@ -300,6 +300,7 @@ def test_equal_inputs_are_noted():
 def test_constants_in_float32_are_noted():
     model = torch.nn.Module()
     model.scale, model.half = torch.sqrt(torch.FloatTensor([8.0])), torch.tensor([0.5, 3.0])
+    model.whole, model.least = torch.arange(5000.0), torch.tensor([-torch.inf, torch.nan])
     model.register_buffer("table", torch.arange(3) / 3, persistent=False)
     model.register_buffer("held", torch.arange(3) / 3)
     assert rounded_constants(model) == ["scale", "table"]

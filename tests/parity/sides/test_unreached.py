@@ -38,6 +38,19 @@ CALLS = {
     "the larger one": (
         lambda x: torch.maximum(x, x - 1), "maximum with a larger second argument",
     ),
+    "limits of their own": (
+        lambda x: torch.clamp(x, -9 * torch.ones(3), torch.zeros(3)), "clamp below another array",
+    ),
+    "no NaN": (lambda x: x.nan_to_num(), "nan_to_num of NaN"),
+    "a remainder": (lambda x: x % 5, "remainder of more than 5"),
+    "a class that is ignored": (
+        lambda x: F.cross_entropy(x, torch.arange(8) % 3),
+        "nll_loss_forward of the ignored class -100",
+    ),
+    "in place": (lambda x: x.clone().lt_(0.5), ""),
+    "into another array": (
+        lambda x: x * torch.gt(x, 9.0, out=torch.empty(8, 3, dtype=torch.bool)), "what is > 9",
+    ),
     "by threshold": (lambda x: F.threshold(x, -3, 0), "threshold below -3"),
     "a leak": (lambda x: F.leaky_relu(x.abs(), 0.2), "leaky_relu below 0"),
     "reached by another call": (lambda x: F.relu6(x) + F.relu6(x + 6), ""),
