@@ -52,7 +52,7 @@ def _nan(reference: TorchSide, parameters: Arrays, inputs: Arrays) -> int:
 
 
 def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
-    """Arrays that are nothing but 0, and vectors of 1; untrained arrays of 1, and identities.
+    """Arrays of 0, and vectors of 1; if nothing trains them, of any one number, and identities.
 
     Other values of a mask may have no meaning. Of a count of batches, no layer of Flax knows.
     """
@@ -64,11 +64,17 @@ def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
     for name, held in every:
         own = name.rpartition(".")[2]
         is_vector, trained = held.numel() == max(held.shape, default=1), held.requires_grad
-        still = not held.any() or ((is_vector or not trained) and bool((held == 1).all()))
-        still |= not trained and _is_identity(held)
+        still = not held.any() or (is_vector and bool((held == 1).all()))
+        still |= not trained and (_is_one_number(held) or _is_identity(held))
         if held.numel() and still and "mask" not in own and own != "num_batches_tracked":
             names[id(held)] = (*names.get(id(held), ()), name)
     return list(names.values())
+
+
+def _is_one_number(held: torch.Tensor) -> bool:
+    """Whether all elements are the same: it may be mixed up with another, or its complement."""
+    is_real = held.is_floating_point() and bool(held.isfinite().all())
+    return bool((held == 1).all()) or (is_real and bool((held == held.flatten()[:1]).all()))
 
 
 def _is_identity(held: torch.Tensor) -> bool:
@@ -86,13 +92,15 @@ def moved(pair: AnyPair) -> AnyPair:
 def _moved(held: Arrays, fresh: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
     """Zeros become 0.1 to 0.9, as a probability is, and ones larger, since they may be variances.
 
-    Whole numbers are moved by 1, as an index may be, and booleans turned.
+    Others become smaller. Whole numbers are moved by 1, as an index may be, and booleans turned.
     """
     rng = np.random.default_rng(0)
 
     def other(array: np.ndarray) -> np.ndarray:
         if not floating(array):
             return ~array if array.dtype == bool else array + array.dtype.type(1)
+        if array.any() and not (array == 1).any():
+            return cast({"": array * rng.uniform(0.5, 0.9, array.shape)}, str(array.dtype))[""]
         least, most = (0.5, 1.5) if array.any() else (0.1, 0.9)
         return cast({"": array + rng.uniform(least, most, array.shape)}, str(array.dtype))[""]
 

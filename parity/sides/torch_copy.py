@@ -1,6 +1,8 @@
 """Copies of PyTorch's modules."""
 
 import copy
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,10 +47,19 @@ def outside_of_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     every = {
         f"{path}.{name}".lstrip("."): held
         for path, part in module.named_modules()
-        for name, held in (*vars(part).items(), *part._buffers.items())
-        if isinstance(held, torch.Tensor)
+        for key, value in (*vars(part).items(), *part._buffers.items())
+        for name, held in _tensors(key, value)
     }
     return {name: held for name, held in every.items() if name not in module.state_dict()}
+
+
+def _tensors(name: str, held: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensor, or those in a list, a queue or a dict of the user's."""
+    if isinstance(held, torch.Tensor):
+        yield name, held
+    elif not name.startswith("_") and isinstance(held, list | tuple | deque | dict):
+        items = held.items() if isinstance(held, dict) else enumerate(held)
+        yield from ((f"{name}[{key}]", v) for key, v in items if isinstance(v, torch.Tensor))
 
 
 def rounded_constants(module: torch.nn.Module) -> list[str]:

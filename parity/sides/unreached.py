@@ -3,9 +3,11 @@
 A port that lacks such a limit or mask computes the same on them.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,12 +95,23 @@ def _tests(name: str, args: Any, result: Any) -> Iterator[tuple[str, bool]]:
         yield f"what is {false} {other}", not bool(result.all())
 
 
+_OTHERS = (str(Path(str(torch.__file__)).parent), str(Path(__file__).parents[1]))
+
+
+def _line() -> tuple[str, int]:
+    """Where the user's code calls an operator: it may be reached there once of several times."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename.startswith(_OTHERS):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
 class _Watching(TorchDispatchMode):
-    """Notes what is reached by any of the calls."""
+    """Notes what is reached by any of the calls in a line of the user's code."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.reached: dict[str, bool] = defaultdict(bool)
+        self.reached: dict[tuple[str, Any], bool] = defaultdict(bool)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = getattr(func, "overloadpacket", func)
@@ -108,7 +121,7 @@ class _Watching(TorchDispatchMode):
         if name in _TESTS or name in COMPARISONS:
             with suppress(Exception):  # another form of the operator
                 for words, reached in _tests(name, before, result):
-                    self.reached[words] |= reached
+                    self.reached[words, _line()] |= reached
         return result
 
 
@@ -117,5 +130,5 @@ def of_reference(reference: TorchSide, inputs: Arrays) -> list[str]:
     watching = _Watching()
     with watching:
         reference.forward(reference.parameters, inputs, TRUTH)
-    missed = [words for words, reached in watching.reached.items() if not reached]
+    missed = dict.fromkeys(words for (words, _), reached in watching.reached.items() if not reached)
     return [f"not reached by these inputs, so not compared: {', '.join(missed)}"] if missed else []

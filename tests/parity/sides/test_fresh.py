@@ -171,6 +171,9 @@ BUFFERS = {
     "a divisor of 1": (
         torch.tensor(1), lambda y, n: y / n, lambda y, n: y * n,
     ),
+    "a share of one half": (
+        torch.tensor(0.5), lambda y, a: a * y + (1 - a) * y**2, lambda y, a: a * y**2 + (1 - a) * y,
+    ),
     "a choice of all": (
         torch.ones(4, dtype=torch.bool), lambda y, on: y * on, lambda y, on: y,
     ),
@@ -211,6 +214,6 @@ def test_a_buffer_that_can_have_no_other_value_is_noted(quickly_compiled, lenien
 
 
 def test_a_reference_without_any_that_gives_nan_has_no_note(quickly_compiled):
-    reference = Held(torch.full((4,), 2.0), lambda y, v: torch.where(y > 0, y / v, torch.nan))
+    reference = Held(torch.arange(1.0, 5), lambda y, v: torch.where(y > 0, y / v, torch.nan))
     side = TorchSide(reference)
     assert movable(side, {"x": X}) == ((), [])

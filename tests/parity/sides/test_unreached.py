@@ -62,3 +62,12 @@ def test_what_is_not_reached_is_noted(name):
     call, words = CALLS[name]
     side = TorchSide(Reference(lambda m, x: call(x)))
     assert of_reference(side, {"x": X}) == ([SIZES + words] if words else [])
+
+
+def test_every_line_of_the_user_has_to_reach_it():
+    def forward(m, x):
+        first = F.relu(x)
+        return F.relu(first + 1)
+
+    side = TorchSide(Reference(forward))
+    assert of_reference(side, {"x": X}) == [SIZES + "relu below 0"]
