@@ -81,8 +81,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     alone = {n for n, a in trained.items() if a is not None and plain.get(n, a) is None}
     held = cast(reference.parameters, TRUTH).items()
     apart = [n for n in plain if n in trained and not _near(plain[n], trained[n])]
-    started = {f"{name}{KEPT}" for name in outside_of_state(reference.module)}
-    apart += [n for n in {**plain, **trained} if n.endswith(KEPT) and n not in started]
+    apart += _new(reference.module, {**trained, **plain})
     problem = ""
     if reference.loss in ONE_SHAPE and _shapes(plain, reference) != _shapes(trained, reference):
         problem = OTHER_SHAPES
@@ -97,6 +96,16 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         frozenset(n for n, array in plain.items() if array is None),
         tuple(name for name, array in held if not _near(plain[name + AFTER], array)),
     )  # fmt: skip
+
+
+def _new(module: torch.nn.Module, arrays: Mapping[str, Any]) -> list[str]:
+    """What a call has kept outside of the state dict that was not there, or had other numbers."""
+    before = {
+        f"{name}{KEPT}": array_of(held.double() if held.is_floating_point() else held)
+        for name, held in outside_of_state(module).items()
+    }
+    kept = {name: array for name, array in arrays.items() if name.endswith(KEPT)}
+    return [n for n, a in kept.items() if n not in before or not _near(a, before[n])]
 
 
 def _train_without_layers(model: torch.nn.Module) -> None:

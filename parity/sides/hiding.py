@@ -44,6 +44,9 @@ def notes(
     ]
     if equal:
         yield f"{', '.join(equal)} are equal, which hides that one is read for the other"
+    lengths = inputs.get("lengths")
+    if lengths is not None and len(lengths) > 1 and (np.diff(lengths) <= 0).all():
+        yield "lengths are sorted, which hides whether that is undone"
     single = [n for n, a in inputs.items() if a.size > 1 and 1 in a.shape[: a.ndim - 1]]
     if single:
         yield (

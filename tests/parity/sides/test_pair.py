@@ -291,6 +291,12 @@ def test_inputs_that_hide_mistakes_are_noted(name):
     assert [note[: len(words)] for note in found] == ([words] if words else [])
 
 
+@pytest.mark.parametrize(("lengths", "told"), [([5, 3, 3], True), ([3, 5, 3], False)])
+def test_sorted_lengths_are_noted(lengths, told):
+    found = list(hiding.notes((), {}, {"lengths": np.array(lengths)}, (), ()))
+    assert found == ["lengths are sorted, which hides whether that is undone"] * told
+
+
 def test_equal_inputs_are_noted():
     a, b = np.arange(12.0).reshape(4, 3), np.arange(12).reshape(3, 4)
     (note,) = hiding.notes((), {}, {"a": a, "b": b, "c": a.astype(int)}, (), ())
