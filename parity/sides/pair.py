@@ -157,7 +157,7 @@ def of_modules(
     ignored |= dict.fromkeys(n for n in candidate.unpaired if n not in known_spare)
     rounded = rounded_constants(torch_model)
     notes += hiding.notes(ignored, reference.parameters, inputs, defaults, rounded)
-    notes += unreached.of_reference(reference, read)
+    notes += unreached.of_reference(reference, read, training=shown.differs and not shown.problem)
     if shown.moved:
         changed = ", ".join(shown.moved)
         notes.append(f"torch_model changes {changed}, so only first calls are compared")

@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.sides.torch_side import TorchSide
 from parity.sides.unreached import of_reference
@@ -53,6 +54,26 @@ CALLS = {
     ),
     "by threshold": (lambda x: F.threshold(x, -3, 0), "threshold below -3"),
     "a leak": (lambda x: F.leaky_relu(x.abs(), 0.2), "leaky_relu below 0"),
+    "celu": (lambda x: F.celu(x.abs() + 1), "celu below 0"),
+    "prelu": (lambda x: F.prelu(x + 3, torch.tensor([0.2])), "prelu below 0"),
+    "selu": (lambda x: F.selu(x + 3), "elu below 0"),
+    "a size": (lambda x: (x + 3).abs(), "abs below 0"),
+    "signs": (lambda x: torch.sign(x + 3), "sign below 0"),
+    "softshrink": (lambda x: F.softshrink(x + 9), "softshrink within 0.5"),
+    "small distances": (lambda x: F.smooth_l1_loss(x, 0.9 * x), "smooth_l1_loss beyond 1"),
+    "large distances": (lambda x: F.huber_loss(x, x + 9), "huber_loss within 1"),
+    "fmax": (lambda x: torch.fmax(x, x - 1), "fmax with a larger second argument"),
+    "fmod": (lambda x: torch.fmod(x, 5), "fmod of more than 5"),
+    "infinite": (lambda x: torch.where(torch.isinf(x), 0.0, x), "what is infinite, "
+                 "where with a condition that is true"),
+    "buckets": (
+        lambda x: x * torch.bucketize(x, torch.tensor([-9.0, 0.0])),
+        "bucketize into 1 of its buckets",
+    ),
+    "a longest sequence": (lambda x: x[:20], "[:20] of something longer"),
+    "the last steps": (lambda x: x[..., None, -5:], "[-5:] of something longer"),
+    "a size that was computed": (lambda x: x[:, : x.shape[1]] + x[:5].sum() + x[-8:].sum(), ""),
+    "an index beside a mask": (lambda x: x[x[:, 0] > 0][:, :2], ""),
     "reached by another call": (lambda x: F.relu6(x) + F.relu6(x + 6), ""),
 }  # fmt: skip
 
@@ -71,3 +92,39 @@ def test_every_line_of_the_user_has_to_reach_it():
 
     side = TorchSide(Reference(forward))
     assert of_reference(side, {"x": X}) == [SIZES + "relu below 0"]
+
+
+def test_every_module_of_a_sequential_has_to_reach_it():
+    class Above(torch.nn.Module):
+        def forward(self, x):
+            return x**2 + 1
+
+    layers = torch.nn.Sequential(torch.nn.ReLU(), Above(), torch.nn.ReLU())
+    assert of_reference(TorchSide(Reference(lambda m, x: layers(x - 1))), {"x": X}) == [
+        SIZES + "relu below 0"
+    ]
+
+
+def test_limits_of_training_mode_and_of_hooks_are_noted():
+    def forward(m, x):
+        y = m.a(x)
+        if not m.training:
+            return y
+        if y.requires_grad:
+            y.register_hook(lambda slope: slope.clamp(-7, 7))
+        return y.clamp(max=9)
+
+    side = TorchSide(Reference(forward))
+    assert not of_reference(side, {"x": X})
+    words = SIZES + "clamp above 9, clamp below -7, clamp above 7"
+    assert of_reference(side, {"x": X}, training=True) == [words]
+
+
+def test_torch_wraps_no_mode_of_operators_in_dynamo():
+    """To import it takes a second of a first check, and to call it longer than an operation."""
+    import parity.nudging
+    import parity.sides.torch_masks  # noqa: F401
+
+    every = [mode for mode in TorchDispatchMode.__subclasses__() if "parity" in mode.__module__]
+    assert len(every) == 3
+    assert not [mode for mode in every if "__torch_dispatch__" in vars(mode)]

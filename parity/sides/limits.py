@@ -1,0 +1,132 @@
+"""What the numbers of an operator of PyTorch have to reach, to show all that it does."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+Reached = Iterator[tuple[str, bool]]
+"""What a call of an operator has to reach, in words after its name, and whether it does."""
+
+GUARD = 1e-5
+"""A lower limit between 0 and this one only guards against a division by 0."""
+
+
+def _beyond(x: Any, low: Any = None, high: Any = None) -> Reached:
+    if low is not None and not (isinstance(low, float) and 0 < low <= GUARD):
+        yield f" below {_words(low)}", bool((x < low).any())
+    if high is not None:
+        yield f" above {_words(high)}", bool((x > high).any())
+
+
+def _words(limit: Any) -> str:
+    return "another array" if isinstance(limit, torch.Tensor) else f"{limit:g}"
+
+
+def _around(limit: float, distance: Any) -> Reached:
+    """Of a function that is another one of distances above a limit."""
+    yield f" within {limit:g}", bool((distance.abs() < limit).any())
+    yield f" beyond {limit:g}", bool((distance.abs() > limit).any())
+
+
+def _below_0(result: Any, x: Any, *others: Any) -> Reached:
+    return _beyond(x, 0.0)
+
+
+def _larger(result: Any, x: Any, other: Any) -> Reached:
+    yield " with a larger first argument", bool((x > other).any())
+    yield " with a larger second argument", bool((x < other).any())
+
+
+def _buckets(result: Any, boundaries: Any) -> Reached:
+    missed = boundaries.shape[-1] + 1 - len(result.unique())
+    yield f" into {missed} of its buckets", not missed
+
+
+def _where(result: Any, mask: Any, *others: Any) -> Reached:
+    yield " with a condition that is true", bool(mask.any())
+    yield " with a condition that is false", not bool(mask.all())
+
+
+def _renorm(result: Any, table: Any, tokens: Any, most: Any, p: Any) -> Reached:
+    yield f" of a norm above {most:g}", bool((table[tokens].norm(p, -1) > most).any())
+
+
+def _ignored(result: Any, x: Any, classes: Any, weight: Any, reduction: Any, no: int) -> Reached:
+    yield f" of the ignored class {no}", bool((classes == no).any())
+
+
+def _result(true: str, false: str = "") -> Callable[..., Reached]:
+    """Of an operator that compares: what a number is where it is true, and where it is false."""
+
+    def reached(result: Any, x: Any, *other: Any) -> Reached:
+        to = "".join(f" {_words(limit)}" for limit in other)
+        yield f"what is {true}{to}", bool(result.any())
+        if false:
+            yield f"what is {false}{to}", not bool(result.all())
+
+    return reached
+
+
+LIMITS: Mapping[str, Callable[..., Reached]] = {
+    "clamp": lambda y, x, *limits: _beyond(x, *limits),
+    "clamp_min": lambda y, x, low: _beyond(x, low),
+    "clamp_max": lambda y, x, high: _beyond(x, None, high),
+    "hardtanh": lambda y, x, low=-1.0, high=1.0: _beyond(x, low, high),
+    "threshold": lambda y, x, limit, value: _beyond(x, limit),
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "celu", "_prelu_kernel", "abs"), _below_0),
+    "sign": lambda y, x: _beyond(x, 0.0, 0.0),
+    "hardswish": lambda y, x: _beyond(x, -3.0, 3.0),
+    **dict.fromkeys(("softshrink", "hardshrink"), lambda y, x, limit=0.5: _around(limit, x)),
+    "smooth_l1_loss": lambda y, x, to, reduction=1, beta=1.0: _around(beta, x - to),
+    "huber_loss": lambda y, x, to, reduction=1, delta=1.0: _around(delta, x - to),
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), _larger),
+    "masked_fill": lambda y, x, mask, value: iter([(" of anything", bool(mask.any()))]),
+    "where": _where,
+    "nan_to_num": lambda y, x, *values: iter([(" of NaN", bool(x.isnan().any()))]),
+    **dict.fromkeys(
+        ("remainder", "fmod"),
+        lambda y, x, by: iter([(f" of more than {_words(by)}", bool((x.abs() >= by).any()))]),
+    ),
+    "bucketize": lambda y, x, boundaries: _buckets(y, boundaries),
+    "searchsorted": lambda y, boundaries, x: _buckets(y, boundaries),
+    "embedding_renorm": _renorm,
+    "nll_loss_forward": _ignored,
+}  # fmt: skip
+"""An operator, in place or not → the test of its result and its arguments."""
+
+COMPARISONS: Mapping[str, Callable[..., Reached]] = {
+    "eq": _result("=", "≠"), "ne": _result("≠", "="), "lt": _result("<", "≥"),
+    "le": _result("≤", ">"), "gt": _result(">", "≤"), "ge": _result("≥", "<"),
+    "isnan": _result("NaN"), "isinf": _result("infinite"),
+}  # fmt: skip
+
+
+def of_call(name: str, result: Any, args: Any) -> Reached:
+    """What a call of an operator has to reach, in words, and whether it does."""
+    if not all(isinstance(arg, torch.Tensor | float | int | None) for arg in args):
+        return
+    if name in LIMITS:
+        for words, reached in LIMITS[name](result, *args):
+            yield name.strip("_").removesuffix("_kernel") + words, reached
+    if name in COMPARISONS:
+        yield from COMPARISONS[name](result, *args)
+
+
+def of_slices(array: Any, index: Any) -> Reached:
+    """What an index of slices has to cut off, such as `tokens[:, :512]`, and whether it does.
+
+    An end that is equal to the size was computed from it.
+    """
+    parts = [part for part in (index if isinstance(index, tuple) else (index,)) if part is not None]
+    if not all(isinstance(part, slice | int) or part is Ellipsis for part in parts):
+        return
+    if ... in parts:
+        at = parts.index(...)
+        parts[at : at + 1] = [slice(None)] * (array.ndim - len(parts) + 1)
+    for part, size in zip(parts, array.shape, strict=False):
+        start, stop = (part.start, part.stop) if isinstance(part, slice) else (None, None)
+        if isinstance(stop, int) and stop >= 0:
+            yield f"[:{stop}] of something longer", size >= stop
+        if isinstance(start, int) and start < 0:
+            yield f"[{start}:] of something longer", size >= -start
