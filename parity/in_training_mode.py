@@ -13,7 +13,7 @@ from parity.place import Case, Place
 from parity.results import Row, without_distance
 from parity.sides import fresh
 from parity.sides.fixed_masks import POSITIONS, VALUES
-from parity.sides.side import Arrays, Pair, Side, beside, outputs
+from parity.sides.side import AFTER, Arrays, Pair, Side, beside, outputs
 from parity.sides.training_mode import ONLY
 from parity.tolerances import TRUTH
 
@@ -30,7 +30,7 @@ def in_training_mode(
 ) -> list[Row]:
     """The rows; `unseen` gets notes on what they do not show.
 
-    Only if the output is right by positions, all else is compared: it means nothing by values.
+    Only if the output is right by positions, gradients are compared: they mean nothing by values.
     What is still 0 or 1 has other values (`parity.sides.fresh`): a factor of 0 hides a Dropout.
     """
     pair = _on_others(pair, inputs)
@@ -42,9 +42,11 @@ def in_training_mode(
         returned = outputs(found, reference.output)
         named = {f"{name}{n.removeprefix(reference.output)}": found[n] for n in returned}
         trained = set(side.parameters).difference(reference.buffers)
-        unread = {*returned, *(f"{n} after" for n in trained)}
+        unread = {*returned, *(f"{n}{AFTER}" for n in trained)}
         others = {n: a for n, a in found.items() if n not in unread}
-        return {**named, **beside(named, others if by == POSITIONS else {})}
+        if by == VALUES:  # PyTorch differentiates its own product
+            others = {n: a for n, a in others.items() if n.endswith(AFTER)}
+        return {**named, **beside(named, others)}
 
     judged = judge_run(pair, partial(run, by=POSITIONS), place)
     names = outputs(judged.truth, name)
@@ -60,7 +62,7 @@ def in_training_mode(
         return returned
     if any(row.determined for row in returned):
         place = replace(place, name="dropout masks")
-        rows += _masks(pair.candidate, inputs, place, by_positions)
+        rows += _masks(pair, inputs, place, by_positions)
     return rows
 
 
@@ -79,7 +81,7 @@ def _in_words(row: Row, returned: bool, only: str) -> Row:
     if row.passed:
         return row
     words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
-    kind = "output" if returned else "array" if row.name.endswith(" after") else "gradient"
+    kind = "output" if returned else "array" if row.name.endswith(AFTER) else "gradient"
     if only == ONLY:
         return replace(row, note=f"in training mode, the {kind} {words}: {DIFFERENT}")
     why = DIFFERENT
@@ -92,12 +94,13 @@ def _in_words(row: Row, returned: bool, only: str) -> Row:
     return replace(row, note=note)
 
 
-def _masks(candidate: Side, inputs: Arrays, place: Place, by_positions: bool) -> Iterator[Row]:
+def _masks(pair: Pair, inputs: Arrays, place: Place, by_positions: bool) -> Iterator[Row]:
     """The row of the masks that the candidate draws, if it draws any: each must be another one.
 
     Calls with one key have the same mask, which is right only if the reference has one mask for
-    both; by positions, it has two.
+    both; by positions, it has two; else, it has another one for each if it draws as many.
     """
+    candidate = pair.candidate
     try:
         runs = candidate.drawn_keys(candidate.parameters, inputs, place.dtype)
     except Exception as error:  # any error that the candidate raises is its failure
@@ -107,6 +110,8 @@ def _masks(candidate: Side, inputs: Arrays, place: Place, by_positions: bool) ->
         if not by_positions:
             yield without_distance(place, "the reference draws masks, and the candidate none")
         return
+    keys = [key for _, key in runs[0] if key]
+    least = min(len(keys), pair.reference.masks)
     callers: dict[bytes, set[int]] = {}
     for call, key in {(call, key) for call, key in runs[0] if key}:
         callers.setdefault(key, set()).add(call + 1)
@@ -123,5 +128,10 @@ def _masks(candidate: Side, inputs: Arrays, place: Place, by_positions: bool) ->
             f"calls {list(map(list, shared))} of its Dropout draw from one key, so the same mask, "
             "and the reference does not: give each layer rngs of its own, nnx.Rngs with another "
             "seed, or one nnx.Rngs to all"
+        )
+    elif len(set(keys)) < least:
+        words.append(
+            f"{len(keys)} calls of its Dropout draw from {len(set(keys))} keys, and the reference "
+            f"draws {pair.reference.masks} masks: give each call another key"
         )
     yield Row(**vars(place), passed=not words, note="; ".join(words))

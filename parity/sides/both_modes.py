@@ -11,15 +11,17 @@ import torch
 
 from parity.sides import dropout
 from parity.sides.losses import ONE_SHAPE, SQUARES
-from parity.sides.side import Arrays, Gradients, cast, outputs, without_target
+from parity.sides.side import AFTER, Arrays, Gradients, cast, outputs, without_target
 from parity.sides.torch_arrays import array_of
 from parity.sides.torch_copy import outside_of_state
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
-AFTER, KEPT = " after", " kept"
+KEPT = " kept"
 OTHER_SHAPES = "its output has other shapes in it; give a loss= that takes both"
+CALLS = 2
+"""What the first call keeps, in whatever, may show in the second one."""
 RANDOM = "the reference is random in it, even without its Dropout"
 
 
@@ -27,7 +29,7 @@ class Shown(NamedTuple):
     """What the reference does in training mode.
 
     Attributes:
-        drops: whether it draws masks.
+        masks: how many masks a call draws.
         by_functions: whether it draws any without a layer of Dropout.
         differs: whether it does anything else there that it does not do in evaluation mode.
         problem: why its training mode cannot be judged, or "".
@@ -38,7 +40,7 @@ class Shown(NamedTuple):
         moved: the parameters and buffers that a call changes in evaluation mode.
     """
 
-    drops: bool = False
+    masks: int = 0
     by_functions: bool = False
     differs: bool = False
     problem: str = ""
@@ -66,13 +68,12 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         plain = run(torch.nn.Module.eval)
         mode = FixedDropout()
         with _generators() as drawn:
-            # Twice: what the first call keeps, in whatever, may show in the second one.
-            trained = run(dropout.train, calls=2)
+            trained = run(dropout.train, calls=CALLS)
             is_random = mode.random or drawn()
     except Exception as error:  # the user's code can raise anything
         return Shown(problem=f"the reference raises {type(error).__name__}: {error}")
     if not is_random and not _equal(plain, trained):
-        again = run(dropout.train, calls=2)  # the generator may be one that nobody knows
+        again = run(dropout.train, calls=CALLS)  # the generator may be one that nobody knows
         is_random = not _equal(trained, again)
     if is_random:
         return Shown(problem=RANDOM)
@@ -85,12 +86,12 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     problem = ""
     if reference.loss in ONE_SHAPE and _shapes(plain, reference) != _shapes(trained, reference):
         problem = OTHER_SHAPES
-    drops = bool(mode.states)
-    if drops:
+    masks = len(mode.states) // CALLS
+    if masks:
         mode = FixedDropout()
         run(_train_without_layers)
     return Shown(
-        drops, bool(drops and mode.states), not _equal(plain, trained), problem, frozenset(alone),
+        masks, bool(masks and mode.states), not _equal(plain, trained), problem, frozenset(alone),
         frozenset(n.removesuffix(AFTER) for n in apart if n.endswith(AFTER)),
         tuple(dict.fromkeys(n.removesuffix(KEPT) for n in apart if n.endswith(KEPT))),
         frozenset(n for n, array in plain.items() if array is None),

@@ -19,7 +19,7 @@ from parity.sides.losses import MEAN_SQUARED_ERROR, SQUARES, Loss
 from parity.sides.nnx_running import Running, Slopes
 from parity.sides.nnx_training import Training
 from parity.sides.optimizers import Optimizer
-from parity.sides.side import Arrays, Gradients, Side, Step, beside
+from parity.sides.side import AFTER, Arrays, Gradients, Side, Step, beside
 from parity.sides.variables import Variables
 from parity.tolerances import TRUTH
 
@@ -112,7 +112,7 @@ class NnxSide(Side):
             held = {p: {**leaves, **found.changed}[dotted(p)] for p in self._variables.found}
             kept = self._variables.named(held)
             left = {n: parameters[n] if a is None else a for n, a in kept.items()}
-            after = {f"{n} after": array for n, array in left.items()}
+            after = {f"{n}{AFTER}": array for n, array in left.items()}
             return {**outputs, **beside(outputs, {**self._slopes(found), **after})}
 
     def drawn_keys(self, parameters: Arrays, inputs: Arrays, dtype: str) -> list[list[Drawn]]:

@@ -29,6 +29,10 @@ TARGET = "target"
 """The name of the input that the loss compares the output with."""
 
 
+AFTER = " after"
+"""What follows the name of an array as a run leaves it."""
+
+
 class Later(Mapping[str, Any]):
     """A mapping that is made when it is first read."""
 
@@ -90,6 +94,9 @@ class Side(ABC):
     buffers: tuple[str, ...] = ()
     """Which of its parameters no optimizer trains."""
 
+    masks = 0
+    """How many masks it draws in a run in training mode, if that is known."""
+
     opens = False
     """Whether it can be run stage by stage, with `local` and `local_gradients`."""
 
@@ -145,7 +152,7 @@ class Side(ABC):
         """A run in training mode, with fixed numbers for Dropout (`parity.sides.fixed_masks`).
 
         The output, then the gradients, which mean nothing if the numbers depend on values, then
-        what the run leaves in every parameter and buffer, as `<name> after`. Empty if the side
+        what the run leaves in every parameter and buffer, as `<name> after` (`AFTER`). Empty if the side
         cannot be run this way.
         """
         return {}

@@ -15,6 +15,7 @@ from parity.sides.in_float64 import torch_in, widens
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import (
+    AFTER,
     Arrays,
     Gradients,
     Side,
@@ -165,7 +166,7 @@ class TorchSide(Side):
         mode, start = FixedDropout(by), self.start_training or torch.nn.Module.train
         arrays, model = self.run_copy(inputs, start, mode, self.loss, parameters, dtype)
         state = model.state_dict()
-        after = {f"{n} after": array_of(state[n]) for n in self.parameters}
+        after = {f"{n}{AFTER}": array_of(state[n]) for n in self.parameters}
         return {**arrays, **beside(arrays, after)}
 
     def run_copy(

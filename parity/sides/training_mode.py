@@ -85,7 +85,7 @@ def arrange(
         reference.untrainable = problem if problem == OTHER_SHAPES and shown.trained else ""
         words = f": {rates.words}" if rates.reference or rates.candidate else ""
         return Arranged(momenta, notes=(f"training mode is not run: {problem}{words}",))
-    notes = _keyless(ours)
+    notes, reference.masks = _keyless(ours), shown.masks
     if shown.kept:
         kept = ", ".join(shown.kept)
         notes.append(f"torch_model keeps what no state dict has, so it is not compared: {kept}")
@@ -106,7 +106,7 @@ def arrange(
                 "step begins with its first value; make it an nnx.Variable"
             )
         notes += [NOTE] if over_n else []
-    drops = shown.drops or bool(rates.reference or rates.candidate)
+    drops = bool(shown.masks or rates.reference or rates.candidate)
     words = FUNCTIONS if shown.by_functions else rates.words
     return Arranged(momenta, words if drops else ONLY if only else "", tuple(notes))
 
@@ -152,7 +152,7 @@ def of_function(reference: TorchSide, shown: Shown) -> Arranged:
     seen += ["BatchNorm"] if any(isinstance(m, _BATCH_NORM) for m in theirs.values()) else []
     others = [
         shown.problem,
-        "Dropout" * shown.drops,
+        "Dropout" if shown.masks else "",
         "what only training mode does" * shown.differs,
     ]
     seen = seen or [words for words in others if words][:1]

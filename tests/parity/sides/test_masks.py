@@ -52,6 +52,43 @@ def test_two_layers_of_one_seed_draw_the_same_masks(quickly_compiled, seeds):
     assert ("calls [[1, 2]] of its Dropout draw from one key" in str(report)) == (seeds == (0, 0))
 
 
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_two_layers_of_one_seed_in_another_layout(quickly_compiled, seeds):
+    def theirs(m, x):
+        return m.b(m.drop(m.drop(m.a(x)).tanh()))
+
+    def ours(m, x):
+        y = m.a(x.transpose(1, 0, 2))
+        return m.b(m.other(jnp.tanh(m.drop(y)))).transpose(1, 0, 2)
+
+    report = check(theirs, ours, seeds=seeds)
+    assert failing(report) == ({MASKS} if seeds == (0, 0) else set())
+    words = "2 calls of its Dropout draw from 1 keys, and the reference draws 2 masks"
+    assert (words in str(report)) == (seeds == (0, 0))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_a_call_leaves_in_another_layout(quickly_compiled, right):
+    def theirs(m, x):
+        y = m.drop(m.a(x))
+        if m.training:
+            m.seen.copy_(y.detach().mean((0, 1)))
+        return m.b(y) * m.seen[0]
+
+    def ours(m, x):
+        y = m.drop(m.a(x.transpose(1, 0, 2)))
+        if not m.drop.deterministic:
+            m.seen[...] = jax.lax.stop_gradient(y).mean((0, 1)) + (0 if right else jnp.eye(4)[3])
+        return m.b(y).transpose(1, 0, 2) * m.seen[...][0]
+
+    reference, port = reference_of(theirs), Port(ours)
+    reference.register_buffer("seen", torch.zeros(4))
+    port.seen = nnx.Variable(jnp.zeros(4))
+    report = two_layers.check(reference, port, X, training_steps=1, optimizers=())
+    wrong = failing(report)
+    assert wrong == (set() if right else {("training mode", "seen after")})
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_one_key_for_all_steps_of_a_loop(quickly_compiled, same):
     def theirs(m, x):
