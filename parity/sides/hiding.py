@@ -55,6 +55,9 @@ def notes(
         )
     if ignored:
         yield f"ignored, so neither compared nor trained alike: {', '.join(ignored)}"
+    symmetric = [name for name, array in parameters.items() if _is_symmetric(array)]
+    if symmetric:
+        yield f"{', '.join(symmetric)} equals its transpose, which hides whether it is needed"
     if parameters and not any(map(np.any, parameters.values())):
         yield "every parameter is 0: most mistakes leave no trace in what is computed then"
     read = without_target(inputs).items()
@@ -64,3 +67,10 @@ def notes(
     masks = [name for name, array in read if floating(array) and is_mask(array)]
     if masks:
         yield f"the gradient at inputs of 0 and 1 is not compared: {', '.join(masks)}"
+
+
+def _is_symmetric(array: np.ndarray) -> bool:
+    """Whether a matrix equals its transpose; if it is diagonal, another run has other numbers."""
+    if array.ndim != 2 or not array.size or not np.array_equal(array, array.T):
+        return False
+    return bool((array != array.flat[0]).any() and (array != np.diag(np.diag(array))).any())

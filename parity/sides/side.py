@@ -92,7 +92,7 @@ class Side(ABC):
     """The name of its output, which several arrays follow: `output.logits`."""
 
     buffers: tuple[str, ...] = ()
-    """Which of its parameters no optimizer trains."""
+    """Which of its parameters no optimizer trains: those that are frozen, too."""
 
     masks = 0
     """How many masks it draws in a run in training mode, if that is known."""
@@ -152,7 +152,7 @@ class Side(ABC):
         """A run in training mode, with fixed numbers for Dropout (`parity.sides.fixed_masks`).
 
         The output, then the gradients, which mean nothing if the numbers depend on values, then
-        what the run leaves in every parameter and buffer, as `<name> after` (`AFTER`). Empty if the side
+        what the run leaves in every parameter and buffer, as `<name> after`. Empty if the side
         cannot be run this way.
         """
         return {}

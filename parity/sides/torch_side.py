@@ -77,7 +77,8 @@ class TorchSide(Side):
         self.running = Running(
             call, training_call or call, tuple(stages), tuple(recurrent), chosen, alone, output
         )
-        self.buffers = tuple(n for n in names if n not in dict(every_parameter(module)))
+        trained = {n for n, parameter in every_parameter(module) if parameter.requires_grad}
+        self.buffers = tuple(n for n in names if n not in trained)
         self.start_training: Callable[[torch.nn.Module], None] | None = None
         """Puts a copy in training mode before it is trained; by default evaluation mode is kept."""
         self.drops = False

@@ -19,9 +19,13 @@ pytestmark = pytest.mark.usefixtures("quickly_compiled")
 class Averaging(two_layers.Reference):
     """Its evaluation uses an average of the second layer's weights, which begins as their copy."""
 
-    def __init__(self):
+    def __init__(self, frozen=False):
         super().__init__(None)
-        self.register_buffer("mean", self.b.weight.detach().clone())
+        start = self.b.weight.detach().clone()
+        if frozen:
+            self.mean = torch.nn.Parameter(start, requires_grad=False)
+        else:
+            self.register_buffer("mean", start)
 
     def forward(self, x):
         y = torch.tanh(self.a(x))
@@ -69,8 +73,9 @@ def test_what_training_leaves_is_used_in_evaluation(averages):
     check(Averaging(), Port(averages, the_mean), training_steps=4).assert_passed()
 
 
-def test_a_copy_of_the_weights_that_is_not_used_in_evaluation_fails():
-    report = check(Averaging(), Port(lerp, the_weight), training_steps=4)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_copy_of_the_weights_that_is_not_used_in_evaluation_fails(frozen):
+    report = check(Averaging(frozen), Port(lerp, the_weight), training_steps=4)
     assert failing(report) == {"forward", "forward after training"}
     assert report.first_divergence.explains
     assert not failing(check(Averaging(), Port(lerp, the_weight), training_steps=0))
