@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import forward_again, handed_over, layouts, lockstep
+from parity import forward_again, handed_over, layouts, lockstep, other_inputs
 from parity.diagnosis.locate import explain, locate
 from parity.environment import describe_environment, pinned_precision
 from parity.in_training_mode import in_training_mode
@@ -97,6 +97,8 @@ def compare_sides(
             if dtype == dtypes[0] and not any(row.failed for row in functions[dtype]):
                 place = Place(case, forward_again.AGAIN, dtype)
                 functions[dtype] += forward_again.on_moved(pair, inputs, functions[dtype], place)
+                if not case.which and all(row.passed for row in functions[dtype]):
+                    unseen += other_inputs.notes(pair, inputs, place)
         if trains and pair.only:
             functions[trains[0]] += in_training_mode(pair, inputs, trains[0], case, unseen)
         unused = {n for n, gradient in truths["gradients"].items() if gradient is None}

@@ -33,12 +33,13 @@ def varied(
         raise ValueError(f"variants: expected any of {VARIANTS} in a tuple, got {names!r}")
     yield "", inputs
     for name in names:
-        changed = _padded(inputs, lengths) if name == "padded" else _times(inputs, FACTORS[name])
+        changed = _padded(inputs, lengths) if name == "padded" else times(inputs, FACTORS[name])
         if not all(n in inputs and np.array_equal(inputs[n], a) for n, a in changed.items()):
             yield name, changed
 
 
-def _times(inputs: Arrays, factor: float) -> Arrays:
+def times(inputs: Arrays, factor: float) -> Arrays:
+    """The inputs with the floating ones, but for masks, times a factor."""
     scaled = {n: inputs[n] * np.asarray(factor, inputs[n].dtype) for n in differentiable(inputs)}
     return {**inputs, **scaled}
 

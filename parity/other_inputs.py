@@ -1,0 +1,59 @@
+"""Other inputs than those that were given, on which a difference is noted, and fails nothing.
+
+They may be such as the models never get. But they reach limits that the given ones do not, of
+either model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from parity.distance import Value
+from parity.judge import judge_run
+from parity.place import Place
+from parity.results import Row
+from parity.sides.side import Arrays, Pair, Side, outputs
+from parity.sides.variants import VARIANTS, times, varied
+from parity.tolerances import TRUTH
+
+WORDS = {
+    "loud": "30 times the inputs", "quiet": "a thousandth of the inputs",
+    "padded": "other lengths", "negative": "the negative inputs",
+}  # fmt: skip
+
+
+def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
+    """A note for each kind of other inputs on which output or gradients differ."""
+    _, *others = varied(inputs, VARIANTS)
+    for name, changed in (*others, ("negative", times(inputs, -1.0))):
+        row = next((row for row in _rows(pair, changed, place) if row.failed), None)
+        if row is not None:
+            words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+            yield (
+                f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name} {words}; "
+                "if such inputs can come, check them, too"
+            )
+
+
+def _rows(pair: Pair, inputs: Arrays, place: Place) -> Iterator[Row]:
+    """The rows of the forward pass and of the gradients, if the reference has finite ones."""
+    output = pair.reference.output
+
+    def forward(side: Side, to: str) -> Arrays:
+        stages = side.forward(side.parameters, inputs, to)
+        return {name: stages[name] for name in outputs(stages, output)}
+
+    def gradients(side: Side, to: str) -> Mapping[str, Value]:
+        return side.gradients(side.parameters, inputs, to)
+
+    runs: dict[str, Callable[[Side, str], Mapping[str, Value]]] = {
+        "forward": forward, "gradients": gradients,
+    }  # fmt: skip
+    for check, run in runs.items():
+        try:
+            truth = run(pair.reference, TRUTH)
+        except Exception:  # the user's code can raise anything on such inputs
+            return
+        if not all(a is None or np.isfinite(a).all() for a in truth.values()):
+            return
+        yield from judge_run(pair, run, Place(place.case, check, place.dtype), truth).rows

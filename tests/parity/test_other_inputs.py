@@ -1,0 +1,117 @@
+"""Where models differ on other inputs than theirs, the report has a note, and nothing fails."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F
+
+from .two_layers import Port, Reference, X, check, notes, plain
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
+def elsewhere(theirs, ours, x=X, **options):
+    report = check(Reference(theirs), Port(ours), x, **options)
+    report.assert_passed()
+    return [note for note in notes(report) if "elsewhere" in note]
+
+
+def clipped(m, x):
+    return m.b(jnp.clip(m.a(x), -5, 5))
+
+
+def plain_exp(m, x):
+    return m.b(jnp.minimum(jnp.exp(30 * m.a(x)), 1e300))
+
+
+def rectified(m, x):
+    return m.b(F.relu(m.a(x))) + x[:, :2].abs()
+
+
+DIFFERENT = {
+    "a limit of the candidate": (plain, clipped, "30 times the inputs, forward output differs by"),
+    "a limit of the reference": (
+        lambda m, x: m.b(F.relu6(m.a(x))), lambda m, x: m.b(jax.nn.relu(m.a(x))),
+        "30 times the inputs, forward output differs by",
+    ),
+    "a limit of gradients": (
+        plain, lambda m, x: m.b(limited(m.a(x))), "30 times the inputs, gradients",
+    ),
+    "a guard": (
+        lambda m, x: m.b(m.a(x) + 1e-6 / (x**2 + 1e-16).sum(-1, keepdim=True)),
+        lambda m, x: m.b(m.a(x) + 1e-6 / (x**2).sum(-1, keepdims=True)),
+        "a thousandth of the inputs, forward output differs by",
+    ),
+    "no number": (
+        plain, lambda m, x: m.b(m.a(x) + 0 * jnp.sqrt(100 - (x**2).sum(-1, keepdims=True))),
+        "30 times the inputs, forward output",
+    ),
+}  # fmt: skip
+
+
+@jax.custom_vjp
+def limited(x):
+    return x
+
+
+limited.defvjp(lambda x: (x, None), lambda _, slope: (jnp.clip(slope, -1, 1),))
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_difference_is_noted_by_its_first_row(name):
+    theirs, ours, words = DIFFERENT[name]
+    found = elsewhere(theirs, ours)
+    assert any(f"elsewhere the models differ: on {words}" in note for note in found)
+
+
+def test_numbers_that_are_all_positive():
+    words = "elsewhere the models differ: on the negative inputs, forward output differs by"
+    (note,) = elsewhere(rectified, lambda m, x: m.b(jax.nn.relu(m.a(x))) + x[:, :2], np.abs(X))
+    assert note.startswith(words)
+
+
+def test_other_lengths():
+    def theirs(m, x, lengths):
+        return plain(m, x) * (torch.arange(6) < lengths[:, None])[..., None]
+
+    def ours(m, x, lengths):
+        return plain(m, x)
+
+    x = {"x": np.stack([X, X + 1]), "lengths": np.array([6, 6])}
+    (note,) = elsewhere(theirs, ours, x)
+    assert note.startswith("elsewhere the models differ: on other lengths, forward output")
+
+
+UNDEFINED = {
+    "infinite": (lambda m, x: m.b((30 * m.a(x)).exp()), plain_exp),
+    "no number": (
+        lambda m, x: m.b(m.a(x) + (x + 3)[:, :1].log()),
+        lambda m, x: m.b(m.a(x) + jnp.log(jnp.abs(x + 3)[:, :1])),
+    ),
+    "an error": (lambda m, x: plain(m, x) if x.max() < 3 else x.nothing, clipped),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_where_the_reference_is_not_defined_nothing_is_noted(name):
+    found = elsewhere(*UNDEFINED[name])
+    assert not [note for note in found if "30 times" in note or "negative" in note]
+
+
+def test_nothing_is_noted_of_models_that_differ():
+    wrong = check(Reference(plain), Port(lambda m, x: 2 * clipped(m, x)), X)
+    assert not [note for note in notes(wrong) if "elsewhere" in note]
+
+
+def test_nothing_is_noted_of_variants():
+    def wide(m, x):
+        return m.b(jnp.clip(m.a(x), -200, 200))  # of 30 times 30 times the inputs
+
+    report = check(Reference(plain), Port(wide), X, variants=("loud",))
+    report.assert_passed()
+    every = [note for facts in report.cases.values() for note in facts.get("notes", ())]
+    assert not [note for note in every if "elsewhere" in note]
