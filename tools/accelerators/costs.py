@@ -86,7 +86,8 @@ def _bound(text: str, condition: str) -> str:
 def _analysis(text: str) -> tuple[float, float]:
     """Floating-point operations and bytes accessed by the program's entry."""
     xla: Any = xla_client
-    module = xla.hlo.hlo_module_from_text(text)
+    hlo = getattr(xla, "hlo", xla._xla)  # it is `_xla` itself in JAX 0.8
+    module = hlo.hlo_module_from_text(text)
     found = xla._xla.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
     return found["flops"], found["bytes accessed"]
 
