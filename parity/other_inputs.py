@@ -12,9 +12,9 @@ from parity.distance import Value
 from parity.judge import judge_run
 from parity.place import Place
 from parity.results import Row
-from parity.sides.side import Arrays, Pair, Side, outputs
+from parity.sides.side import Arrays, Pair, Side, floating, outputs
 from parity.sides.variants import VARIANTS, times, varied
-from parity.tolerances import TRUTH
+from parity.tolerances import TRUTH, smallest
 
 WORDS = {
     "loud": "30 times the inputs", "quiet": "a thousandth of the inputs",
@@ -26,6 +26,8 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     """A note for each kind of other inputs on which output or gradients differ."""
     _, *others = varied(inputs, VARIANTS)
     for name, changed in (*others, ("negative", times(inputs, -1.0))):
+        if not all(map(_normal, changed.values())):
+            continue
         row = next((row for row in _rows(pair, changed, place) if row.failed), None)
         if row is not None:
             words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
@@ -33,6 +35,13 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
                 f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name} {words}; "
                 "if such inputs can come, check them, too"
             )
+
+
+def _normal(array: np.ndarray) -> bool:
+    """Whether no number is so small that it may be computed as 0."""
+    if not floating(array):
+        return True
+    return bool((np.abs(array[array != 0]) >= smallest(str(array.dtype))).all())
 
 
 def _rows(pair: Pair, inputs: Arrays, place: Place) -> Iterator[Row]:

@@ -102,6 +102,14 @@ def test_where_the_reference_is_not_defined_nothing_is_noted(name):
     assert not [note for note in found if "30 times" in note or "negative" in note]
 
 
+def test_inputs_that_become_smaller_than_any_normal_number_are_left_out():
+    def theirs(m, x):
+        return plain(m, 1e30 * x) + x[:, :1] * (x.abs().max() < 1e-38)
+
+    tiny = np.sign(X) * np.float32(1e-36)
+    assert not elsewhere(theirs, lambda m, x: plain(m, 1e30 * x), tiny, dtypes=["float32"])
+
+
 def test_nothing_is_noted_of_models_that_differ():
     wrong = check(Reference(plain), Port(lambda m, x: 2 * clipped(m, x)), X)
     assert not [note for note in notes(wrong) if "elsewhere" in note]
