@@ -15,6 +15,7 @@ from parity.report import Report
 from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
+from parity.sides.paired import Names
 from parity.sides.side import TARGET, Arrays, Pair, Side
 from parity.sides.variants import varied
 from parity.tolerances import DTYPES, TRUTH
@@ -29,7 +30,7 @@ def check(
     x: Inputs,
     *,
     keywords: Mapping[str, np.ndarray] | None = None,
-    names: pair.Names | None = None,
+    names: Names | None = None,
     ignore: Sequence[str] = (),
     stages: Mapping[str, str] | None = None,
     variants: Sequence[str] = (),

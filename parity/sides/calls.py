@@ -1,11 +1,15 @@
 """How to call a model with named inputs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import flax_bilstm as fb
+from parity.sides.paired import are_lstms
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 """(model, inputs by name) → the model's output."""
@@ -81,3 +85,39 @@ def flax_lstm(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Call a `flax_bilstm.LSTM` on the same inputs."""
     state = (inputs["h_0"], inputs["c_0"]) if "h_0" in inputs else None
     return model(inputs["x"], initial_state=state, lengths=inputs.get("lengths"))
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How both models are called, each in evaluation mode and in training mode.
+
+    Attributes:
+        torch: the calls of the reference.
+        flax: the calls of the candidate.
+        alone: whether the reference takes no lengths, and each sequence is run unpadded by itself.
+        defaults: the names of arguments that nothing is passed for.
+    """
+
+    torch: tuple[Call, Call]
+    flax: tuple[Call, Call]
+    alone: bool = False
+    defaults: frozenset[str] = frozenset()
+
+
+def of_models(
+    torch_model: torch.nn.Module,
+    model: Any,
+    inputs: Collection[str],
+    keywords: Sequence[str],
+    targets: Collection[str],
+) -> Calling:
+    """How to call both models with these inputs, those of the loss among them."""
+    if are_lstms(torch_model, model):
+        return Calling((torch_lstm, torch_lstm), (flax_lstm, flax_lstm))
+    alone = isinstance(model, fb.BiLSTMWithAttention)
+    positional = tuple(n for n in inputs if n not in (*keywords, *targets))
+    theirs = Positional(("x",) if alone else positional, tuple(keywords))
+    ours = Positional(("x",), ("lengths",)) if alone else theirs
+    forward, call = type(torch_model).forward, type(model).__call__
+    defaults = frozenset((*theirs.not_given(forward), *ours.not_given(call)))
+    return Calling(theirs.in_modes(forward), ours.in_modes(call), alone, defaults)
