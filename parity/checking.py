@@ -9,7 +9,8 @@ import torch
 from flax import nnx
 
 from parity import arguments
-from parity.compare import Progress, compare_sides
+from parity.checks import Progress
+from parity.compare import compare_sides
 from parity.place import ONE_CASE, Case
 from parity.report import Report
 from parity.sides import data, pair

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flax_bilstm.showing import shown
 from parity.arguments import MOST_STEPS
-from parity.compare import Progress
+from parity.checks import Progress
 from parity.proof import digits, own, published
 from parity.render import text as rendering
 from parity.report import Report

@@ -17,7 +17,8 @@ from sklearn.model_selection import train_test_split
 import flax_bilstm as fb
 import torch_ref
 from flax_bilstm.checkpoints.replacing import replacing
-from parity.compare import Progress, compare_sides
+from parity.checks import Progress
+from parity.compare import compare_sides
 from parity.comparison import identical
 from parity.environment import pinned_precision
 from parity.place import Case, Place

@@ -18,7 +18,7 @@ import flax_bilstm as fb
 from flax_bilstm import checkpoints
 from flax_bilstm.showing import shown
 from parity.checking import check_pair
-from parity.compare import Progress
+from parity.checks import Progress
 from parity.place import Case
 from parity.proof.published import torch_weights
 from parity.report import Report

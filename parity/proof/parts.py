@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from parity.compare import Progress
+from parity.checks import Progress
 from parity.report import Report
 
 Part = Callable[[Progress], Report]

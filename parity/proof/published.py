@@ -12,7 +12,7 @@ import torch
 import flax_bilstm as fb
 import torch_ref
 from parity.checking import check_pair
-from parity.compare import Progress
+from parity.checks import Progress
 from parity.place import Case
 from parity.proof import digits, figures, parts
 from parity.report import Report

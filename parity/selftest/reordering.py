@@ -22,7 +22,8 @@ from torch import Tensor
 
 import torch_ref
 from parity import place
-from parity.compare import Progress, compare_sides
+from parity.checks import Progress
+from parity.compare import compare_sides
 from parity.render import text
 from parity.report import Report
 from parity.sides.optimizers import OPTIMIZERS

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import torch
 
-from parity.compare import Progress, compare_sides
+from parity.checks import Progress
+from parity.compare import compare_sides
 from parity.place import Case
 from parity.render.text import verdict
 from parity.report import Report
