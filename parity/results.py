@@ -168,6 +168,12 @@ class Results:
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report does not show, in words: the notes of all cases, each once."""
+        every = (note for facts in self.cases.values() for note in facts.get("notes", ()))
+        return tuple(dict.fromkeys(every))
+
+    @property
     def undetermined(self) -> tuple[Row, ...]:
         """The rows of undetermined arrays that have not failed."""
         return tuple(row for row in self.rows if row.verdict == "undetermined")

@@ -10,7 +10,16 @@ from typing import Any
 from parity.render.covered import covered
 from parity.render.drawings import Line, curves, heat_map, inline
 from parity.render.markup import Markup, element, join
-from parity.render.text import COLUMNS, cells, describe, nearest, plain, summarized, verdict
+from parity.render.text import (
+    COLUMNS,
+    cells,
+    describe,
+    facts_of_cases,
+    nearest,
+    plain,
+    summarized,
+    verdict,
+)
 from parity.results import Results, Row
 
 SHOWN_FAILURES = 10
@@ -61,6 +70,7 @@ def _verdict(report: Results) -> Markup:
     more = len(report.failing) - SHOWN_FAILURES
     listed = [element("li", describe(row)) for row in report.failing[:SHOWN_FAILURES]]
     known = [element("li", str(known)) for known in report.known]
+    notes = [element("li", f"note: {note}") for note in report.notes]
     return join(
         element(
             "p", element("strong", word), element("span", rest),
@@ -69,6 +79,7 @@ def _verdict(report: Results) -> Markup:
         element("ol", *listed, class_="failures") if listed else None,
         element("p", f"… and {more} more, below.", class_="faint") if more > 0 else None,
         element("ul", *known) if known else None,
+        element("ul", *notes) if notes else None,
         element("p", covered(report), class_="faint") if report.rows else None,
     )  # fmt: skip
 
@@ -120,8 +131,7 @@ def _rows(rows: Sequence[Row]) -> Markup:
 
 
 def _environment(report: Results) -> Markup:
-    cases = {f"case “{case}”": value for case, value in report.cases.items()}
-    facts = {**report.environment, **cases}
+    facts = {**report.environment, **facts_of_cases(report)}
     pairs = (
         join(element("dt", name), element("dd", plain(value))) for name, value in facts.items()
     )

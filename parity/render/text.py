@@ -26,7 +26,7 @@ def text(report: Results) -> str:
 
 
 def print_to(report: Results, console: Console) -> None:
-    """The verdict, a line per check, failures, what was covered, sizes and seeds, environment."""
+    """The verdict, a line per check, failures, notes, what was covered, seeds, environment."""
 
     def line(words: str) -> None:
         console.print(words, markup=False, highlight=False, soft_wrap=True)
@@ -40,6 +40,8 @@ def print_to(report: Results, console: Console) -> None:
         line(f"  … and {len(report.failing) - _SHOWN_FAILURES} more: see report.rows")
     for known in report.known:
         line(str(known))
+    for note in report.notes:
+        line(f"note: {note}")
     if report.rows:
         line(covered(report))
     for words in sizes_and_seeds(report.cases):
@@ -54,7 +56,9 @@ def verdict(report: Results) -> str:
     if report.passed:
         known = sum(bool(row.known) for row in report.rows)
         but = f" but {known} known differences" if known else ""
-        return f"PASSED: {count} comparisons, every one within its bound{but}{_unknown(report)}"
+        of_notes = f"; notes: {len(report.notes)}" if report.notes else ""
+        within = f"{count} comparisons, every one within its bound"
+        return f"PASSED: {within}{but}{_unknown(report)}{of_notes}"
     if report.unproven and report.first_divergence is None:
         of = "; ".join(group.title for group in report.unproven)
         return f"UNDETERMINED: only rounding determines every array of {of}{_unknown(report)}"
@@ -110,11 +114,13 @@ def markdown(report: Results) -> str:
         "",
         covered(report),
         "",
+        *(f"- note: {note}" for note in report.notes),
+        "",
         "## Environment",
         "",
     ]
     lines += [f"- {name}: {plain(value)}" for name, value in report.environment.items()]
-    lines += [f"- case “{case}”: {plain(value)}" for case, value in report.cases.items()]
+    lines += [f"- {case}: {plain(value)}" for case, value in facts_of_cases(report).items()]
     for group, rows in groupby(report.rows, key=lambda row: row.group):
         lines += ["", f"## {group.title}", ""]
         lines += [f"| {COLUMNS} |", "|---" * len(COLUMNS.split("|")) + "|"]
@@ -129,10 +135,18 @@ def sizes_and_seeds(cases: Mapping[Case, Mapping[str, Any]]) -> Iterator[str]:
         kind = kinds.setdefault(case.what or "the inputs", {})
         shapes = facts.get("inputs", {})
         for name, value in {**shapes, **facts}.items():
-            if name != "inputs":
+            if name not in ("inputs", "notes"):
                 kind.setdefault(name, {})[plain(value)] = None
     for what, values in kinds.items():
         yield f"{what}: " + "; ".join(f"{name} {', '.join(held)}" for name, held in values.items())
+
+
+def facts_of_cases(report: Results) -> dict[str, dict[str, Any]]:
+    """The facts of every case but its notes, which stand apart."""
+    return {
+        f"case “{case}”": {name: fact for name, fact in facts.items() if name != "notes"}
+        for case, facts in report.cases.items()
+    }
 
 
 def plain(value: object) -> str:

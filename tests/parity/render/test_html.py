@@ -228,3 +228,10 @@ def test_the_browser_would_tell(tmp_path):
     _, asked, console = seen(page, tmp_path)
     assert asked == {"http://a.test/x.png"}
     assert len(console) >= 1
+
+
+def test_notes_stand_in_the_head_and_nowhere_else():
+    facts = {"environment": {}, "cases": {C1: {"seed": 7, "notes": ["equal: <b>"]}}}
+    page = html.page(Report((GOOD,), **facts))
+    assert page.count("equal: &lt;b&gt;") == 1
+    assert page.index("note: equal") < page.index("<main")

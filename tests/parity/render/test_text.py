@@ -55,6 +55,18 @@ def test_both_distances_stand_there_absolute_and_in_ulp():
     assert cells[4:8] == expected
 
 
+def test_notes_stand_apart_each_once():
+    facts = {"seed": 0, "notes": ["ignored: a", "equal: b"]}
+    cases = {Case("c", "0"): facts, Case("c", "1"): {**facts, "notes": ["equal: b"]}}
+    report = Report((ROWS[0],), {}, cases=cases)
+    lines = rendering.text(report).splitlines()
+    assert lines[0].endswith("; notes: 2")
+    assert [line for line in lines if "note:" in line] == ["note: ignored: a", "note: equal: b"]
+    assert lines[-1] == "c: seed 0"
+    assert rendering.markdown(report).count("ignored: a") == 1
+    assert "note" not in rendering.text(Report((ROWS[0],), {}))
+
+
 def test_long_lists_of_failures_are_cut_short_and_say_so():
     many = tuple(replace(ROWS[1], case=Case("c"), name=f"s{i}") for i in range(25))
     assert "… and 5 more" in rendering.text(Report(many, {}))
