@@ -8,7 +8,7 @@ import numpy as np
 
 from flax_bilstm.arguments import quoted
 from flax_bilstm.conversion import tensors
-from parity.sides.losses import Loss
+from parity.sides.losses import LOSSES, SQUARES, Loss
 from parity.sides.optimizers import Optimizer
 from parity.sides.side import TARGET
 
@@ -63,7 +63,9 @@ def refuse(**given: Any) -> None:
     for name, value in given.items():
         meant, words = MEANT[name]
         if not meant(value):
-            raise TypeError(f"{name}: expected {words}, got {quoted(value)}")
+            several = isinstance(value, tuple | list)
+            got = f"({', '.join(map(quoted, value[:5]))})" if several else quoted(value)
+            raise TypeError(f"{name}: expected {words}, got {got}")
 
 
 def limit_steps(training_steps: int) -> None:
@@ -112,15 +114,22 @@ def inputs(positional: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[s
     return every
 
 
-def targets(given: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def targets(given: Any, inputs: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
     """The inputs of the loss alone by name.
 
     Raises:
         TypeError: it is no mapping.
-        ValueError: a value is no array of numbers, or one has the name of an input of the models.
+        ValueError: a value is no array of numbers, or one has the name of an input of the models,
+            or the loss does not read it.
     """
     found = arrays("targets", given)
     twice = [name for name in found if name in inputs]
     if twice:
         raise ValueError(f"targets: {twice} are also names of the models' inputs; expected others")
+    unread = [name for name in found if name != TARGET]
+    if unread and loss in LOSSES:
+        reads = "it reads none" if loss == SQUARES else f"it reads {TARGET!r}"
+        raise ValueError(
+            f"targets: {loss.name} does not read {unread}: {reads}; give that, or another loss="
+        )
     return found

@@ -96,7 +96,7 @@ def check(
     inputs = arguments.inputs(
         data.named(x, torch_model, flax_model), arguments.arrays("keywords", keywords)
     )
-    targets = arguments.targets(targets, inputs)
+    targets = arguments.targets(targets, inputs, loss)
     sides = pair.of_modules(
         torch_model, flax_model, {**inputs, **targets}, names=names, ignore=ignore, stages=stages,
         loss=loss, keywords=tuple(keywords or ()), targets=tuple(targets),

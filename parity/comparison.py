@@ -214,9 +214,9 @@ def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str |
     sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
     if truth is None and candidate is not None and not any(o is not None for o in own):
         return (
-            "the reference never trains it, which is unused or frozen there, and has None; the "
-            "candidate has an array: it trains it, "
-            "and weight decay would move it; make it another type than nnx.Param, or say known="
+            "the reference never trains it, which is frozen there, or unused, maybe only by these "
+            "inputs, and has None; the candidate has an array: weight decay would move it; give "
+            "inputs that use it, make it another type than nnx.Param, or say known="
         )
     absent = [side for side, array in sides if array is None]
     if absent and len(absent) < len(sides):

@@ -102,6 +102,11 @@ def update(
     return acknowledge(rows, port.known)
 
 
+NO_MOMENT = (
+    "the reference's optimizer has none, and the candidate's has an array: the optimizers differ"
+)
+
+
 def compare_steps(
     truth: Iterator[Step],
     given: Iterator[Step],
@@ -130,6 +135,9 @@ def compare_steps(
             still = np.array_equal(start.get(name, ()), expected.get(name, ()))
             if row.failed and name in unused and still:  # it may move in another step
                 row = _untouched(start.get(name), others[0].get(name), claimed.get(name), here)
+            trained = name.rpartition(".")[0] not in unused
+            if row.failed and trained and expected.get(name, ()) is None:
+                row = replace(row, note=NO_MOMENT)
             before = rows.get(name)
             if before is None or (before.passed and _worse(row, before)):
                 rows[name] = row
@@ -218,11 +226,15 @@ def judged(
 ) -> Row:
     """The row that compares one name across the mappings; a name missing on one side fails."""
     name = place.name
-    for side, arrays in (("the reference", truth), ("the candidate", given)):
+    for side, arrays, others in (
+        ("the reference", truth, given), ("the candidate", given, truth),
+    ):  # fmt: skip
         if name not in arrays:
-            return missing(place, f"{side} has no array of this name")
-    others = [run.get(name) for run in own]
-    return judge(truth[name], given[name], others, place, spread=spread, elements=elements)
+            alone = ", ".join([n for n in arrays if n not in others][:5])
+            also = f"; it alone has {alone}" if alone else ""
+            return missing(place, f"{side} has no array of this name{also}")
+    runs = [run.get(name) for run in own]
+    return judge(truth[name], given[name], runs, place, spread=spread, elements=elements)
 
 
 def names(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:

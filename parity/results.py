@@ -71,6 +71,11 @@ class Row(Place):
         """A distance in ULP of the array's scale; 0 for a distance of 0."""
         return distance / (self.epsilon * self.scale) if self.epsilon * self.scale else distance
 
+    def in_ulp(self, distance: float) -> str:
+        """A distance in words: in ULP, too, if the array has a scale."""
+        ulp = f" ({self.ulp(distance):.3g} ULP)" if self.epsilon * self.scale else ""
+        return f"{distance:.3g}{ulp}"
+
     @property
     def tightness(self) -> float:
         """Distance over bound: above 1 fails."""

@@ -61,6 +61,8 @@ def array_of(name: str, value: Any) -> np.ndarray:
         raise ValueError(
             f"{shown(name)}: expected a dense tensor or array of numbers, got {got}."
         ) from error
+    if array.dtype == object and isinstance(value, np.ndarray):
+        raise ValueError(f"{shown(name)}: expected an array of numbers, got one of objects.")
     if array.dtype == object or isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{shown(name)}: expected a tensor or array, got {type(value).__name__}.")
     return array

@@ -77,9 +77,8 @@ def _unknown(report: Results) -> str:
 def describe(row: Row) -> str:
     """A row in one line of words."""
     differs = (
-        f"differs by {row.distance:.3g} ({row.ulp(row.distance):.3g} ULP), allowed "
-        f"{row.bound:.3g}; the reference's own distance is {row.reference_distance:.3g} "
-        f"({row.ulp(row.reference_distance):.3g} ULP)"
+        f"differs by {row.in_ulp(row.distance)}, allowed {row.bound:.3g}; the reference's own "
+        f"distance is {row.in_ulp(row.reference_distance)}"
     )
     return f"{row.name} ({row.title}): {_with_elements(row, row.note or differs)}"
 

@@ -53,9 +53,12 @@ class Positional:
 
     def not_given(self, forward: Callable[..., Any]) -> list[str]:
         """The arguments of a user's method that nothing is passed for: they have defaults."""
-        if forward.__module__.partition(".")[0] in ("torch", "flax"):
+        if (forward.__module__ or "").partition(".")[0] in ("torch", "flax"):
             return []
-        return [name for name in self._others(forward) if name not in MODES]
+        needed = inspect.Parameter.empty
+        given = inspect.signature(forward).parameters
+        others = (name for name in self._others(forward) if name not in MODES)
+        return [name for name in others if given[name].default is not needed]
 
     def _others(self, forward: Callable[..., Any]) -> list[str]:
         """The names of the method's arguments that are no inputs; not of those in `**kwargs`."""

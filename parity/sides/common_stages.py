@@ -33,7 +33,8 @@ def common_stages(
     other = [
         n
         for n in both
-        if ours[n].shape != theirs[n].shape
+        if n not in either
+        and ours[n].shape != theirs[n].shape
         and (right or sorted(ours[n].shape) == sorted(theirs[n].shape))
     ]
     hidden = candidate.running.hidden

@@ -16,10 +16,16 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
     """One array as "x", several as "x0", "x1" and so on; inputs of our models by their meaning.
 
     Raises:
-        ValueError: an input of an LSTM is not floating, or there are too many inputs.
+        ValueError: several inputs are in a list, one of an LSTM is not floating, or there are too
+            many.
     """
     if isinstance(x, Mapping):
         return {name: tensors.array_of(f"x: {name}", array) for name, array in x.items()}
+    if isinstance(x, list) and any(hasattr(each, "shape") and each.ndim for each in x):
+        raise ValueError(
+            f"x: expected an array, or a tuple of several, got a list of {len(x)} arrays; several "
+            "inputs by position are a tuple"
+        )
     arrays = [tensors.array_of("x", each) for each in (x if isinstance(x, tuple) else (x,))]
     ours = _lstms(torch_model, flax_model)
     if not (ours or isinstance(flax_model, fb.BiLSTMWithAttention)):

@@ -12,8 +12,13 @@ GUARD = 1e-5
 """A lower limit between 0 and this one only guards against a division by 0."""
 
 
+def _is_guard(low: Any) -> bool:
+    of = torch.as_tensor(low)
+    return of.is_floating_point() and bool(((of > 0) & (of <= GUARD)).all())
+
+
 def _beyond(x: Any, low: Any = None, high: Any = None) -> Reached:
-    if low is not None and not (isinstance(low, float) and 0 < low <= GUARD):
+    if low is not None and not _is_guard(low):
         yield f" below {_words(low)}", bool((x < low).any())
     if high is not None:
         yield f" above {_words(high)}", bool((x > high).any())
@@ -61,9 +66,9 @@ def _result(true: str, false: str = "") -> Callable[..., Reached]:
 
     def reached(result: Any, x: Any, *other: Any) -> Reached:
         to = "".join(f" {_words(limit)}" for limit in other)
-        yield f"what is {true}{to}", bool(result.any())
+        yield f"a number {true}{to}", bool(result.any())
         if false:
-            yield f"what is {false}{to}", not bool(result.all())
+            yield f"a number {false}{to}", not bool(result.all())
 
     return reached
 

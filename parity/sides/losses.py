@@ -147,5 +147,6 @@ INNER_PRODUCT = _on_target(_inner_product, _inner_product, "inner product with a
 """Its gradient is the VJP of the input `target`."""
 SQUARES = Loss("the sum of squares", _squares, _squares)
 """Of all numbers of the output that have a gradient, real or complex; without a target."""
+LOSSES = (MEAN_SQUARED_ERROR, CROSS_ENTROPY, INNER_PRODUCT, SQUARES)
 ONE_SHAPE = (MEAN_SQUARED_ERROR, INNER_PRODUCT)
 """The losses whose target must have the output's shape, in training mode, too."""

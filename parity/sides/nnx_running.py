@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flax_bilstm.conversion.tree import dotted
 from parity.sides import changes, trees
 from parity.sides.calls import Call
 from parity.sides.fixed_masks import POSITIONS
@@ -21,7 +22,7 @@ from parity.sides.programs import Program
 from parity.sides.recurrent import flax_ports
 from parity.sides.side import Arrays, cast, differentiable, floating, without_target
 from parity.sides.substitutes import substituting
-from parity.sides.variables import Named, Variables
+from parity.sides.variables import Named, Variables, flat
 
 Start = Callable[[nnx.Module], None]
 """Changes a module before it is run."""
@@ -203,7 +204,9 @@ class Running:
         model = self.variables.model(leaves)
         before = changes.everything(model)
         own, _ = self._run(self.call, model, inputs, given, forced)
-        self.moved |= changes.between(before, changes.everything(model)).keys()
+        # A layer may count what it draws for nothing, such as nnx.RNN for states of 0.
+        counts = {dotted(path) for path in flat(nnx.state(model, nnx.RngCount))}
+        self.moved |= changes.between(before, changes.everything(model)).keys() - counts
         return OrderedDict(own)  # jit sorts the keys of a dict but not of an OrderedDict
 
     def _traced_slopes(

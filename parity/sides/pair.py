@@ -107,7 +107,10 @@ def of_modules(
     reference, candidate.running.chosen = reference.choosing(chosen), chosen
     notes += spare.notes(tensors, candidate, model, calling.flax[0], read)
     spared = {dotted(path) for row in tensors.spare for path in row.paths}
-    ignored = [name for name in torch_model.state_dict() if matches(name, ignore)]
+    state = torch_model.state_dict()
+    ignored = [name for name in state if matches(name, ignore)]
+    idle = [pattern for pattern in ignore if not any(matches(n, [pattern]) for n in state)]
+    notes += [f"ignore: torch_model has no tensor called {pattern}" for pattern in idle]
     ignored += [name for name in candidate.unpaired if name not in spared]
     rounded = rounded_constants(torch_model)
     notes += hiding.notes(ignored, reference.parameters, inputs, calling.defaults, rounded)

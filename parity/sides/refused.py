@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from flax import linen, nnx
 from torch.jit import ScriptModule
+from torch.nn.parameter import is_lazy
 
 
 def known_differences(known: Mapping[str, str]) -> None:
@@ -25,6 +26,12 @@ def models(torch_model: Any, flax_model: Any) -> None:
             f"torch_model: expected a module of Python code, got {compiled[0]}, which torch.jit "
             "made: it cannot be run stage by stage, nor a traced one in float64; pass the module "
             "that it was made of"
+        )
+    lazy = [n for n, p in torch_model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"torch_model: expected parameters that have shapes, got {lazy}, which are not "
+            "initialized; call the model once"
         )
     unreal = [n for n, p in torch_model.named_parameters() if p.is_complex()]
     if unreal:

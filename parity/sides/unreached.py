@@ -22,6 +22,7 @@ from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
 _OTHERS = (str(Path(str(torch.__file__)).parent), str(Path(__file__).parents[1]))
+_DISTRIBUTIONS = str(Path(_OTHERS[0], "distributions"))
 
 
 def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -> list[str]:
@@ -36,11 +37,18 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
         reference.forward(reference.parameters, inputs, TRUTH)
         if training:
             reference.run_copy(inputs, torch.nn.Module.train, FixedDropout(), SQUARES)
-    missed = dict.fromkeys(words for words, place in reached if not reached[words, place])
-    return [f"not reached by these inputs, so not compared: {', '.join(missed)}"] if missed else []
+    missed: dict[str, dict[str, None]] = {}
+    for (words, (file, line, _)), is_reached in reached.items():
+        if not is_reached:
+            missed.setdefault(words, {})[f"{Path(file).name}:{line}"] = None
+    listed = ", ".join(f"{words} ({', '.join(places)})" for words, places in missed.items())
+    return [f"not reached by these inputs, so not compared: {listed}"] if missed else []
 
 
-Noted = dict[tuple[str, Any], bool]
+Caller = tuple[str, int, int | None]
+"""File and line of the user's code that calls an operator, and the identity of the module."""
+
+Noted = dict[tuple[str, Caller], bool]
 """What is to be reached, and where → whether any call there reaches it."""
 
 
@@ -51,15 +59,21 @@ def _noted() -> Iterator[Noted]:
         yield reached
 
 
-def _place() -> tuple[Any, ...] | None:
+def _caller(compares: bool = False) -> Caller | None:
     """Where the user's code calls an operator: its line, and the module that does.
 
     Several modules may do it for one line, such as those of a Sequential. None for what torch does
-    of its own accord in a backward pass.
+    of its own accord: in a backward pass, in its distributions, and to compare, such as masks.
+
+    Args:
+        compares: whether it is an operator that compares.
     """
     frame, module = sys._getframe(2), None
     while frame.f_code.co_filename.startswith(_OTHERS):
         if frame.f_code is of_reference.__code__ or frame.f_back is None:
+            return None
+        in_torch = frame.f_code.co_filename.startswith(_OTHERS[0])
+        if in_torch and (compares or frame.f_code.co_filename.startswith(_DISTRIBUTIONS)):
             return None
         owner = frame.f_locals.get("self")
         module = module or (id(owner) if isinstance(owner, torch.nn.Module) else None)
@@ -67,10 +81,12 @@ def _place() -> tuple[Any, ...] | None:
     return frame.f_code.co_filename, frame.f_lineno, module
 
 
-def _note(reached: Noted, found: Iterable[tuple[str, bool]], place: Any) -> None:
+def _note(reached: Noted, found: Iterable[tuple[str, bool]], caller: Caller | None) -> None:
+    if caller is None:
+        return
     with suppress(Exception):  # another form of the operator
         for words, is_reached in found:
-            reached[words, place] |= is_reached
+            reached[words, caller] |= is_reached
 
 
 class _Slices(TorchFunctionMode):
@@ -82,7 +98,7 @@ class _Slices(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__getitem__:
-            _note(self.reached, of_slices(*args), _place())
+            _note(self.reached, of_slices(*args), _caller())
         return func(*args, **(kwargs or {}))
 
 
@@ -93,12 +109,13 @@ class _Noting:
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "overloadpacket", func).__name__.rstrip("_")
-        place = _place() if name in LIMITS or name in COMPARISONS else None
-        if place is None:
+        compares = name in COMPARISONS
+        caller = _caller(compares) if compares or name in LIMITS else None
+        if caller is None:
             return func(*args, **(kwargs or {}))
         before = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
         result = func(*args, **(kwargs or {}))
-        _note(self.reached, of_call(name, result, before), place)
+        _note(self.reached, of_call(name, result, before), caller)
         return result
 
 

@@ -168,6 +168,57 @@ def test_a_target_may_not_have_the_name_of_an_input():
         parity.check(torch.nn.Linear(2, 2), lambda p, x: x, X, targets={"x": X})
 
 
+@pytest.mark.parametrize("loss", [parity.losses.CROSS_ENTROPY, parity.losses.SQUARES])
+def test_a_target_that_the_loss_does_not_read_is_refused(loss):
+    reads = "reads none" if loss == parity.losses.SQUARES else "reads 'target'"
+    words = rf"targets: {loss.name} does not read \['labels'\]: it {reads}"
+    with pytest.raises(ValueError, match=words):
+        parity.check(LINEAR, port, X, targets={"labels": X}, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtypes": [np.float32]}, r'dtypes: .* such as "float32", got \(float32\)'),
+        ({"optimizers": ["sgd"]}, r"optimizers: .* got \('sgd'\)"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_shown(options, words):
+    with pytest.raises(TypeError, match=words):
+        parity.check(LINEAR, port, X, **options)
+
+
+def test_several_inputs_in_a_list_are_refused():
+    with pytest.raises(ValueError, match=r"x: expected an array, or a tuple .* list of 2 arrays"):
+        parity.check(LINEAR, port, [X, X[0]])
+
+
+def test_an_array_of_objects_is_refused():
+    with pytest.raises(ValueError, match="x: expected an array of numbers, got one of objects"):
+        parity.check(LINEAR, port, X.astype(object))
+
+
+def test_a_parameter_without_a_shape_is_refused():
+    words = r"torch_model: expected parameters that have shapes, got \['weight', 'bias'\]"
+    with pytest.raises(ValueError, match=words):
+        parity.check(torch.nn.LazyLinear(4), port, X)
+
+
+def test_a_pattern_of_ignored_names_that_fits_nothing_is_noted(quickly_compiled):
+    options = {"training_steps": 0, "dtypes": ["float64"], "ignore": ["head.*"]}
+    with jax.numpy_dtype_promotion("standard"):
+        report = parity.check(LINEAR, port, X, **options)
+    assert report.notes[0] == "ignore: torch_model has no tensor called head.*"
+
+
+def test_the_arrays_that_only_the_candidate_returns_are_named(quickly_compiled):
+    options = {"training_steps": 0, "dtypes": ["float64"]}
+    with jax.numpy_rank_promotion("allow"):
+        report = parity.check(LINEAR, lambda w, x: {"logits": port(w, x)}, X, **options)
+    words = "the candidate has no array of this name; it alone has output.logits"
+    assert any(row.note == words for row in report.failing)
+
+
 def test_a_module_of_linen_is_refused():
     with pytest.raises(TypeError, match=r"a module of flax\.linen; wrap it: nnx\.bridge\.ToNNX"):
         parity.check(torch.nn.Linear(2, 2), linen.Dense(2), X)

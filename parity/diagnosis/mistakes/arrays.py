@@ -54,6 +54,8 @@ def _factor(truth: np.ndarray, given: np.ndarray) -> tuple[str, np.ndarray]:
     factor = float(np.vdot(given, truth)) / product if product else 0.0
     if truth.size == 1 and abs(factor - Fraction(factor).limit_denominator(64)) > 1e-9:
         raise ValueError("any two numbers have such a factor")
+    if abs(factor - 1) < 1e-9:
+        raise ValueError("it is rounding")
     digits = 16 if abs(factor - 1) < 1e-3 else 12  # 12 could write 1
     return f"it is {factor:.{digits}g} times what it should be", factor * truth
 

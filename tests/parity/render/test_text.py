@@ -55,6 +55,12 @@ def test_both_distances_stand_there_absolute_and_in_ulp():
     assert cells[4:8] == expected
 
 
+def test_without_a_scale_there_are_no_ulp():
+    row = replace(ROWS[1], distance=0.5, scale=0.0)
+    assert "ULP" not in rendering.describe(row)
+    assert "differs by 0.5, allowed" in rendering.describe(row)
+
+
 def test_notes_stand_apart_each_once():
     facts = {"seed": 0, "notes": ["ignored: a", "equal: b"]}
     cases = {Case("c", "0"): facts, Case("c", "1"): {**facts, "notes": ["equal: b"]}}

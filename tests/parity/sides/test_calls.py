@@ -6,6 +6,8 @@ torch = pytest.importorskip("torch")
 
 from flax import nnx
 
+from parity.sides.calls import Positional
+
 from ..two_layers import Port, Reference, check, failing, notes, plain
 
 
@@ -82,3 +84,12 @@ def test_a_reference_that_is_told_its_mode_by_a_keyword(quickly_compiled, right)
         return plain(m, x) * (0.5 if train and right else 1)
 
     assert check(ToldReference(theirs), ToldPort(ours)).passed == right
+
+
+def test_arguments_without_a_default_and_methods_of_no_module():
+    def forward(self, x, needed, scale=1.0):
+        return x
+
+    assert Positional().not_given(forward) == ["scale"]
+    forward.__module__ = None  # as of torch.fx
+    assert Positional().not_given(forward) == ["scale"]

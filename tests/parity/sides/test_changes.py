@@ -1,5 +1,6 @@
 """What a call of the candidate changes: weights are trained on, and the report notes all of it."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -90,3 +91,12 @@ def test_a_container_of_what_is_computed_is_compared_by_its_parts(quickly_compil
     report = check(Reference(plain), Holding(None))
     report.assert_passed()
     assert notes(report) == ["flax_model changes held, so only first calls are compared"]
+
+
+def test_a_count_of_what_a_layer_draws_for_nothing_is_not_noted(quickly_compiled):
+    def drawing(m, x):
+        return plain(m, x) + 0 * jax.random.normal(m.drop.rngs(), (6, 2))
+
+    port = Port(drawing, nnx.Dropout(0.0, rngs=nnx.Rngs(0)))
+    found = notes(check(Reference(plain), port, training_steps=0))
+    assert not [note for note in found if "only first calls" in note]

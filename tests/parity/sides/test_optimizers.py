@@ -16,6 +16,7 @@ import flax_bilstm as fb
 import parity
 from parity import Optimizer
 from parity.compare import compare_sides
+from parity.lockstep import NO_MOMENT
 from parity.sides import optimizers
 from parity.sides.optimizers import ADAM, ADAMW, MOMENTUM, OPTIMIZERS, SGD
 
@@ -211,3 +212,17 @@ def test_an_optimizer_whose_step_needs_a_closure_is_refused(quickly_compiled):
             two_layers.Reference(two_layers.plain), two_layers.Port(two_layers.plain),
             optimizers=[lbfgs],
         )  # fmt: skip
+
+
+def test_a_moment_that_only_the_candidate_has_is_said_to_be_one(quickly_compiled):
+    def without(parameters):
+        return torch.optim.SGD(parameters, lr=1e-3)
+
+    moments = {"momentum_buffer": "trace"}
+    optimizer = parity.Optimizer("mine", without, optax.sgd(1e-3, momentum=0.9), moments)
+    plain = two_layers.plain
+    report = two_layers.check(
+        two_layers.Reference(plain), two_layers.Port(plain), optimizers=[optimizer]
+    )
+    rows = {row.name: row for row in report.failing if row.check == "training"}
+    assert rows["a.weight.momentum_buffer"].note == NO_MOMENT

@@ -1,5 +1,7 @@
 """What the inputs do not reach is noted."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,17 +27,17 @@ CALLS = {
     "a limit of its own": (lambda x: x.clamp(max=9), "clamp above 9"),
     "clamp in place": (lambda x: x.clone().clamp_(-1, 7), "clamp above 7"),
     "a guard": (lambda x: x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8), ""),
-    "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "what is > 5, masked_fill of anything"),
+    "no mask": (lambda x: x.masked_fill(x > 5, -1e9), "a number > 5, masked_fill of anything"),
     "a mask": (lambda x: x.masked_fill(x > 1, -1e9), ""),
     "true": (
-        lambda x: torch.where(x < 9, x, 0.0), "what is ≥ 9, where with a condition that is false",
+        lambda x: torch.where(x < 9, x, 0.0), "a number ≥ 9, where with a condition that is false",
     ),
     "false": (
-        lambda x: torch.where(x > 9, x, 0.0), "what is > 9, where with a condition that is true",
+        lambda x: torch.where(x > 9, x, 0.0), "a number > 9, where with a condition that is true",
     ),
-    "a mask by multiplication": (lambda x: x * (x != 7).float(), "what is = 7"),
-    "by index": (lambda x: x.index_put((x < -9,), torch.tensor(0.0)), "what is < -9"),
-    "two arrays": (lambda x: x * (x < x + 1), "what is ≥ another array"),
+    "a mask by multiplication": (lambda x: x * (x != 7).float(), "a number = 7"),
+    "by index": (lambda x: x.index_put((x < -9,), torch.tensor(0.0)), "a number < -9"),
+    "two arrays": (lambda x: x * (x < x + 1), "a number ≥ another array"),
     "the larger one": (
         lambda x: torch.maximum(x, x - 1), "maximum with a larger second argument",
     ),
@@ -50,7 +52,7 @@ CALLS = {
     ),
     "in place": (lambda x: x.clone().lt_(0.5), ""),
     "into another array": (
-        lambda x: x * torch.gt(x, 9.0, out=torch.empty(8, 3, dtype=torch.bool)), "what is > 9",
+        lambda x: x * torch.gt(x, 9.0, out=torch.empty(8, 3, dtype=torch.bool)), "a number > 9",
     ),
     "by threshold": (lambda x: F.threshold(x, -3, 0), "threshold below -3"),
     "a leak": (lambda x: F.leaky_relu(x.abs(), 0.2), "leaky_relu below 0"),
@@ -64,7 +66,7 @@ CALLS = {
     "large distances": (lambda x: F.huber_loss(x, x + 9), "huber_loss within 1"),
     "fmax": (lambda x: torch.fmax(x, x - 1), "fmax with a larger second argument"),
     "fmod": (lambda x: torch.fmod(x, 5), "fmod of more than 5"),
-    "infinite": (lambda x: torch.where(torch.isinf(x), 0.0, x), "what is infinite, "
+    "infinite": (lambda x: torch.where(torch.isinf(x), 0.0, x), "a number infinite, "
                  "where with a condition that is true"),
     "buckets": (
         lambda x: x * torch.bucketize(x, torch.tensor([-9.0, 0.0])),
@@ -78,11 +80,16 @@ CALLS = {
 }  # fmt: skip
 
 
+def found(forward, **options):
+    """The notes, without the places in them."""
+    notes = of_reference(TorchSide(Reference(forward)), {"x": X}, **options)
+    return [re.sub(r" \(test_unreached[^)]*\)", "", note) for note in notes]
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_not_reached_is_noted(name):
     call, words = CALLS[name]
-    side = TorchSide(Reference(lambda m, x: call(x)))
-    assert of_reference(side, {"x": X}) == ([SIZES + words] if words else [])
+    assert found(lambda m, x: call(x)) == ([SIZES + words] if words else [])
 
 
 def test_every_line_of_the_user_has_to_reach_it():
@@ -90,8 +97,33 @@ def test_every_line_of_the_user_has_to_reach_it():
         first = F.relu(x)
         return F.relu(first + 1)
 
+    assert found(forward) == [SIZES + "relu below 0"]
+
+
+def test_the_line_is_named():
+    def forward(m, x):
+        return F.relu(x + 9) + (x + 9).relu()
+
+    line = forward.__code__.co_firstlineno + 1
     side = TorchSide(Reference(forward))
-    assert of_reference(side, {"x": X}) == [SIZES + "relu below 0"]
+    assert of_reference(side, {"x": X}) == [SIZES + f"relu below 0 (test_unreached.py:{line})"]
+
+
+def test_the_arguments_of_a_distribution_are_not_noted():
+    normal = torch.distributions.Normal(0.0, 1.0, validate_args=True)
+    assert not found(lambda m, x: normal.log_prob(x))
+    assert not found(lambda m, x: torch.distributions.Categorical(logits=x).entropy())
+
+
+def test_what_torch_compares_or_guards_itself_is_not_noted():
+    layer = torch.nn.TransformerDecoderLayer(4, 2, 8, batch_first=True).double()
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(3, dtype=torch.float64)
+
+    def forward(m, x):
+        y = m.a(x).view(2, 4, 4)[:, :3]
+        return layer(y, y, tgt_mask=mask) + F.cosine_similarity(y, y + 1, -1)[..., None]
+
+    assert not [note for note in found(forward) if "number" in note or "clamp" in note]
 
 
 def test_every_module_of_a_sequential_has_to_reach_it():
@@ -100,9 +132,7 @@ def test_every_module_of_a_sequential_has_to_reach_it():
             return x**2 + 1
 
     layers = torch.nn.Sequential(torch.nn.ReLU(), Above(), torch.nn.ReLU())
-    assert of_reference(TorchSide(Reference(lambda m, x: layers(x - 1))), {"x": X}) == [
-        SIZES + "relu below 0"
-    ]
+    assert found(lambda m, x: layers(x - 1)) == [SIZES + "relu below 0"]
 
 
 def test_limits_of_training_mode_and_of_hooks_are_noted():
@@ -114,10 +144,9 @@ def test_limits_of_training_mode_and_of_hooks_are_noted():
             y.register_hook(lambda slope: slope.clamp(-7, 7))
         return y.clamp(max=9)
 
-    side = TorchSide(Reference(forward))
-    assert not of_reference(side, {"x": X})
+    assert not found(forward)
     words = SIZES + "clamp above 9, clamp below -7, clamp above 7"
-    assert of_reference(side, {"x": X}, training=True) == [words]
+    assert found(forward, training=True) == [words]
 
 
 def test_torch_wraps_no_mode_of_operators_in_dynamo():
