@@ -21,14 +21,17 @@ GROSS = 100.0
 
 WORDS = {
     "loud": "30 times the inputs", "quiet": "a thousandth of the inputs",
-    "padded": "other lengths", "negative": "the negative inputs",
+    "padded": "other lengths", "short": "shorter lengths", "negative": "the negative inputs",
 }  # fmt: skip
 
 
 def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     """A note for each kind of other inputs on which output or gradients differ."""
     _, *others = varied(inputs, VARIANTS)
-    for name, changed in (*others, ("negative", times(inputs, -1.0))):
+    others.append(("negative", times(inputs, -1.0)))
+    if "lengths" in inputs:
+        others.append(("short", {**inputs, "lengths": np.maximum(inputs["lengths"] - 1, 1)}))
+    for name, changed in others:
         if not all(map(_normal, changed.values())):
             continue
         found = _rows(pair, changed, place)

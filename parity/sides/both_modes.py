@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from parity.sides import dropout
+from parity.sides.kept import array_of_kept, outside_of_state
 from parity.sides.losses import ONE_SHAPE, SQUARES
 from parity.sides.side import AFTER, Arrays, Gradients, cast, outputs, without_target
 from parity.sides.torch_arrays import array_of
-from parity.sides.torch_copy import outside_of_state
+from parity.sides.torch_copy import copied
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
@@ -51,6 +52,21 @@ class Shown(NamedTuple):
     moved: tuple[str, ...] = ()
 
 
+def shown_with(shown: Shown, reference: TorchSide, others: Arrays, inputs: Arrays) -> Shown:
+    """What is shown; whether it differs, also by other values of what is still 0 or 1.
+
+    Args:
+        shown: what the reference shows by its own values.
+        reference: the reference.
+        others: its parameters and buffers with other values.
+        inputs: what it reads.
+    """
+    if shown.differs or shown.problem:
+        return shown
+    other = shown_by(reference.holding(others), inputs)
+    return shown._replace(differs=other.differs and not other.problem)
+
+
 def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     """Run the reference in both modes, forward and backward, in training mode without masks."""
 
@@ -58,8 +74,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         read = without_target(inputs)
         arrays, model = reference.run_copy(read, start, mode, SQUARES, calls=calls)
         after = {f"{n}{AFTER}": array_of(tensor) for n, tensor in model.state_dict().items()}
-        kept = {f"{n}{KEPT}": array_of(tensor) for n, tensor in outside_of_state(model).items()}
-        return {**arrays, **after, **kept, **_numbers(model)}
+        return {**arrays, **after, **_kept(model)}
 
     if any(_generates(module) for module in reference.module.modules()):
         return Shown(problem=RANDOM)
@@ -74,7 +89,7 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
         return Shown(problem=f"the reference raises {type(error).__name__}: {error}")
     if not is_random and not _equal(plain, trained):
         again = run(dropout.train, calls=CALLS)  # the generator may be one that nobody knows
-        is_random = not _equal(trained, again)
+        is_random = not _equal(*map(_without_kept, (trained, again)))  # a clock is no matter
     if is_random:
         return Shown(problem=RANDOM)
     if not mode.replaces_all:
@@ -99,14 +114,21 @@ def shown_by(reference: TorchSide, inputs: Arrays) -> Shown:
     )  # fmt: skip
 
 
-def _new(module: torch.nn.Module, arrays: Mapping[str, Any]) -> list[str]:
-    """What a call has kept outside of the state dict that was not there, or had other numbers."""
-    before = {
-        f"{name}{KEPT}": array_of(held.double() if held.is_floating_point() else held)
-        for name, held in outside_of_state(module).items()
-    }
-    kept = {name: array for name, array in arrays.items() if name.endswith(KEPT)}
-    return [n for n, a in kept.items() if n not in before or not _near(a, before[n])]
+def _without_kept(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: array for name, array in arrays.items() if not name.endswith(KEPT)}
+
+
+def _new(module: torch.nn.Module, arrays: Mapping[str, Any]) -> Iterator[str]:
+    """What a call has kept outside of the state dict that was not there, or had other numbers.
+
+    Not a whole number that was not there, which is a size of the input.
+    """
+    before = _kept(copied(module))
+    for name, array in arrays.items():
+        if name.endswith(KEPT):
+            is_size = name not in before and not array.ndim and array.dtype.kind in "biu"
+            if not is_size and not (name in before and _near(array, before[name])):
+                yield name
 
 
 def _train_without_layers(model: torch.nn.Module) -> None:
@@ -118,14 +140,8 @@ def _shapes(shown: Mapping[str, Any], reference: TorchSide) -> dict[str, tuple[i
     return {n: shown[n].shape for n in outputs(shown, reference.output)}
 
 
-def _numbers(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """What the modules hold that is a number or text, such as a count of calls."""
-    return {
-        f"{path}.{name} of {type(module).__name__}": np.asarray(held)
-        for path, module in model.named_modules()
-        for name, held in vars(module).items()
-        if isinstance(held, int | float | str) and name != "training"
-    }
+def _kept(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {f"{n}{KEPT}": array_of_kept(held) for n, held in outside_of_state(model).items()}
 
 
 @contextmanager

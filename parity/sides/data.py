@@ -1,6 +1,7 @@
 """The inputs of a check by name, and similar batches for training."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from parity.tolerances import epsilon
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
-    """One array as "x", several as "x0", "x1" and so on; inputs of our models by their meaning.
+    """One array as "x", several as "x0" and so on; lengths, and inputs of our models, by name.
 
     Raises:
         ValueError: several inputs are in a list, one of an LSTM is not floating, or there are too
@@ -29,7 +30,7 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
     arrays = [tensors.array_of("x", each) for each in (x if isinstance(x, tuple) else (x,))]
     ours = _lstms(torch_model, flax_model)
     if not (ours or isinstance(flax_model, fb.BiLSTMWithAttention)):
-        return {"x": arrays[0]} if len(arrays) == 1 else {f"x{i}": a for i, a in enumerate(arrays)}
+        return {"x": arrays[0]} if len(arrays) == 1 else _numbered(arrays, torch_model)
     if not floating(arrays[0]):
         raise ValueError(f"x: expected floating numbers, got {arrays[0].dtype}; cast it first")
     states = dict(zip(("h_0", "c_0") if ours else (), filter(floating, arrays[1:]), strict=False))
@@ -40,6 +41,18 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
             f"got {len(arrays)} arrays of {[str(a.dtype) for a in arrays]}"
         )
     return {"x": arrays[0], **states, **dict(zip(["lengths"], lengths, strict=False))}
+
+
+def _numbered(arrays: Sequence[np.ndarray], torch_model: Any) -> dict[str, np.ndarray]:
+    """The arrays as "x0", "x1" and so on; as "lengths" if the reference's argument is called so."""
+    forward = getattr(torch_model, "forward", None)
+    arguments = list(inspect.signature(forward).parameters) if callable(forward) else []
+    lengths = [
+        i for i, (array, argument) in enumerate(zip(arrays, arguments, strict=False))
+        if "len" in argument and array.dtype.kind in "iu" and array.shape == arrays[0].shape[:1]
+    ]  # fmt: skip
+    names = {i: "lengths" for i in lengths} if len(lengths) == 1 else {}
+    return {names.get(i, f"x{i}"): array for i, array in enumerate(arrays)}
 
 
 def lengths_of(inputs: Arrays, torch_model: Any, flax_model: Any) -> np.ndarray | None:

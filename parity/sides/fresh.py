@@ -5,13 +5,15 @@ computed from them differs, and they have no gradients. A scale of 1 can multipl
 What a factor of 0 multiplies has no gradients either. So both are run once more, on others.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from parity.sides.side import Arrays, Pair, cast, floating, outputs
+from parity.sides.torch_arrays import view_of
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
@@ -31,7 +33,7 @@ def movable(reference: TorchSide, inputs: Arrays) -> tuple[tuple[tuple[str, ...]
 
     def problem(chosen: Sequence[tuple[str, ...]]) -> str:
         try:
-            nan = _nan(reference, _moved(held, chosen), inputs)
+            nan = _nan(reference, other_values(held, chosen), inputs)
         except Exception as error:  # the user's code can raise anything
             return f"raises {type(error).__name__}: {error}"
         return "gives NaN" if nan > unknown else ""
@@ -54,9 +56,12 @@ def _nan(reference: TorchSide, parameters: Arrays, inputs: Arrays) -> int:
 def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
     """Arrays of 0, and vectors of 1; if nothing trains them, of any one number, and identities.
 
+    Also copies of others that are not tied to them, such as the weights of a target network.
+
     Other values of a mask may have no meaning. Of a count of batches, no layer of Flax knows.
     """
     names: dict[int, tuple[str, ...]] = {}
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
     every = (
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
@@ -66,9 +71,16 @@ def _fresh(module: torch.nn.Module) -> list[tuple[str, ...]]:
         is_vector, trained = held.numel() == max(held.shape, default=1), held.requires_grad
         still = not held.any() or (is_vector and bool((held == 1).all()))
         still |= not trained and (_is_one_number(held) or _is_identity(held))
+        still |= held.numel() > 1 and copies.setdefault(_content(held), held) is not held
         if held.numel() and still and "mask" not in own and own != "num_batches_tracked":
             names[id(held)] = (*names.get(id(held), ()), name)
     return list(names.values())
+
+
+def _content(held: torch.Tensor) -> tuple[Any, ...]:
+    """What only equal tensors have alike."""
+    digest = hashlib.sha256(view_of(held).tobytes()).digest()
+    return held.dtype, held.shape, digest
 
 
 def _is_one_number(held: torch.Tensor) -> bool:
@@ -85,12 +97,14 @@ def _is_identity(held: torch.Tensor) -> bool:
 
 def moved(pair: AnyPair) -> AnyPair:
     """The pair with other values for these."""
-    both = _moved(pair.reference.parameters, pair.fresh)
+    both = other_values(pair.reference.parameters, pair.fresh)
     return pair.holding(both, both)
 
 
-def _moved(held: Arrays, fresh: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
-    """Zeros become 0.1 to 0.9, as a probability is, and ones larger, since they may be variances.
+def other_values(held: Arrays, fresh: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """The parameters and buffers with other values for these.
+
+    Zeros become 0.1 to 0.9, as a probability is, and ones larger, since they may be variances.
 
     Others become smaller. Whole numbers are moved by 1, as an index may be, and booleans turned.
     """

@@ -34,6 +34,12 @@ def notes(
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]
     if still:
         yield f"all numbers are the same in {', '.join(still)}, which hides most mistakes"
+    idle = [n for n, a in inputs.items() if a.size == 1 and not a.any()]
+    if idle:
+        yield f"{', '.join(idle)} is 0, which hides most mistakes"
+    empty = [n for n, a in inputs.items() if not a.size]
+    if empty:
+        yield f"{', '.join(empty)} has no numbers, which hides all mistakes with it"
     rows = [n for n, a in inputs.items() if a.ndim > 1 and len(a) > 1 and (a == a[:1]).all()]
     if set(rows) - set(still):
         yield f"all rows are the same in {', '.join(rows)}, which hides how sequences are mixed"

@@ -58,7 +58,12 @@ def _renorm(result: Any, table: Any, tokens: Any, most: Any, p: Any) -> Reached:
 
 
 def _ignored(result: Any, x: Any, classes: Any, weight: Any, reduction: Any, no: int) -> Reached:
-    yield f" of the ignored class {no}", bool((classes == no).any())
+    if no != -100:  # the default
+        yield f" of the ignored class {no}", bool((classes == no).any())
+
+
+def _of_0(result: Any, x: Any, *axes: Any) -> Reached:
+    yield " of 0", bool((x == 0).any())
 
 
 def _result(true: str, false: str = "") -> Callable[..., Reached]:
@@ -95,8 +100,10 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     ),
     "bucketize": lambda y, x, boundaries: _buckets(y, boundaries),
     "searchsorted": lambda y, boundaries, x: _buckets(y, boundaries),
+    **dict.fromkeys(("nonzero", "count_nonzero"), _of_0),
+    "heaviside": lambda y, x, values: _beyond(x, 0.0, 0.0),
     "embedding_renorm": _renorm,
-    "nll_loss_forward": _ignored,
+    **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), _ignored),
 }  # fmt: skip
 """An operator, in place or not → the test of its result and its arguments."""
 
@@ -107,8 +114,21 @@ COMPARISONS: Mapping[str, Callable[..., Reached]] = {
 }  # fmt: skip
 
 
+def compares(name: str, result: Any, args: Any) -> bool:
+    """Whether an operator makes booleans of numbers."""
+    if name in COMPARISONS:
+        return True
+    if not isinstance(result, torch.Tensor) or result.dtype != torch.bool:
+        return False
+    return any(isinstance(arg, torch.Tensor) and arg.dtype != torch.bool for arg in args)
+
+
 def of_call(name: str, result: Any, args: Any) -> Reached:
     """What a call of an operator has to reach, in words, and whether it does."""
+    if compares(name, result, args) and name not in COMPARISONS:
+        how = "a conversion" if name == "_to_copy" else name
+        yield f"{how} to true", bool(result.any())
+        yield f"{how} to false", not bool(result.all())
     if not all(isinstance(arg, torch.Tensor | float | int | None) for arg in args):
         return
     if name in LIMITS:

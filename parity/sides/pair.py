@@ -13,9 +13,9 @@ from flax import nnx
 from flax_bilstm.conversion.rows import matches
 from flax_bilstm.conversion.tree import dotted
 from parity.sides import calls, hiding, paired, refused, spare, training_mode, unreached
-from parity.sides.both_modes import Shown, shown_by
+from parity.sides.both_modes import Shown, shown_by, shown_with
 from parity.sides.common_stages import common_stages
-from parity.sides.fresh import movable
+from parity.sides.fresh import movable, other_values
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.nnx_side import NnxSide
 from parity.sides.paired import Names
@@ -105,6 +105,10 @@ def of_modules(
         candidate = of_candidate()
     chosen, notes = common_stages(reference, candidate, read)
     reference, candidate.running.chosen = reference.choosing(chosen), chosen
+    fresh, unmoved = movable(reference, read)
+    if fresh:
+        others = other_values(reference.parameters, fresh)
+        shown = shown_with(shown, reference, others, inputs)
     notes += spare.notes(tensors, candidate, model, calling.flax[0], read)
     spared = {dotted(path) for row in tensors.spare for path in row.paths}
     state = torch_model.state_dict()
@@ -114,8 +118,7 @@ def of_modules(
     ignored += [name for name in candidate.unpaired if name not in spared]
     rounded = rounded_constants(torch_model)
     notes += hiding.notes(ignored, reference.parameters, inputs, calling.defaults, rounded)
-    notes += _of_inputs(reference, read, shown)
-    fresh, unmoved = movable(reference, read)
+    notes += _of_runs(reference, inputs, shown)
     trained = (
         training_mode.of_function(reference, shown)
         if isinstance(model, StateFunction)
@@ -128,9 +131,16 @@ def of_modules(
     )  # fmt: skip
 
 
-def _of_inputs(reference: TorchSide, inputs: Arrays, shown: Shown) -> Iterator[str]:
-    """Notes on what one call with these inputs does not show."""
-    also_training = shown.differs and not shown.problem
-    yield from unreached.of_reference(reference, inputs, training=also_training)
+def _of_runs(reference: TorchSide, inputs: Arrays, shown: Shown) -> Iterator[str]:
+    """Notes on what one call with these inputs, in one of two modes, does not show."""
+    yield from unreached.of_reference(reference, inputs, training=not shown.problem)
+    module = reference.module
+    other = [path for path, m in module.named_modules() if m.training != module.training]
+    if other:
+        words = "in torch_model, some modules are in another mode, but each run is in one for all"
+        yield f"{words}: {', '.join(other)}"
+    sparse = [path for path, m in module.named_modules() if getattr(m, "sparse", False) is True]
+    if sparse:
+        yield f"the gradients of {', '.join(sparse)} are dense here, and sparse in torch_model"
     if shown.moved:
         yield f"torch_model changes {', '.join(shown.moved)}, so only first calls are compared"

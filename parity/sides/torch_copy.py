@@ -1,11 +1,11 @@
 """Copies of PyTorch's modules."""
 
 import copy
-from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from parity.sides.kept import outside_of_state
 
 
 def copied(module: torch.nn.Module) -> torch.nn.Module:
@@ -42,32 +42,13 @@ def in_dtype(module: torch.nn.Module, dtype: str) -> torch.nn.Module:
     return module
 
 
-def outside_of_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that modules hold and no state dict has, by name."""
-    every = {
-        f"{path}.{name}".lstrip("."): held
-        for path, part in module.named_modules()
-        for key, value in (*vars(part).items(), *part._buffers.items())
-        for name, held in _tensors(key, value)
-    }
-    return {name: held for name, held in every.items() if name not in module.state_dict()}
-
-
-def _tensors(name: str, held: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensor, or those in a list, a queue or a dict of the user's."""
-    if isinstance(held, torch.Tensor):
-        yield name, held
-    elif not name.startswith("_") and isinstance(held, list | tuple | deque | dict):
-        items = held.items() if isinstance(held, dict) else enumerate(held)
-        yield from ((f"{name}[{key}]", v) for key, v in items if isinstance(v, torch.Tensor))
-
-
 def rounded_constants(module: torch.nn.Module) -> list[str]:
     """Those of them that are in float32, and need more digits than half of those that it has."""
-    held = outside_of_state(module)
+    held = outside_of_state(module).items()
     return [
-        name for name, tensor in held.items()
-        if tensor.dtype == torch.float32 and not torch.equal(*_short(tensor[tensor.isfinite()]))
+        name for name, tensor in held
+        if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
+        and not torch.equal(*_short(tensor[tensor.isfinite()]))
     ]  # fmt: skip
 
 

@@ -7,22 +7,26 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from os import sep
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parity.sides.limits import COMPARISONS, LIMITS, of_call, of_slices
+from parity.sides.limits import COMPARISONS, LIMITS, compares, of_call, of_slices
 from parity.sides.losses import SQUARES
-from parity.sides.side import Arrays
+from parity.sides.side import TARGET, Arrays
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
 
-_OTHERS = (str(Path(str(torch.__file__)).parent), str(Path(__file__).parents[1]))
-_DISTRIBUTIONS = str(Path(_OTHERS[0], "distributions"))
+_TORCH, _PARITY = (
+    f"{path}{sep}" for path in (Path(str(torch.__file__)).parent, Path(__file__).parents[1])
+)
+_DISTRIBUTIONS = f"{_TORCH}distributions{sep}"
 
 
 def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -> list[str]:
@@ -30,23 +34,30 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
 
     Args:
         reference: the reference.
-        inputs: what it reads.
+        inputs: what it and the loss read.
         training: whether to run it in training mode, too, forward and backward.
     """
+    run = reference.forward if _lacks_target(reference, inputs) else reference.gradients
     with _noted() as reached:
-        reference.forward(reference.parameters, inputs, TRUTH)
+        run(reference.parameters, inputs, TRUTH)
         if training:
             reference.run_copy(inputs, torch.nn.Module.train, FixedDropout(), SQUARES)
     missed: dict[str, dict[str, None]] = {}
-    for (words, (file, line, _)), is_reached in reached.items():
+    for (words, (file, line, *_)), is_reached in reached.items():
         if not is_reached:
-            missed.setdefault(words, {})[f"{Path(file).name}:{line}"] = None
+            place = f"{Path(file).name}:{line}" if line else file
+            missed.setdefault(words, {})[place] = None
     listed = ", ".join(f"{words} ({', '.join(places)})" for words, places in missed.items())
     return [f"not reached by these inputs, so not compared: {listed}"] if missed else []
 
 
-Caller = tuple[str, int, int | None]
-"""File and line of the user's code that calls an operator, and the identity of the module."""
+def _lacks_target(reference: TorchSide, inputs: Arrays) -> bool:
+    """Whether the loss needs a target that is still to be drawn."""
+    return reference.loss.targeted and TARGET not in inputs
+
+
+Caller = tuple[str, int, int, int | None]
+"""File, line and instruction of the user's code that calls an operator; identity of the module."""
 
 Noted = dict[tuple[str, Caller], bool]
 """What is to be reached, and where → whether any call there reaches it."""
@@ -62,23 +73,31 @@ def _noted() -> Iterator[Noted]:
 def _caller(compares: bool = False) -> Caller | None:
     """Where the user's code calls an operator: its line, and the module that does.
 
-    Several modules may do it for one line, such as those of a Sequential. None for what torch does
-    of its own accord: in a backward pass, in its distributions, and to compare, such as masks.
+    Several modules may do it for one line, such as those of a Sequential, and a line several times.
+    None for what torch does of its own accord: in a backward pass, in its distributions, and to
+    compare, such as masks.
 
     Args:
         compares: whether it is an operator that compares.
     """
-    frame, module = sys._getframe(2), None
-    while frame.f_code.co_filename.startswith(_OTHERS):
+    frame: FrameType = sys._getframe(2)
+    module = None
+    while frame.f_code.co_filename.startswith((_TORCH, _PARITY)):
         if frame.f_code is of_reference.__code__ or frame.f_back is None:
-            return None
-        in_torch = frame.f_code.co_filename.startswith(_OTHERS[0])
+            return None if module is None else ("torch_model", 0, 0, module)  # it is PyTorch's own
+        in_torch = frame.f_code.co_filename.startswith(_TORCH)
         if in_torch and (compares or frame.f_code.co_filename.startswith(_DISTRIBUTIONS)):
             return None
-        owner = frame.f_locals.get("self")
-        module = module or (id(owner) if isinstance(owner, torch.nn.Module) else None)
+        module = module or _module_of(frame)
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno, module
+    where = frame.f_code.co_filename, frame.f_lineno, frame.f_lasti
+    return *where, module or _module_of(frame)
+
+
+def _module_of(frame: FrameType) -> int | None:
+    """The identity of the module whose method runs."""
+    owner = frame.f_locals.get("self")
+    return id(owner) if isinstance(owner, torch.nn.Module) else None
 
 
 def _note(reached: Noted, found: Iterable[tuple[str, bool]], caller: Caller | None) -> None:
@@ -109,13 +128,13 @@ class _Noting:
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "overloadpacket", func).__name__.rstrip("_")
-        compares = name in COMPARISONS
-        caller = _caller(compares) if compares or name in LIMITS else None
-        if caller is None:
-            return func(*args, **(kwargs or {}))
-        before = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        before = args
+        if name in LIMITS or name in COMPARISONS:  # it may be done in place
+            before = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args]
         result = func(*args, **(kwargs or {}))
-        _note(self.reached, of_call(name, result, before), caller)
+        comparing = compares(name, result, before)
+        if comparing or name in LIMITS:
+            _note(self.reached, of_call(name, result, before), _caller(comparing))
         return result
 
 

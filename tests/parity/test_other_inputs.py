@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F
 
+import parity
+
 from .two_layers import Port, Reference, X, check, notes, plain
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -82,8 +84,30 @@ def test_other_lengths():
         return plain(m, x)
 
     x = {"x": np.stack([X, X + 1]), "lengths": np.array([6, 6])}
-    (note,) = elsewhere(theirs, ours, x)
-    assert note.startswith("elsewhere the models differ: on other lengths, forward output")
+    found = elsewhere(theirs, ours, x)
+    for lengths, note in zip(("other", "shorter"), found, strict=True):
+        assert note.startswith(f"elsewhere the models differ: on {lengths} lengths, forward output")
+
+
+@pytest.mark.parametrize("argument", ["lengths", "seq_lens"])
+def test_shorter_lengths_by_position(argument):
+    class Padding(torch.nn.Module):
+        def run(self, x, lengths):
+            steps = torch.arange(int(lengths.max()))
+            return (x[:, : len(steps)] * (steps < lengths[:, None])).softmax(-1)[:, 0]
+
+    exec(f"def forward(self, x, {argument}): return self.run(x, {argument})", scope := {})
+    Padding.forward = scope["forward"]
+
+    def ours(w, x, lengths):
+        kept = jnp.arange(6)[None] < lengths[:, None]
+        return jax.nn.softmax(x * kept.astype(x.dtype))[:, 0]
+
+    x = np.concatenate([X, X], 1)[:3]
+    report = parity.check(Padding(), ours, (x, np.array([6, 3, 4])), dtypes=["float64"])
+    report.assert_passed()
+    (note,) = (note for note in report.notes if "elsewhere" in note)
+    assert note.startswith("elsewhere the models differ: on shorter lengths, forward output")
 
 
 UNDEFINED = {

@@ -1,6 +1,9 @@
 """What either side does in training mode alone: in the output, the gradients, and what it keeps."""
 
+import copy
 import random
+import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +226,65 @@ def test_what_is_kept_outside_of_the_state_dict_is_noted(quickly_compiled):
     ]
 
 
+class Average:
+    """A helper of the user's."""
+
+    def __init__(self):
+        self.mean = torch.zeros(4)
+
+
+def _append(m, y):
+    m.kept.append(y.mean().item())
+
+
+KEPT = {
+    "a number": (0.0, lambda m, y: setattr(m, "kept", 0.9 * m.kept + y.mean().item()), "kept"),
+    "a count": (0, lambda m, y: setattr(m, "kept", m.kept + 1), "kept"),
+    "numbers in a list": ([0.0], _append, "kept[1], kept[2]"),
+    "an array": (np.zeros(4), lambda m, y: m.kept.__iadd__(y.detach().mean(0).numpy()), "kept"),
+    "a namespace": (
+        SimpleNamespace(mean=0.0), lambda m, y: setattr(m.kept, "mean", y.mean().item()),
+        "kept.mean",
+    ),
+    "a helper": (
+        Average(), lambda m, y: setattr(m.kept, "mean", m.kept.mean + y.detach().mean(0)),
+        "kept.mean",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_whatever_training_keeps_is_noted(quickly_compiled, name):
+    start, keep, words = KEPT[name]
+
+    def forward(m, x):
+        y = m.a(x)
+        if m.training:
+            keep(m, y)
+        return m.b(y)
+
+    reference = two_layers.Reference(forward)
+    reference.kept = copy.deepcopy(start)
+    report = two_layers.check(reference, two_layers.Port(plain))
+    report.assert_passed()
+    assert notes(report) == [
+        f"torch_model keeps what no state dict has, so it is not compared: {words}"
+    ]
+
+
+def test_sizes_and_clocks_that_are_kept_are_no_matter(quickly_compiled):
+    def forward(m, x):
+        m.batch = len(x)
+        if m.training:
+            m.clock.time = time.perf_counter()
+        return plain(m, x)
+
+    reference = two_layers.Reference(forward)
+    reference.clock = SimpleNamespace(time=0.0)
+    (note,) = notes(two_layers.check(reference, two_layers.Port(plain)))
+    assert note.endswith("so it is not compared: clock.time")
+
+
 class Queueing(two_layers.Reference):
     """Keeps what it computed in a list, in a dict, and in place of a number."""
 
@@ -292,3 +354,60 @@ def test_what_a_call_of_the_reference_changes_in_evaluation_is_noted(lenient, qu
     report = two_layers.check(Remembering(), Forgetful(), training_steps=0)
     report.assert_passed()
     assert "torch_model changes memory, so only first calls are compared" in notes(report)
+
+
+class Blending(two_layers.Reference):
+    """Blends two outputs in training mode, by a weight that is still 0."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.register_buffer("alpha", torch.tensor(0.0))
+
+    def forward(self, x):
+        y = self.b(self.a(x))
+        return (1 - self.alpha) * y.tanh() + self.alpha * y if self.training else y.tanh()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_training_mode_does_with_a_buffer_of_0(quickly_compiled, right):
+    class BlendingPort(two_layers.Port):
+        deterministic = False
+
+        def __init__(self):
+            super().__init__(None)
+            self.alpha = nnx.BatchStat(jnp.zeros(()))
+
+        def __call__(self, x):
+            y, alpha = plain(self, x), self.alpha[...]
+            blended = (1 - alpha) * jnp.tanh(y) + alpha * y
+            return blended if right and not self.deterministic else jnp.tanh(y)
+
+    port = BlendingPort()
+    if not right:
+        type(port).deterministic = nnx.static(True)
+    assert failing(two_layers.check(Blending(), port)) == (set() if right else {"training mode"})
+
+
+def test_modes_and_gradients_that_no_run_has_are_noted(quickly_compiled):
+    class Words(two_layers.Reference):
+        def __init__(self):
+            super().__init__(None)
+            self.words = torch.nn.Embedding(5, 3, sparse=True)
+
+        def forward(self, tokens):
+            return self.b(self.a(self.words(tokens)))
+
+    class PortOfWords(two_layers.Port):
+        def __init__(self):
+            super().__init__(None)
+            self.words = nnx.Embed(5, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, tokens):
+            return plain(self, self.words(tokens))
+
+    reference = Words().train()
+    reference.a.eval()
+    assert notes(two_layers.check(reference, PortOfWords(), np.array([0, 3, 1]))) == [
+        "in torch_model, some modules are in another mode, but each run is in one for all: a",
+        "the gradients of words are dense here, and sparse in torch_model",
+    ]

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import parity
 from parity.sides.torch_side import TorchSide
 from parity.sides.unreached import of_reference
 
@@ -47,9 +48,14 @@ CALLS = {
     "no NaN": (lambda x: x.nan_to_num(), "nan_to_num of NaN"),
     "a remainder": (lambda x: x % 5, "remainder of more than 5"),
     "a class that is ignored": (
-        lambda x: F.cross_entropy(x, torch.arange(8) % 3),
-        "nll_loss_forward of the ignored class -100",
+        lambda x: F.cross_entropy(x, torch.arange(8) % 3, ignore_index=7),
+        "nll_loss_forward of the ignored class 7",
     ),
+    "of a tagger": (
+        lambda x: F.cross_entropy(x.T[None], torch.arange(8)[None] % 3, ignore_index=7),
+        "nll_loss2d_forward of the ignored class 7",
+    ),
+    "none that is ignored": (lambda x: F.cross_entropy(x, torch.arange(8) % 3), ""),
     "in place": (lambda x: x.clone().lt_(0.5), ""),
     "into another array": (
         lambda x: x * torch.gt(x, 9.0, out=torch.empty(8, 3, dtype=torch.bool)), "a number > 9",
@@ -76,7 +82,21 @@ CALLS = {
     "the last steps": (lambda x: x[..., None, -5:], "[-5:] of something longer"),
     "a size that was computed": (lambda x: x[:, : x.shape[1]] + x[:5].sum() + x[-8:].sum(), ""),
     "an index beside a mask": (lambda x: x[x[:, 0] > 0][:, :2], ""),
-    "reached by another call": (lambda x: F.relu6(x) + F.relu6(x + 6), ""),
+    "by another call in a line": (
+        lambda x: F.relu6(x) + F.relu6(x + 6), "hardtanh above 6, hardtanh below 0",
+    ),
+    "by another round of a loop": (lambda x: sum(F.relu6(y) for y in (x, x + 6)), ""),
+    "a mask of its own": (lambda x: x * (x + 3).bool(), "a conversion to false"),
+    "its complement": (
+        lambda x: x * ~torch.isin(x, torch.tensor([7.0, 8.0])), "isin to true",
+    ),
+    "logical_not": (lambda x: x * torch.logical_not(x), "logical_not to true"),
+    "any": (lambda x: x * (x + 3).any(-1)[:, None], "any to false"),
+    "lengths": (lambda x: x / torch.count_nonzero(x, -1)[:, None], "count_nonzero of 0"),
+    "indices": (lambda x: x[torch.nonzero(x[:, 0])[:, 0]], "nonzero of 0"),
+    "heaviside": (
+        lambda x: x * torch.heaviside(x + 3, torch.tensor(0.5)), "heaviside below 0",
+    ),
 }  # fmt: skip
 
 
@@ -135,6 +155,15 @@ def test_every_module_of_a_sequential_has_to_reach_it():
     assert found(lambda m, x: layers(x - 1)) == [SIZES + "relu below 0"]
 
 
+def test_every_block_of_the_user_has_to_reach_it():
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(x) + 1
+
+    blocks = torch.nn.Sequential(Block(), Block())
+    assert found(lambda m, x: blocks(x)) == [SIZES + "relu below 0"]
+
+
 def test_limits_of_training_mode_and_of_hooks_are_noted():
     def forward(m, x):
         y = m.a(x)
@@ -157,3 +186,18 @@ def test_torch_wraps_no_mode_of_operators_in_dynamo():
     every = [mode for mode in TorchDispatchMode.__subclasses__() if "parity" in mode.__module__]
     assert len(every) == 3
     assert not [mode for mode in every if "__torch_dispatch__" in vars(mode)]
+
+
+def test_limits_of_a_model_of_pytorchs_own_are_noted():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU6(), torch.nn.Linear(4, 2))
+    assert of_reference(TorchSide(layers), {"x": X}) == [SIZES + "hardtanh above 6 (torch_model)"]
+
+
+def test_limits_of_the_loss_are_noted():
+    def masked(output, inputs):
+        mask = inputs["tags"] != 0
+        return (output**2).mean(-1)[mask].mean()
+
+    side = TorchSide(Reference(lambda m, x: m.a(x)), loss=parity.Loss("masked", masked, masked))
+    (note,) = of_reference(side, {"x": X, "tags": np.arange(1, 9)})
+    assert note.startswith(SIZES + "a number = 0 (test_unreached.py:")
