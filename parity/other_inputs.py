@@ -12,8 +12,9 @@ from parity.distance import Value
 from parity.judge import judge_run
 from parity.place import Place
 from parity.results import Row
+from parity.sides.data import like_lengths
 from parity.sides.side import Arrays, Pair, Side, floating, outputs
-from parity.sides.variants import VARIANTS, times, varied
+from parity.sides.variants import FACTORS, other_lengths, times, varied
 from parity.tolerances import TRUTH, smallest
 
 GROSS = 100.0
@@ -27,10 +28,11 @@ WORDS = {
 
 def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     """A note for each kind of other inputs on which output or gradients differ."""
-    _, *others = varied(inputs, VARIANTS)
+    _, *others = varied(inputs, tuple(FACTORS))
     others.append(("negative", times(inputs, -1.0)))
-    if "lengths" in inputs:
-        others.append(("short", {**inputs, "lengths": np.maximum(inputs["lengths"] - 1, 1)}))
+    for name in like_lengths(inputs):
+        others.append(("padded", {**inputs, name: other_lengths(inputs[name])}))
+        others.append(("short", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
     for name, changed in others:
         if not all(map(_normal, changed.values())):
             continue

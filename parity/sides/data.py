@@ -1,7 +1,6 @@
 """The inputs of a check by name, and similar batches for training."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from parity.tolerances import epsilon
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
-    """One array as "x", several as "x0" and so on; lengths, and inputs of our models, by name.
+    """One array as "x", several as "x0", "x1" and so on; inputs of our models by their meaning.
 
     Raises:
         ValueError: several inputs are in a list, one of an LSTM is not floating, or there are too
@@ -30,7 +29,7 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
     arrays = [tensors.array_of("x", each) for each in (x if isinstance(x, tuple) else (x,))]
     ours = _lstms(torch_model, flax_model)
     if not (ours or isinstance(flax_model, fb.BiLSTMWithAttention)):
-        return {"x": arrays[0]} if len(arrays) == 1 else _numbered(arrays, torch_model)
+        return {"x": arrays[0]} if len(arrays) == 1 else {f"x{i}": a for i, a in enumerate(arrays)}
     if not floating(arrays[0]):
         raise ValueError(f"x: expected floating numbers, got {arrays[0].dtype}; cast it first")
     states = dict(zip(("h_0", "c_0") if ours else (), filter(floating, arrays[1:]), strict=False))
@@ -43,16 +42,15 @@ def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
     return {"x": arrays[0], **states, **dict(zip(["lengths"], lengths, strict=False))}
 
 
-def _numbered(arrays: Sequence[np.ndarray], torch_model: Any) -> dict[str, np.ndarray]:
-    """The arrays as "x0", "x1" and so on; as "lengths" if the reference's argument is called so."""
-    forward = getattr(torch_model, "forward", None)
-    arguments = list(inspect.signature(forward).parameters) if callable(forward) else []
-    lengths = [
-        i for i, (array, argument) in enumerate(zip(arrays, arguments, strict=False))
-        if "len" in argument and array.dtype.kind in "iu" and array.shape == arrays[0].shape[:1]
+def like_lengths(inputs: Arrays) -> list[str]:
+    """The names of the inputs that may be lengths: whole numbers, of which no step is too many."""
+    padded = [array.shape[:2] for array in inputs.values() if array.ndim > 1]
+    return [
+        name for name, array in inputs.items()
+        if array.dtype.kind in "iu" and array.ndim == 1 and array.size
+        and any(len(array) == batch and 0 < array.min() <= array.max() <= time
+                for batch, time in padded)
     ]  # fmt: skip
-    names = {i: "lengths" for i in lengths} if len(lengths) == 1 else {}
-    return {names.get(i, f"x{i}"): array for i, array in enumerate(arrays)}
 
 
 def lengths_of(inputs: Arrays, torch_model: Any, flax_model: Any) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
+from parity.sides.data import like_lengths
 from parity.sides.side import Arrays, floating, is_mask, without_target
 
 
@@ -50,9 +51,10 @@ def notes(
     ]
     if equal:
         yield f"{', '.join(equal)} are equal, which hides that one is read for the other"
-    lengths = inputs.get("lengths")
-    if lengths is not None and len(lengths) > 1 and (np.diff(lengths) <= 0).all():
-        yield "lengths are sorted, which hides whether that is undone"
+    lengths = [n for n in like_lengths(inputs) if n not in still]
+    ordered = [n for n in lengths if len(inputs[n]) > 1 and (np.diff(inputs[n]) <= 0).all()]
+    if ordered:
+        yield f"{', '.join(ordered)} is sorted, which hides whether that is undone"
     single = [n for n, a in inputs.items() if a.size > 1 and 1 in a.shape[: a.ndim - 1]]
     if single:
         yield (

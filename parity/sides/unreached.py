@@ -17,10 +17,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.sides.limits import COMPARISONS, LIMITS, compares, of_call, of_slices
-from parity.sides.losses import SQUARES
+from parity.sides.losses import LOSSES, SQUARES
 from parity.sides.side import TARGET, Arrays
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
+from parity.sides.unexecuted import Lines
 from parity.tolerances import TRUTH
 
 _TORCH, _PARITY = (
@@ -30,7 +31,7 @@ _DISTRIBUTIONS = f"{_TORCH}distributions{sep}"
 
 
 def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -> list[str]:
-    """A note on what these inputs do not reach, if there is anything.
+    """Notes on what these inputs do not reach, if there is anything.
 
     Args:
         reference: the reference.
@@ -38,7 +39,8 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
         training: whether to run it in training mode, too, forward and backward.
     """
     run = reference.forward if _lacks_target(reference, inputs) else reference.gradients
-    with _noted() as reached:
+    lines = Lines(reference.module, reference.loss.torch)
+    with lines.watched(), _noted() as reached:
         run(reference.parameters, inputs, TRUTH)
         if training:
             reference.run_copy(inputs, torch.nn.Module.train, FixedDropout(), SQUARES)
@@ -47,13 +49,18 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
         if not is_reached:
             place = f"{Path(file).name}:{line}" if line else file
             missed.setdefault(words, {})[place] = None
-    listed = ", ".join(f"{words} ({', '.join(places)})" for words, places in missed.items())
-    return [f"not reached by these inputs, so not compared: {listed}"] if missed else []
+    notes = {
+        "not reached by these inputs, so not compared: ": [
+            f"{words} ({', '.join(places)})" for words, places in missed.items()
+        ],
+        "lines that no run executes, so not compared: ": lines.missed() if training else [],
+    }
+    return [what + ", ".join(found) for what, found in notes.items() if found]
 
 
 def _lacks_target(reference: TorchSide, inputs: Arrays) -> bool:
     """Whether the loss needs a target that is still to be drawn."""
-    return reference.loss.targeted and TARGET not in inputs
+    return TARGET not in inputs and (reference.loss.targeted or reference.loss in LOSSES)
 
 
 Caller = tuple[str, int, int, int | None]

@@ -49,5 +49,10 @@ def _padded(inputs: Arrays, lengths: np.ndarray | None) -> Arrays:
     lengths = inputs.get("lengths", lengths)
     if lengths is None:
         return inputs
+    return {**inputs, "lengths": other_lengths(lengths)}
+
+
+def other_lengths(lengths: np.ndarray) -> np.ndarray:
+    """From the longest down to 1; the other way round, unless they are in descending order."""
     padded = np.linspace(lengths.max(initial=1), 1, len(lengths)).astype(lengths.dtype)
-    return {**inputs, "lengths": padded if (np.diff(lengths) <= 0).all() else padded[::-1]}
+    return padded if (np.diff(lengths) <= 0).all() else padded[::-1]

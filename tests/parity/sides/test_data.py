@@ -39,3 +39,13 @@ def test_positive_numbers_zeros_and_one_hot_rows_stay_so():
     assert np.all(another(x=np.array([[1e-9], [2.0]]))["x"] > 0)
     hot = another(x=np.eye(4))["x"]
     np.testing.assert_array_equal(np.sort(hot, axis=0), np.sort(np.eye(4), axis=0))
+
+
+def test_what_may_be_the_lengths_of_sequences():
+    x = np.zeros((3, 5, 2))
+    inputs = {
+        "x": x, "x1": np.array([5, 1, 2]), "classes": np.array([0, 1, 2]),
+        "long": np.array([6, 1, 2]), "two": np.array([1, 2]), "real": np.array([1.0, 2.0, 3.0]),
+        "none": np.zeros(0, int),
+    }  # fmt: skip
+    assert data.like_lengths(inputs) == ["x1"]

@@ -293,8 +293,9 @@ def test_inputs_that_hide_mistakes_are_noted(name):
 
 @pytest.mark.parametrize(("lengths", "told"), [([5, 3, 3], True), ([3, 5, 3], False)])
 def test_sorted_lengths_are_noted(lengths, told):
-    found = list(hiding.notes((), {}, {"lengths": np.array(lengths)}, (), ()))
-    assert found == ["lengths are sorted, which hides whether that is undone"] * told
+    inputs = {"x": np.arange(30.0).reshape(3, 5, 2), "x1": np.array(lengths)}
+    found = list(hiding.notes((), {}, inputs, (), ()))
+    assert found == ["x1 is sorted, which hides whether that is undone"] * told
 
 
 def test_equal_inputs_are_noted():
