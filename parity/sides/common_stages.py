@@ -3,6 +3,7 @@
 import numpy as np
 
 from parity.sides.nnx_side import NnxSide
+from parity.sides.recurrent import STATES
 from parity.sides.side import Arrays, outputs
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
@@ -37,6 +38,9 @@ def common_stages(
         and ours[n].shape != theirs[n].shape
         and (right or sorted(ours[n].shape) == sorted(theirs[n].shape))
     ]
+    # One side calls its LSTM for some steps at a time, so that its states are others, too.
+    calls = {name.removesuffix(".output") for name in other if name.endswith(".output")}
+    other += [name for name in both if name.endswith(STATES) and name[:-4] in calls]
     hidden = candidate.running.hidden
     only = [
         name

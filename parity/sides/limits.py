@@ -62,6 +62,17 @@ def _ignored(result: Any, x: Any, classes: Any, weight: Any, reduction: Any, no:
         yield f" of the ignored class {no}", bool((classes == no).any())
 
 
+def _twice(result: Any, x: Any, axis: Any, index: Any, *source: Any) -> Reached:
+    if index.ndim == 1:
+        index = index.view(-1, *[1] * (x.ndim - 1)).movedim(0, axis) if x.ndim > 1 else index
+    counts = torch.zeros_like(x).scatter_add(axis, index, torch.ones_like(index, dtype=x.dtype))
+    yield " of an index twice", bool((counts > 1).any())
+
+
+def _cut(result: Any, x: Any, *diagonal: Any) -> Reached:
+    yield " of anything", bool((result != x).any())
+
+
 def _of_0(result: Any, x: Any, *axes: Any) -> Reached:
     yield " of 0", bool((x == 0).any())
 
@@ -101,6 +112,10 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     "bucketize": lambda y, x, boundaries: _buckets(y, boundaries),
     "searchsorted": lambda y, boundaries, x: _buckets(y, boundaries),
     **dict.fromkeys(("nonzero", "count_nonzero"), _of_0),
+    **dict.fromkeys(("scatter_add", "index_add"), _twice),
+    **dict.fromkeys(("tril", "triu"), _cut),
+    "split": lambda y, x, size, axis=0: iter([(" into more than one", len(y) > 1)]),
+    "topk": lambda y, x, k, axis=-1, *order: iter([(f" of more than {k}", x.shape[axis] > k)]),
     "heaviside": lambda y, x, values: _beyond(x, 0.0, 0.0),
     "embedding_renorm": _renorm,
     **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), _ignored),

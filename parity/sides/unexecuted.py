@@ -6,29 +6,33 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import sep
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
+NOT_THE_USERS = tuple(
+    f"{path}{sep}" for path in (Path(str(torch.__file__)).parent, Path(__file__).parents[1])
+)
+"""The folders of PyTorch and of parity, in which the user's code is called."""
+
 
 class Lines:
-    """The lines that are executed of a module's code, and of all the modules in it.
+    """The lines that are executed in the files that a module's code is in.
 
     Args:
         module: the module. Code of PyTorch's own modules is not watched.
-        others: functions to watch, too.
+        others: functions, to watch their files, too.
     """
 
     def __init__(self, module: torch.nn.Module, *others: Any) -> None:
-        kinds = dict.fromkeys(type(part) for part in module.modules())
-        own = [kind for kind in kinds if not f"{kind.__module__}.".startswith("torch.")]
-        held = [value for kind in own for value in vars(kind).values() if callable(value)]
-        functions = (inspect.unwrap(function) for function in (*held, *others))
-        self._executed: dict[CodeType, set[int]] = {
-            function.__code__: set() for function in functions if inspect.isfunction(function)
-        }
+        held = (*(type(part).forward for part in module.modules()), *others)
+        functions = (inspect.unwrap(function) for function in held)
+        files = {f.__code__.co_filename for f in functions if inspect.isfunction(f)}
+        self._files = {file for file in files if not file.startswith(NOT_THE_USERS)}
+        self._executed: dict[CodeType, set[int]] = {}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -39,7 +43,10 @@ class Lines:
             return step
 
         def call(frame: FrameType, event: str, _: Any) -> Any:
-            return step if frame.f_code in self._executed else None
+            if frame.f_code.co_filename not in self._files:
+                return None
+            self._executed.setdefault(frame.f_code, set())
+            return step
 
         before = sys.gettrace()
         sys.settrace(call)
@@ -53,7 +60,6 @@ class Lines:
         return [
             f"{Path(code.co_filename).name}:{line}"
             for code, lines in self._executed.items()
-            if lines
             for line in _missed(code, lines)
         ]
 
@@ -64,6 +70,8 @@ def _missed(code: CodeType, executed: set[int]) -> Iterator[int]:
         found, start = inspect.getsourcelines(code)
         (function,) = ast.parse(textwrap.dedent("".join(found))).body
     except (OSError, SyntaxError, ValueError):  # there is no source, or none by itself
+        return
+    if getattr(function, "name", None) != code.co_name:  # a lambda, or an expression in brackets
         return
     for statement in _first_missed(function, {line - start + 1 for line in executed}):
         if not _only_raises(statement):

@@ -21,12 +21,10 @@ from parity.sides.losses import LOSSES, SQUARES
 from parity.sides.side import TARGET, Arrays
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
-from parity.sides.unexecuted import Lines
+from parity.sides.unexecuted import NOT_THE_USERS, Lines
 from parity.tolerances import TRUTH
 
-_TORCH, _PARITY = (
-    f"{path}{sep}" for path in (Path(str(torch.__file__)).parent, Path(__file__).parents[1])
-)
+_TORCH = NOT_THE_USERS[0]
 _DISTRIBUTIONS = f"{_TORCH}distributions{sep}"
 
 
@@ -89,7 +87,7 @@ def _caller(compares: bool = False) -> Caller | None:
     """
     frame: FrameType = sys._getframe(2)
     module = None
-    while frame.f_code.co_filename.startswith((_TORCH, _PARITY)):
+    while frame.f_code.co_filename.startswith(NOT_THE_USERS):
         if frame.f_code is of_reference.__code__ or frame.f_back is None:
             return None if module is None else ("torch_model", 0, 0, module)  # it is PyTorch's own
         in_torch = frame.f_code.co_filename.startswith(_TORCH)

@@ -5,7 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from flax import nnx
+
 import flax_bilstm as fb
+import parity
 from parity.sides import pair as pairs
 
 
@@ -58,3 +61,31 @@ def test_a_plain_lstm_is_compared_with_a_packed_sequence(float64, forward_failur
     monkeypatch.setattr(fb.LSTM, "__call__", lambda self, x, lengths, **rest: call(self, x, **rest))
     report = float64(pair(reference, candidate, inputs), inputs)
     assert "lstm.output" in forward_failures(report)
+
+
+def test_an_lstm_that_one_side_calls_step_by_step(quickly_compiled):
+    class Stepwise(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            found, state = [], None
+            for step in x.split(1, 1):
+                y, state = self.lstm(step, state)
+                found.append(y)
+            return torch.cat(found, 1)
+
+    class AtOnce(nnx.Module):
+        def __init__(self):
+            self.lstm = fb.LSTM(3, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.lstm(x)[0]
+
+    torch.manual_seed(0)
+    reference, port = Stepwise(), AtOnce()
+    fb.load_state_dict(port, reference.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    options = {"dtypes": ["float64"], "training_steps": 0}
+    parity.check(reference, port, x, **options).assert_passed()

@@ -25,7 +25,7 @@ def known():
         *cell.of_step(lstm), *sequence.of_direction(lstm), *sequence.of_output(["f", "r"]),
         *sequence.of_states(["f", "r"], 3, True), *sequence.of_states(["f", "r"], 3, False),
         *functions.of_stage(model), *update.of_update(ADAM.torch),
-        *(relation(np.eye(2), np.eye(2)) for relation in arrays.RELATIONS),
+        *(relation(np.eye(2), 2 * np.eye(2)) for relation in arrays.RELATIONS),
     ]  # fmt: skip
     for words, *_ in in_code:
         yield False, family(words)

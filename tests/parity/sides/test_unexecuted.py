@@ -65,6 +65,28 @@ def test_the_first_line_of_each_piece(name):
     assert lines.missed() == [f"test_unexecuted.py:{start + line - 1}" for line in expected]
 
 
+def helper(x):
+    if len(x) > 9:
+        return 2 * x
+    return x
+
+
+class Calling(torch.nn.Module):
+    def forward(self, x):
+        if all(len(row) for row in x):
+            x = [(lambda row: 2 * row)(row) for row in x]
+            x = torch.stack(x)
+        return helper(x)
+
+
+def test_functions_of_the_same_file_are_watched():
+    module = Calling()
+    lines = Lines(module)
+    with lines.watched():
+        module(X)
+    assert lines.missed() == [f"test_unexecuted.py:{helper.__code__.co_firstlineno + 2}"]
+
+
 def test_tracing_is_what_it_was_before():
     before = sys.gettrace()
     lines = Lines(Branches())

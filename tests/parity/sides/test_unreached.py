@@ -94,6 +94,17 @@ CALLS = {
     "any": (lambda x: x * (x + 3).any(-1)[:, None], "any to false"),
     "lengths": (lambda x: x / torch.count_nonzero(x, -1)[:, None], "count_nonzero of 0"),
     "indices": (lambda x: x[torch.nonzero(x[:, 0])[:, 0]], "nonzero of 0"),
+    "indices once": (
+        lambda x: x.scatter_add(0, torch.tensor([[0, 1, 2]]), x), "scatter_add of an index twice",
+    ),
+    "indices twice": (lambda x: x.scatter_add(0, torch.tensor([[0, 1], [0, 2]]), x), ""),
+    "rows once": (
+        lambda x: x.index_add(0, torch.tensor([0, 2]), x[:2]), "index_add of an index twice",
+    ),
+    "rows twice": (lambda x: x.index_add(0, torch.tensor([2, 2]), x[:2]), ""),
+    "a window": (lambda x: (x @ x.T).triu(-9).tril(), "triu of anything"),
+    "one chunk": (lambda x: x.split(9)[0], "split into more than one"),
+    "all of them": (lambda x: x.topk(3).values, "topk of more than 3"),
     "heaviside": (
         lambda x: x * torch.heaviside(x + 3, torch.tensor(0.5)), "heaviside below 0",
     ),
