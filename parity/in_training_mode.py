@@ -80,17 +80,17 @@ def _in_words(row: Row, returned: bool, only: str) -> Row:
     """The row, with a note if it differs."""
     if row.passed:
         return row
-    words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+    words = f": {row.note}" if row.note else f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
     kind = "output" if returned else "array" if row.name.endswith(AFTER) else "gradient"
     if only == ONLY:
-        return replace(row, note=f"in training mode, the {kind} {words}: {DIFFERENT}")
+        return replace(row, note=f"in training mode, the {kind}{words}: {DIFFERENT}")
     why = DIFFERENT
     if returned:
         why = (
             "one is missing, is called elsewhere or more often, or has another rate, "
             f"broadcast_dims or broadcast_dropout; or {why}"
         )
-    note = f"with fixed numbers for every Dropout, the {kind} {words}: {why}; {only}"
+    note = f"with fixed numbers for every Dropout, the {kind}{words}: {why}; {only}"
     return replace(row, note=note)
 
 
