@@ -80,7 +80,9 @@ def _in_words(row: Row, returned: bool, only: str) -> Row:
     """The row, with a note if it differs."""
     if row.passed:
         return row
-    words = f": {row.note}" if row.note else f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+    words = (
+        f": {row.note}" if row.note else f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+    )
     kind = "output" if returned else "array" if row.name.endswith(AFTER) else "gradient"
     if only == ONLY:
         return replace(row, note=f"in training mode, the {kind}{words}: {DIFFERENT}")

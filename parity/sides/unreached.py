@@ -40,8 +40,11 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
     lines = Lines(reference.module, reference.loss.torch)
     with lines.watched(), _noted() as reached:
         run(reference.parameters, inputs, TRUTH)
-        if training:
+    if training:
+        with lines.watched(), _noted() as also:
             reference.run_copy(inputs, torch.nn.Module.train, FixedDropout(), SQUARES)
+        known = {_without_module(key) for key in reached}
+        reached |= {key: also[key] for key in also if _without_module(key) not in known}
     missed: dict[str, dict[str, None]] = {}
     for (words, (file, line, *_)), is_reached in reached.items():
         if not is_reached:
@@ -64,8 +67,17 @@ def _lacks_target(reference: TorchSide, inputs: Arrays) -> bool:
 Caller = tuple[str, int, int, int | None]
 """File, line and instruction of the user's code that calls an operator; identity of the module."""
 
-Noted = dict[tuple[str, Caller], bool]
-"""What is to be reached, and where → whether any call there reaches it."""
+Key = tuple[str, Caller]
+"""What is to be reached, in words, and where."""
+
+Noted = dict[Key, bool]
+"""What is to be reached → whether any call there reaches it."""
+
+
+def _without_module(key: Key) -> tuple[Any, ...]:
+    """The same in every copy of the model."""
+    words, (*where, _) = key
+    return words, *where
 
 
 @contextmanager

@@ -166,6 +166,13 @@ def test_every_module_of_a_sequential_has_to_reach_it():
     assert found(lambda m, x: layers(x - 1)) == [SIZES + "relu below 0"]
 
 
+def test_what_evaluation_reaches_need_not_be_reached_in_training():
+    def forward(m, x):
+        return F.relu(x + 9 if m.training else x)
+
+    assert not found(forward, training=True)
+
+
 def test_every_block_of_the_user_has_to_reach_it():
     class Block(torch.nn.Module):
         def forward(self, x):
