@@ -39,9 +39,10 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
         found = _rows(pair, changed, place)
         row = next((row for row in found if row.failed and not row.tightness < GROSS), None)
         if row is not None:
-            words = row.note or f"differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+            differs = f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
+            words = f": {row.note}" if row.note else differs
             yield (
-                f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name} {words}; "
+                f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name}{words}; "
                 "if such inputs can come, check them, too"
             )
 
