@@ -55,11 +55,16 @@ class Calls(TorchFunctionMode):
         dropout_p: float = 0.0, is_causal: bool = False,
     ) -> Tensor:  # fmt: skip
         """torch's fused attention, as products and a softmax whose calls can be changed."""
-        if is_causal or (attn_mask is not None and attn_mask.dtype is torch.bool):
-            raise ValueError("the mask is not one that is added")
         with nullcontext() if self.watching else _watching(self):
             scores = query @ key.mT / query.shape[-1] ** 0.5
-            return torch.softmax(scores if attn_mask is None else scores + attn_mask, -1) @ value
+            if is_causal:
+                later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+                scores = scores.masked_fill(later, -torch.inf)
+            if attn_mask is not None and attn_mask.dtype is torch.bool:
+                scores = scores.masked_fill(~attn_mask, -torch.inf)
+            elif attn_mask is not None:
+                scores = scores + attn_mask
+            return torch.softmax(scores, -1) @ value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}

@@ -1,4 +1,4 @@
-"""Mistakes between layers: activations, which step is read, what is added, in which order."""
+"""Mistakes between layers: activations, which step is read, what is put together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def of_activations() -> Mistakes:
 
 
 def of_wiring() -> Mistakes:
-    """What can be wrong between the layers: which step is read, what is added, in which order."""
+    """What can be wrong between the layers: which step is read, in which order they are."""
     for words, read in {
         "the first step is read, not the last": lambda x, at: x.select(at, 0),
         "the step before the last is read, not the last": lambda x, at: x.select(at, -2),
@@ -55,9 +55,6 @@ def of_wiring() -> Mistakes:
         "the mean over an axis is its first step": lambda x, *at, **k: x.select(_axis(at, k), 0),
     }.items():
         yield words, Calls(("mean",), lambda c, f, a, k, m=mix: m(*a, **k))
-    additions = ("add", "__add__", "__radd__", "add_", "__iadd__")
-    yield "the first term of a sum is missing", Calls(additions, lambda c, f, a, k: _term(a, 1))
-    yield "the second term of a sum is missing", Calls(additions, lambda c, f, a, k: _term(a, 0))
     yield (
         "what is put together is in the other order",
         Calls(("cat", "concat", "concatenate"), lambda c, f, a, k: f(a[0][::-1], *a[1:], **k)),
@@ -78,9 +75,3 @@ def _last_step(func: Any, args: Any, read: Callable[[Tensor, int], Tensor]) -> A
     if numbers != [-1] or any(i != slice(None) for i in at if not isinstance(i, int | Tensor)):
         return func(*args)
     return read(x, at.index(-1))
-
-
-def _term(args: Any, number: int) -> Tensor:
-    if not all(isinstance(arg, Tensor) for arg in args[:2]) or args[0].shape != args[1].shape:
-        raise ValueError("it is no sum of two alike")
-    return args[number]

@@ -14,6 +14,7 @@ from .test_mistakes_in_a_network import IN_FUNCTIONS, IN_PRODUCTS, Attends
 from .test_mistakes_in_an_lstm import IN_LSTMS, ORDER, OTHER_DIRECTION
 from .test_mistakes_in_an_optimizer import IN_UPDATES
 from .test_mistakes_in_arrays import IN_OUTPUTS, IN_PARAMETERS
+from .test_mistakes_in_masks import IN_MASKS, LEFT_OUT
 from .words import family
 
 
@@ -41,6 +42,8 @@ def test_every_known_mistake_is_asked_for():
         *IN_OUTPUTS,
         *IN_UPDATES,
         *IN_LSTMS,
+        *IN_MASKS,
+        *LEFT_OUT,
         ORDER,
         OTHER_DIRECTION,
     ]

@@ -100,7 +100,7 @@ def test_code_after_the_last_layer_is_a_stage_too(network):
     first = compare_sides(pair, network.inputs, dtypes=["float64"]).first_divergence
     assert (first.check, first.explains) == ("forward", True)
     assert first.name == "output"
-    assert "it is fc;" in first.note
+    assert "the second factor of a product is missing" in first.note
 
 
 def test_a_stage_of_another_shape_is_placed(network):
