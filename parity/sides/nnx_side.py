@@ -37,10 +37,11 @@ class NnxSide(Side):
         loss: the loss of the gradients and of training.
         training_call: how to call it in training mode; None for the same call.
         stages: path in the reference → path in this module, of the submodules to intercept.
-        recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
+        with_ports: the submodules among them that are a pair of `parity.sides.ports`.
         chosen: the stages to collect; None for all of these submodules, () for none.
         output: the name of the output.
         name: the name of this side in reports.
+        theirs: the reference's parameters, for variables that hold a rounded form of them.
 
     Raises:
         ValueError: a row's path has no leaf, or converting a leaf there and back changes it.
@@ -57,14 +58,15 @@ class NnxSide(Side):
         *,
         training_call: Call | None = None,
         stages: Mapping[str, str] | None = None,
-        recurrent: Iterable[str] = (),
+        with_ports: Iterable[str] = (),
         chosen: frozenset[str] | None = None,
         output: str = "output",
         name: str = "flax",
+        theirs: Arrays | None = None,
     ) -> None:
         self._variables = Variables(module, rows)
         self.running = Running(
-            self._variables, (call, training_call or call), loss, stages or {}, recurrent, chosen,
+            self._variables, (call, training_call or call), loss, stages or {}, with_ports, chosen,
             output,
         )  # fmt: skip
         """Shared with the sides that `holding` returns, so that nothing is compiled again."""
@@ -77,7 +79,8 @@ class NnxSide(Side):
                          if n in self._variables.trained]  # fmt: skip
         """The paths of trained variables that are no parameter of the reference's."""
         self._trainings: dict[Any, Training] = {}
-        super().__init__(name, self._variables.parameters())
+        rounded = self._variables.rounded(theirs or {})
+        super().__init__(name, {**self._variables.parameters(), **rounded})
         self.wide = widens(self.parameters)
 
     def shapes(self, parameters: Arrays, inputs: Arrays, dtype: str) -> dict[str, Any]:

@@ -75,11 +75,29 @@ class Variables:
             found.update(zip(row.torch_names, tensors, strict=True))
         return found
 
+    def rounded(self, theirs: Arrays) -> dict[str, np.ndarray]:
+        """The tensors of the reference that the module holds rounded, such as the sum of two.
+
+        Each variable is to the last bit what their conversion gives in its dtype.
+        """
+        found: dict[str, np.ndarray] = {}
+        for row in self.rows:
+            if row.transform.exact or not all(name in theirs for name in row.torch_names):
+                continue
+            tensors = [theirs[name] for name in row.torch_names]
+            leaves = [np.asarray(self.found[path][...]) for path in row.paths]
+            if all(map(identical, row.from_torch(tensors), leaves)):
+                found.update(zip(row.torch_names, tensors, strict=True))
+        return found
+
     def leaves(self, parameters: Arrays, dtype: str) -> Named:
         """Every variable of the module in this dtype, taken from the parameters if it has a row."""
         values = {path: leaf[...] for path, leaf in self.found.items()}
         for row in self.rows:
-            leaves = row.from_torch([np.asarray(parameters[name]) for name in row.torch_names])
+            tensors = [np.asarray(parameters[name]) for name in row.torch_names]
+            if not row.transform.exact:  # what it computes is rounded
+                tensors = [tensor.astype(dtype) for tensor in tensors]
+            leaves = row.from_torch(tensors)
             values.update(
                 (path, leaf)
                 for path, leaf in zip(row.paths, leaves, strict=True)

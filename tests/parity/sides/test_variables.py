@@ -31,13 +31,15 @@ class Tagger(nnx.Module):
 def test_a_cell_of_flax_with_one_bias_for_two(quickly_compiled):
     """Its state begins in the dtype of its parameters, which is another one in float64."""
     reference, candidate = TorchTagger(), Tagger()
+    with torch.no_grad():
+        reference.lstm.bias_ih_l0 *= 1.1  # as trained ones, whose sum has to be rounded
     names = {"rnn.cell": fb.SummedBiases("lstm", "_l0")}
     fb.load_state_dict(candidate, reference.state_dict(), names=names)
     x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
-    options = {"names": names, "training_steps": 0, "dtypes": ["float64"]}
+    options = {"names": names, "training_steps": 0}
     report = parity.check(reference, candidate, x, **options)
-    assert {row.name for row in report.failing} == {"lstm.bias_ih_l0", "lstm.bias_hh_l0"}
-    assert "it holds the sum of both biases" in str(report)
+    assert {row.name for row in report.failing} == {"lstm.bias_hh_l0"}
+    assert {row.check for row in report.failing} == {"gradients"}
     known = {"lstm.bias_*": "one bias for two"}
     parity.check(reference, candidate, x, known=known, **options).assert_passed()
 
