@@ -128,16 +128,16 @@ def _in_one_layout(
 ) -> tuple[Pair, list[Row]]:
     """The rows of `_functions`; the pair and `truths` lose stages that are in another layout."""
     rows = list(_functions(pair, inputs, dtype, case, truths))
-    turned = layouts.in_another(pair, inputs, dtype, truths["forward"], rows)
-    if not turned:
-        return pair, rows
-    other = layouts.without(pair, turned)
-    stages = {n: a for n, a in truths["forward"].items() if n not in turned}
-    others = list(_functions(other, inputs, dtype, case, {**truths, "forward": stages}))
-    if not layouts.is_elsewhere(pair, rows, others, turned):
-        return pair, rows
-    truths["forward"] = stages
-    return other, others
+    for why, found in layouts.KINDS.items():
+        turned = found(pair, inputs, dtype, truths["forward"], rows)
+        if not turned:
+            continue
+        other = layouts.without(pair, turned, why)
+        stages = {n: a for n, a in truths["forward"].items() if n not in turned}
+        others = list(_functions(other, inputs, dtype, case, {**truths, "forward": stages}))
+        if layouts.is_elsewhere(pair, rows, others, turned):
+            pair, rows, truths["forward"] = other, others, stages
+    return pair, rows
 
 
 def _at_floating(slopes: Gradients, side: Side, inputs: Arrays) -> Gradients:

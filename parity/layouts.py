@@ -1,8 +1,9 @@
-"""Stages that hold the same numbers in another layout: not wrong, but not comparable either.
+"""Stages that hold other numbers in a right network: not wrong, but not comparable either.
 
-If the layouts have different shapes, such as (batch, time, features) and (time, batch, features),
-the stage is left out from the start. This file is about those whose shapes happen to be equal; and
-about those of a module that both sides call several times, in another order.
+Most hold the same numbers in another layout. If the layouts have different shapes, such as
+(batch, time, features) and (time, batch, features), the stage is left out from the start. This file
+is about those whose shapes happen to be equal; about those of a module that both sides call several
+times, in another order; and about those for which later code makes up.
 """
 
 import re
@@ -63,6 +64,35 @@ def in_another(
     return frozenset() if turned.intersection(returned) else turned
 
 
+def made_up_for(
+    pair: Pair, inputs: Arrays, dtype: str, truth: Arrays, rows: Sequence[Row]
+) -> frozenset[str]:
+    """The failing stages for which later code makes up: output and gradients are right in float64.
+
+    One side may have an activation inside of a module, the other after it; one mask may be true
+    where the other is false. The loss must have a gradient at the stage, or else no output shows
+    it; an input that has none, such as a mask, shows in what its module returns.
+    """
+    returned = outputs((row.name for row in rows if row.check == "forward"), pair.reference.output)
+    if dtype != TRUTH or not returned or not isinstance(pair, ModulePair):
+        return frozenset()
+    failing = [r.name for r in rows if r.check == "forward" and r.failed]
+    if not failing or any(r.failed for r in rows if r.check == "gradients" or r.name in returned):
+        return frozenset()
+    slopes = pair.reference.cotangents(pair.reference.parameters, inputs, TRUTH)
+    return frozenset(
+        name for name in failing
+        if np.any(slopes.get(name, 0)) or (".input" in name and not floating(truth[name]))
+    )  # fmt: skip
+
+
+KINDS = {
+    "in another layout or order of calls": in_another,
+    "in which the models differ, for which later code makes up": made_up_for,
+}
+"""Why stages are left out, in words → the stages that are, of failing ones."""
+
+
 def is_elsewhere(
     pair: Pair, rows: Sequence[Row], others: Sequence[Row], turned: Collection[str]
 ) -> bool:
@@ -86,10 +116,10 @@ def is_elsewhere(
     return wrong is not None and not any(f"{wrong}.".startswith(f"{m}.") for m in readers)
 
 
-def without(pair: Pair, stages: Collection[str]) -> Pair:
+def without(pair: Pair, stages: Collection[str], why: str) -> Pair:
     """The pair without these stages, and with a note about them."""
     assert isinstance(pair, ModulePair)
-    words = f"stages in another layout or order of calls, left out: {', '.join(sorted(stages))}"
+    words = f"stages {why}, left out: {', '.join(sorted(stages))}"
     chosen = frozenset(pair.reference.running.chosen or ()).difference(stages)
     sides = pair.reference.choosing(chosen), pair.candidate.choosing(chosen)
     return replace(pair, reference=sides[0], candidate=sides[1], notes=(*pair.notes, words))
