@@ -5,6 +5,7 @@ either model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from parity.place import Place
 from parity.results import Row
 from parity.sides.data import like_lengths
 from parity.sides.side import Arrays, Pair, Side, floating, outputs
-from parity.sides.variants import FACTORS, other_lengths, times, varied
+from parity.sides.variants import FACTORS, other_lengths, redrawn, resized, times, varied
 from parity.tolerances import TRUTH, smallest
 
 GROSS = 100.0
@@ -23,6 +24,8 @@ GROSS = 100.0
 WORDS = {
     "loud": "30 times the inputs", "quiet": "a thousandth of the inputs",
     "padded": "other lengths", "short": "shorter lengths", "negative": "the negative inputs",
+    "longer": "one step more", "cut": "one step less", "whole": "other whole numbers",
+    "masks": "other masks",
 }  # fmt: skip
 
 
@@ -33,6 +36,7 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     for name in like_lengths(inputs):
         others.append(("padded", {**inputs, name: other_lengths(inputs[name])}))
         others.append(("short", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
+    others += [*redrawn(inputs), *_of_another_size(pair.reference, inputs)]
     for name, changed in others:
         if not all(map(_normal, changed.values())):
             continue
@@ -45,6 +49,15 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
                 f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name}{words}; "
                 "if such inputs can come, check them, too"
             )
+
+
+def _of_another_size(reference: Side, inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
+    """The inputs with another number of steps, of the first kind that the reference takes."""
+    for name, changed in resized(inputs):
+        with suppress(Exception):  # the user's code can raise anything
+            reference.forward(reference.parameters, changed, TRUTH)
+            yield name, changed
+            return
 
 
 def _normal(array: np.ndarray) -> bool:

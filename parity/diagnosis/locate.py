@@ -5,7 +5,7 @@ of the check, so that it is the report's first divergence. A stage is a submodul
 two submodules, or, in a pair of LSTMs, a layer, a direction, a step or a gate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,11 +21,18 @@ from parity.sides.intercept import nnx_submodules
 from parity.sides.optimizers import Optimizer
 from parity.sides.pair import ModulePair
 from parity.sides.side import Arrays, Gradients, Pair, Side, outputs
+from parity.sides.torch_copy import rounded_constants
 from parity.tolerances import TRUTH
 
 FAST_VARIANCE = (
     "use_fast_variance=True rounds more than PyTorch's variance if a mean is large: try False"
 )
+ROUNDED = (
+    "of torch_model was rounded to float32 when it was made, which float64 shows, unless the "
+    "candidate has the same numbers; make it of Python's numbers"
+)
+AS_IN_FLOAT32 = 1e-5
+"""How far apart float32 and float64 may be, of the scale: some hundred ULP."""
 ONLY_TRAINING = (
     "forward pass, gradients and update are right in evaluation mode: what only training mode does "
     "is different"
@@ -116,10 +123,19 @@ def _in_functions(pair: ModulePair, inputs: Arrays, first: Row, checks: Sequence
             if inner is not None:
                 return [inner]
         known = match.of_module_stage(row, judged, pair, run, values, inputs)
-        if not known and not row.note and _has_fast_variance(pair, row.name):
-            known = f"{match.UNKNOWN}; {FAST_VARIANCE}"
+        if not known and not row.note:
+            known = "; ".join([match.UNKNOWN, *_hints(pair, row)])
         return [_explained(row, judged, check, known, pair.reference.output)]
     return []
+
+
+def _hints(pair: ModulePair, row: Row) -> Iterator[str]:
+    """What else may be the cause."""
+    if _has_fast_variance(pair, row.name):
+        yield FAST_VARIANCE
+    constants = rounded_constants(pair.torch_model)
+    if constants and row.distance <= AS_IN_FLOAT32 * row.scale:
+        yield f"{', '.join(constants)} {ROUNDED}"
 
 
 def _has_fast_variance(pair: ModulePair, stage: str) -> bool:

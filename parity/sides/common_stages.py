@@ -1,12 +1,17 @@
 """The stages that both sides have, found by running the reference and tracing the candidate."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from parity.sides.nnx_side import NnxSide
 from parity.sides.recurrent import STATES
-from parity.sides.side import Arrays, outputs
+from parity.sides.side import Arrays, floating, outputs
 from parity.sides.torch_side import TorchSide
 from parity.tolerances import TRUTH
+
+MOST = 5
+"""How many stages a note names: more are for nobody to read."""
 
 
 def common_stages(
@@ -38,23 +43,33 @@ def common_stages(
         and ours[n].shape != theirs[n].shape
         and (right or sorted(ours[n].shape) == sorted(theirs[n].shape))
     ]
+    # A mask may be of booleans on one side, and of what is added to scores on the other.
+    other += [n for n in both if ".input" in n and floating(ours[n]) != floating(theirs[n])]
     # One side calls its LSTM for some steps at a time, so that its states are others, too.
     calls = {name.removesuffix(".output") for name in other if name.endswith(".output")}
     other += [name for name in both if name.endswith(STATES) and name[:-4] in calls]
     hidden = candidate.running.hidden
-    only = [
-        name
-        for name in sorted({*theirs, *ours} - {*both, *either})
-        if name.partition("[")[0].partition(".input")[0] not in hidden
-    ]
+    absent = [
+        name for name in theirs
+        if name not in {*both, *either}
+        and name.partition("[")[0].partition(".input")[0] not in hidden
+    ]  # fmt: skip
     notes = {
         "not intercepted, since a JAX transformation calls them: {}": sorted(hidden),
         "flax_model changes {}, so only first calls are compared": sorted(candidate.running.moved),
-        "stages of one side only, left out: {}": only,
-        "stages of another shape on either side, left out: {}": other,
+        "stages that flax_model does not have, or computes inside a transformation such as "
+        "nnx.jit, left out: {}": absent,
+        "stages of flax_model alone, left out: {}": [n for n in ours if n not in {*both, *either}],
+        "stages of another shape or kind on either side, left out: {}": other,
     }
     chosen = frozenset(both) - frozenset(other) - frozenset(either)
-    return chosen, [words.format(", ".join(names)) for words, names in notes.items() if names]
+    return chosen, [words.format(_listed(names)) for words, names in notes.items() if names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of the names."""
+    more = len(names) - MOST
+    return ", ".join(names[:MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _of_reference(reference: TorchSide, inputs: Arrays) -> Arrays:

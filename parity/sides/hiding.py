@@ -1,12 +1,14 @@
 """What hides mistakes from a check, in words: names, parameters and inputs that show too little."""
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import combinations
 
 import numpy as np
 
 from parity.sides.data import like_lengths
-from parity.sides.side import Arrays, floating, is_mask, without_target
+from parity.sides.side import Arrays, Side, floating, is_mask, without_target
+from parity.tolerances import TRUTH
 
 
 def notes(
@@ -14,7 +16,7 @@ def notes(
     parameters: Arrays,
     inputs: Arrays,
     defaults: Collection[str],
-    rounded: Collection[str],
+    single: Collection[str] = (),
 ) -> Iterator[str]:
     """The notes for the report.
 
@@ -23,13 +25,8 @@ def notes(
         parameters: those that are compared.
         inputs: those that both models read, and the targets.
         defaults: the names of the models' arguments that nothing is passed for.
-        rounded: the names of the reference's constants in float32.
+        single: the names of the inputs with an axis of size 1 that could be longer.
     """
-    if rounded:
-        yield (
-            f"{', '.join(rounded)} of torch_model was rounded to float32 when it was made, which "
-            "float64 shows, unless the candidate has the same numbers; make it of Python's numbers"
-        )
     if defaults:
         yield f"compared only with the default of: {', '.join(sorted(defaults))}"
     still = [n for n, a in inputs.items() if a.size > 1 and (a == a.flat[0]).all()]
@@ -55,7 +52,6 @@ def notes(
     ordered = [n for n in lengths if len(inputs[n]) > 1 and (np.diff(inputs[n]) <= 0).all()]
     if ordered:
         yield f"{', '.join(ordered)} is sorted, which hides whether that is undone"
-    single = [n for n, a in inputs.items() if a.size > 1 and 1 in a.shape[: a.ndim - 1]]
     if single:
         yield (
             f"an axis of {', '.join(single)} has size 1, which hides mistakes along it, such as of "
@@ -63,7 +59,7 @@ def notes(
         )
     if ignored:
         yield f"ignored, so neither compared nor trained alike: {', '.join(ignored)}"
-    symmetric = [name for name, array in parameters.items() if _is_symmetric(array)]
+    symmetric = [n for n, a in {**parameters, **inputs}.items() if _is_symmetric(a)]
     if symmetric:
         yield f"{', '.join(symmetric)} equals its transpose, which hides whether it is needed"
     if parameters and not any(map(np.any, parameters.values())):
@@ -77,8 +73,30 @@ def notes(
         yield f"the gradient at inputs of 0 and 1 is not compared: {', '.join(masks)}"
 
 
+def with_single_axis(reference: Side, inputs: Arrays) -> list[str]:
+    """The inputs with an axis of size 1, such as of sequences, with which it need not be 1.
+
+    The channels of a grey image, for instance, are always 1. The last axis is that of features.
+    """
+    found: dict[str, None] = {}
+    for axis in range(max((array.ndim for array in inputs.values()), default=0)):
+        names = [
+            name for name, array in inputs.items()
+            if array.size > 1 and array.ndim > axis + 1 and array.shape[axis] == 1
+        ]  # fmt: skip
+        if names:
+            longer = {n: np.repeat(a, 2, axis) if n in names else a for n, a in inputs.items()}
+            with suppress(Exception):  # the user's code can raise anything
+                reference.forward(reference.parameters, longer, TRUTH)
+                found |= dict.fromkeys(names)
+    return list(found)
+
+
 def _is_symmetric(array: np.ndarray) -> bool:
-    """Whether a matrix equals its transpose; if it is diagonal, another run has other numbers."""
-    if array.ndim != 2 or not array.size or not np.array_equal(array, array.T):
+    """Whether all matrices equal their transposes, and not all are equal or diagonal.
+
+    If a parameter is diagonal, another run has other numbers.
+    """
+    if array.ndim < 2 or not array.size or not np.array_equal(array, array.swapaxes(-1, -2)):
         return False
-    return bool((array != array.flat[0]).any() and (array != np.diag(np.diag(array))).any())
+    return bool((array != array.flat[0]).any() and (array * (1 - np.eye(array.shape[-1]))).any())

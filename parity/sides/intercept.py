@@ -3,8 +3,8 @@
 A stage is a submodule's output, named by its path, `blocks.0.norm`, or its input,
 `blocks.0.norm.input`. If a submodule is called again, the number of the call follows its name,
 `norm[1]`. Arrays in tuples, dicts and dataclasses are named by their place, `gru.0`, and keyword
-arguments by their keyword, `norm.input.mask`. Inputs and outputs of a pair of LSTMs have the names
-and the layout of `parity.sides.recurrent` in both frameworks.
+arguments by their keyword, `norm.input.mask`. Inputs and outputs of some pairs of modules have
+names and a layout of their own (`parity.sides.ports`).
 """
 
 from collections import Counter

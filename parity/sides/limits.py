@@ -1,6 +1,6 @@
 """What the numbers of an operator of PyTorch have to reach, to show all that it does."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ def _renorm(result: Any, table: Any, tokens: Any, most: Any, p: Any) -> Reached:
 def _ignored(result: Any, x: Any, classes: Any, weight: Any, reduction: Any, no: int) -> Reached:
     if no != -100:  # the default
         yield f" of the ignored class {no}", bool((classes == no).any())
+    if weight is not None:
+        yield " of every class that has a weight", len(classes.unique()) >= len(weight)
+
+
+def _in_a_row(result: Any, x: Any, labels: Any, *lengths: Any) -> Reached:
+    yield " of a label twice in a row", bool((labels[..., 1:] == labels[..., :-1]).any())
 
 
 def _twice(result: Any, x: Any, axis: Any, index: Any, *source: Any) -> Reached:
@@ -67,6 +73,50 @@ def _twice(result: Any, x: Any, axis: Any, index: Any, *source: Any) -> Reached:
         index = index.view(-1, *[1] * (x.ndim - 1)).movedim(0, axis) if x.ndim > 1 else index
     counts = torch.zeros_like(x).scatter_add(axis, index, torch.ones_like(index, dtype=x.dtype))
     yield " of an index twice", bool((counts > 1).any())
+
+
+def _put(result: Any, x: Any, indices: Any, *values: Any) -> Reached:
+    if not any(index is None or index.dtype == torch.bool for index in indices):
+        places = torch.stack(torch.broadcast_tensors(*indices), -1).flatten(0, -2)
+        yield " of an index twice", len(places.unique(dim=0)) < len(places)
+
+
+def _even(x: Any, axis: int | None = None, *keep: Any) -> Reached:
+    size = x.numel() if axis is None else x.shape[axis]
+    yield " of an even number of values", size % 2 == 0
+
+
+def _padding(result: Any, table: Any, tokens: Any, padding: int = -1, *how: Any) -> Reached:
+    if padding >= 0:
+        yield f" of padding_idx {padding}", bool((tokens == padding).any())
+
+
+def _outside(result: Any, x: Any, grid: Any, *how: Any) -> Reached:
+    yield " outside of the array", bool((grid.abs() > 1).any())
+
+
+def _repeated(result: Any, x: Any, *how: Any) -> Reached:
+    values = result[0]
+    yield " of a value twice", values.shape != x.shape and values.shape != x.reshape(-1).shape
+
+
+def _softplus(result: Any, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Reached:
+    if threshold < 20:  # the default; beyond it, the function is linear but for 2e-9
+        yield from _beyond(x * beta, None, threshold)
+
+
+def _quantized(result: Any, x: Any, scale: Any, zero: Any, low: int, high: int) -> Reached:
+    return _beyond(torch.round(x / scale) + zero, float(low), float(high))
+
+
+def _both_results(result: Any, x: Any, *others: Any) -> Reached:
+    """Of booleans; one that is always the same is noted where it is computed. Of integers, bits."""
+    args = (x, *others)
+    if x.dtype != torch.bool:
+        yield " of other bits", bool((result != x).any())
+    elif all(arg.dtype == torch.bool and arg.any() and not arg.all() for arg in args):
+        yield " to true", bool(result.any())
+        yield " to false", not bool(result.all())
 
 
 def _cut(result: Any, x: Any, *diagonal: Any) -> Reached:
@@ -104,7 +154,13 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), _larger),
     "masked_fill": lambda y, x, mask, value: iter([(" of anything", bool(mask.any()))]),
     "where": _where,
-    "nan_to_num": lambda y, x, *values: iter([(" of NaN", bool(x.isnan().any()))]),
+    **dict.fromkeys(
+        ("nan_to_num", "nansum", "nanmean"),
+        lambda y, x, *how: iter([(" of NaN", bool(x.isnan().any()))]),
+    ),
+    "xlogy": lambda y, x, other: _of_0(y, x),
+    "isin": lambda y, x, among: iter([(" of each number", bool(torch.isin(among, x).all()))]),
+    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), _outside),
     **dict.fromkeys(
         ("remainder", "fmod"),
         lambda y, x, by: iter([(f" of more than {_words(by)}", bool((x.abs() >= by).any()))]),
@@ -112,8 +168,18 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     "bucketize": lambda y, x, boundaries: _buckets(y, boundaries),
     "searchsorted": lambda y, boundaries, x: _buckets(y, boundaries),
     **dict.fromkeys(("nonzero", "count_nonzero"), _of_0),
-    **dict.fromkeys(("scatter_add", "index_add"), _twice),
+    **dict.fromkeys(("scatter", "scatter_add", "index_add"), _twice),
     **dict.fromkeys(("tril", "triu"), _cut),
+    **dict.fromkeys(("logical_and", "logical_or", "bitwise_and", "bitwise_or"), _both_results),
+    "index_put": _put,
+    "scatter_reduce": lambda y, x, axis, index, *source: _twice(y, x, axis, index),
+    **dict.fromkeys(("_unique2", "unique_consecutive", "unique_dim"), _repeated),
+    "_ctc_loss": _in_a_row,
+    "renorm": _cut,
+    "softplus": _softplus,
+    "fake_quantize_per_tensor_affine_cachemask": _quantized,
+    "embedding": _padding,
+    "median": lambda y, x, *axis: _even(x, *axis),
     "split": lambda y, x, size, axis=0: iter([(" into more than one", len(y) > 1)]),
     "topk": lambda y, x, k, axis=-1, *order: iter([(f" of more than {k}", x.shape[axis] > k)]),
     "heaviside": lambda y, x, values: _beyond(x, 0.0, 0.0),
@@ -144,8 +210,6 @@ def of_call(name: str, result: Any, args: Any) -> Reached:
         how = "a conversion" if name == "_to_copy" else name
         yield f"{how} to true", bool(result.any())
         yield f"{how} to false", not bool(result.all())
-    if not all(isinstance(arg, torch.Tensor | float | int | None) for arg in args):
-        return
     if name in LIMITS:
         for words, reached in LIMITS[name](result, *args):
             yield name.strip("_").removesuffix("_kernel") + words, reached
@@ -153,10 +217,11 @@ def of_call(name: str, result: Any, args: Any) -> Reached:
         yield from COMPARISONS[name](result, *args)
 
 
-def of_slices(array: Any, index: Any) -> Reached:
+def of_slices(array: Any, index: Any, computed: Collection[int] = ()) -> Reached:
     """What an index of slices has to cut off, such as `tokens[:, :512]`, and whether it does.
 
-    An end that is equal to the size was computed from it.
+    An end that is equal to the size was computed from it, unless it is among the numbers that were
+    `computed` from arrays, such as the largest length.
     """
     parts = [part for part in (index if isinstance(index, tuple) else (index,)) if part is not None]
     if not all(isinstance(part, slice | int) or part is Ellipsis for part in parts):
@@ -166,7 +231,9 @@ def of_slices(array: Any, index: Any) -> Reached:
         parts[at : at + 1] = [slice(None)] * (array.ndim - len(parts) + 1)
     for part, size in zip(parts, array.shape, strict=False):
         start, stop = (part.start, part.stop) if isinstance(part, slice) else (None, None)
-        if isinstance(stop, int) and stop >= 0:
-            yield f"[:{stop}] of something longer", size >= stop
+        end = -1 if stop is None else int(stop)
+        if end >= 0:
+            is_computed = isinstance(stop, torch.Tensor) or end in computed
+            yield f"[:{end}] of something longer", size > end if is_computed else size >= end
         if isinstance(start, int) and start < 0:
             yield f"[{start}:] of something longer", size >= -start

@@ -18,8 +18,8 @@ from parity.sides.fixed_masks import POSITIONS
 from parity.sides.flax_masks import fixed_flax
 from parity.sides.intercept import AnyModule, Ports, intercepted_nnx, nnx_submodules, placed
 from parity.sides.losses import Loss
+from parity.sides.ports import flax_ports
 from parity.sides.programs import Program
-from parity.sides.recurrent import flax_ports
 from parity.sides.side import Arrays, cast, differentiable, floating, without_target
 from parity.sides.substitutes import substituting
 from parity.sides.variables import Named, Variables, flat
@@ -69,13 +69,13 @@ class Running:
         calls: tuple[Call, Call],
         loss: Loss,
         stages: Mapping[str, str],
-        recurrent: Iterable[str],
+        with_ports: Iterable[str],
         chosen: frozenset[str] | None,
         output: str,
     ) -> None:
         self.variables, self.loss, self.output = variables, loss, output
         self.call, self.training_call = calls
-        self.stages, self.recurrent, self.chosen = dict(stages), tuple(recurrent), chosen
+        self.stages, self.with_ports, self.chosen = dict(stages), tuple(with_ports), chosen
         self.start_training: Start | None = None
         self.hidden: set[str] = set()
         self.moved: set[str] = set()
@@ -263,7 +263,7 @@ class Running:
         return {**taps.own, **outputs.own}, output
 
     def _ports(self, path: str, module: Any) -> Ports:
-        return flax_ports(module) if path in self.recurrent else AnyModule()
+        return flax_ports(module) if path in self.with_ports else AnyModule()
 
 
 def put_in_training(model: nnx.Module) -> None:

@@ -21,7 +21,6 @@ from parity.sides.nnx_side import NnxSide
 from parity.sides.paired import Names
 from parity.sides.side import Arrays, Pair
 from parity.sides.state_function import StateFunction
-from parity.sides.torch_copy import rounded_constants
 from parity.sides.torch_side import TorchSide
 
 
@@ -85,7 +84,7 @@ def of_modules(
     submodules = paired.submodules(torch_model, model, names, stages)
     calling = calls.of_models(torch_model, model, inputs, keywords, targets)
     shared: Any = {
-        "loss": loss, "stages": submodules.stages, "recurrent": submodules.recurrent,
+        "loss": loss, "stages": submodules.stages, "with_ports": submodules.with_ports,
         # A layer has the name of the output.
         "output": "the output" if hasattr(torch_model, "output") else "output",
     }  # fmt: skip
@@ -96,7 +95,10 @@ def of_modules(
 
     def of_candidate() -> NnxSide:
         evaluating, training = calling.flax
-        return NnxSide(model, tensors.rows, evaluating, training_call=training, **shared)
+        return NnxSide(
+            model, tensors.rows, evaluating, training_call=training, **shared,
+            theirs=reference.parameters,
+        )  # fmt: skip
 
     shown, candidate = shown_by(reference, inputs), of_candidate()
     read = {name: array for name, array in inputs.items() if name not in targets}
@@ -116,8 +118,8 @@ def of_modules(
     idle = [pattern for pattern in ignore if not any(matches(n, [pattern]) for n in state)]
     notes += [f"ignore: torch_model has no tensor called {pattern}" for pattern in idle]
     ignored += [name for name in candidate.unpaired if name not in spared]
-    rounded = rounded_constants(torch_model)
-    notes += hiding.notes(ignored, reference.parameters, inputs, calling.defaults, rounded)
+    single = hiding.with_single_axis(reference, read)
+    notes += hiding.notes(ignored, reference.parameters, inputs, calling.defaults, single)
     notes += _of_runs(reference, inputs, shown)
     trained = (
         training_mode.of_function(reference, shown)

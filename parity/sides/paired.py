@@ -20,7 +20,7 @@ from flax_bilstm.conversion.rows import rows as rows_of
 from flax_bilstm.conversion.tensors import to_numpy
 from parity.sides import dropout, refused
 from parity.sides.intercept import nnx_submodules, torch_submodules
-from parity.sides.recurrent import both_recurrent, of_its_own
+from parity.sides.ports import of_its_own, of_one_kind
 from parity.sides.state_function import StateFunction
 
 Names = Mapping[str, str | tuple[str, ...]]
@@ -79,13 +79,13 @@ class Submodules:
     Attributes:
         named: all of them.
         stages: those that are intercepted.
-        recurrent: the torch paths of the stages that are LSTMs or LSTM cells on both sides.
+        with_ports: the torch paths of the stages that are a pair of `parity.sides.ports`.
         lstms: those of the LSTMs.
     """
 
     named: Mapping[str, str]
     stages: Mapping[str, str]
-    recurrent: tuple[str, ...]
+    with_ports: tuple[str, ...]
     lstms: tuple[str, ...]
 
 
@@ -110,13 +110,15 @@ def submodules(
             path: own for path, own in named.items()
             if not dropout.is_layer(theirs[path]) and not of_its_own(theirs[path], ours[own])
         }  # fmt: skip
+        whole = tuple(f"{p}." for p, own in stages.items() if of_one_kind(theirs[p], ours[own]))
+        stages = {path: own for path, own in stages.items() if not path.startswith(whole)}
     refused.stages("torch_model", stages.keys(), theirs)
     refused.stages("flax_model", stages.values(), ours)
     if are_lstms(torch_model, model):
         stages = {"": ""}
-    recurrent = tuple(p for p, own in stages.items() if both_recurrent(theirs[p], ours[own]))
-    lstms = tuple(path for path in recurrent if isinstance(theirs[path], torch.nn.LSTM))
-    return Submodules(named, stages, recurrent, lstms)
+    with_ports = tuple(p for p, own in stages.items() if of_one_kind(theirs[p], ours[own]))
+    lstms = tuple(path for path in with_ports if isinstance(theirs[path], torch.nn.LSTM))
+    return Submodules(named, stages, with_ports, lstms)
 
 
 def are_lstms(torch_model: torch.nn.Module, model: Any) -> bool:

@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import flax_bilstm as fb
 from flax_bilstm.recurrence.equations import validity
-from parity.sides.intercept import Ports
 from parity.sides.trees import Change
 
 STATES = ("h_0", "c_0", "h_n", "c_n")
@@ -32,7 +31,7 @@ class TorchLSTM:
 
     def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(input, state) with every array changed."""
-        x, state = _bound(args, kwargs, ("input", "hx"))
+        x, state = bound(args, kwargs, ("input", "hx"))
         first = self.module.batch_first
         if isinstance(x, PackedSequence):
             padded, lengths = pad_packed_sequence(x, batch_first=True)
@@ -40,7 +39,7 @@ class TorchLSTM:
             change(f"{name}.lengths", lengths)
             x = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
         else:
-            x = _turned(x, first, lambda x: change(f"{name}.input", x))
+            x = turned(x, first, lambda x: change(f"{name}.input", x))
         if state is not None:
             state = _batched(name, ("h_0", "c_0"), state, change)
         return (x, state), {}
@@ -53,7 +52,7 @@ class TorchLSTM:
             padded = change(f"{name}.output", padded)
             y = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
         else:
-            y = _turned(y, self.module.batch_first, lambda y: change(f"{name}.output", y))
+            y = turned(y, self.module.batch_first, lambda y: change(f"{name}.output", y))
         return y, _batched(name, ("h_n", "c_n"), state, change)
 
 
@@ -66,7 +65,7 @@ class FlaxLSTM:
     def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(x, initial_state, lengths, mask) with every array changed but the mask."""
         names = ("x", "initial_state", "lengths", "mask")
-        x, state, lengths, mask = _bound(args, kwargs, names)
+        x, state, lengths, mask = bound(args, kwargs, names)
 
         def masked(x: Any) -> Any:
             if lengths is not None:
@@ -76,7 +75,7 @@ class FlaxLSTM:
                 x = jnp.where(jnp.asarray(mask, bool)[:, :, None], x, jnp.zeros_like(x))
             return change(f"{name}.input", x)
 
-        x = _turned(x, not self.module.time_major, masked)
+        x = turned(x, not self.module.time_major, masked)
         if lengths is not None:
             lengths = change(f"{name}.lengths", lengths)
         if state is not None:
@@ -87,7 +86,7 @@ class FlaxLSTM:
     def result(self, name: str, value: Any, change: Change) -> Any:
         """(outputs, (h_n, c_n)) with every array changed."""
         y, state = value
-        y = _turned(y, not self.module.time_major, lambda y: change(f"{name}.output", y))
+        y = turned(y, not self.module.time_major, lambda y: change(f"{name}.output", y))
         return y, _batched(name, ("h_n", "c_n"), state, change)
 
 
@@ -96,7 +95,7 @@ class TorchCell:
 
     def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """(input, (h, c)) with every array changed."""
-        x, state = _bound(args, kwargs, ("input", "hx"))
+        x, state = bound(args, kwargs, ("input", "hx"))
         x = change(f"{name}.input", x)
         if state is not None:
             h, c = state
@@ -114,7 +113,7 @@ class FlaxCell:
 
     def arguments(self, name: str, args: tuple, kwargs: dict, change: Change) -> tuple[tuple, dict]:
         """((c, h), input) with every array changed."""
-        (c, h), x = _bound(args, kwargs, ("carry", "inputs"))
+        (c, h), x = bound(args, kwargs, ("carry", "inputs"))
         x = change(f"{name}.input", x)
         h, c = change(f"{name}.before.hidden", h), change(f"{name}.before.cell", c)
         return ((c, h), x), {}
@@ -126,43 +125,12 @@ class FlaxCell:
         return (change(f"{name}.cell", c), changed), changed if output is h else output
 
 
-_KINDS = ((torch.nn.LSTM, fb.LSTM), (torch.nn.LSTMCell, fb.LSTMCell))
-
-
-def both_recurrent(theirs: Any, ours: Any) -> bool:
-    """Whether two modules are PyTorch's LSTM and ours, or PyTorch's cell and ours.
-
-    A class that is called in a way of its own is not: it may have other arguments.
-    """
-    return any(
-        isinstance(theirs, torch_kind) and type(theirs).forward is torch_kind.forward
-        and isinstance(ours, flax_kind) and type(ours).__call__ is flax_kind.__call__
-        for torch_kind, flax_kind in _KINDS
-    )  # fmt: skip
-
-
-def of_its_own(theirs: Any, ours: Any) -> bool:
-    """Whether two modules are such LSTMs or cells, but either is called in a way of its own."""
-    kinds = any(isinstance(theirs, one) and isinstance(ours, other) for one, other in _KINDS)
-    return kinds and not both_recurrent(theirs, ours)
-
-
-def torch_ports(module: Any) -> Ports:
-    """How to reach the inputs and outputs of a PyTorch LSTM or cell."""
-    return TorchLSTM(module) if isinstance(module, torch.nn.LSTM) else TorchCell()
-
-
-def flax_ports(module: Any) -> Ports:
-    """How to reach the inputs and outputs of our LSTM or cell."""
-    return FlaxLSTM(module) if isinstance(module, fb.LSTM) else FlaxCell()
-
-
-def _bound(args: tuple, kwargs: dict, names: tuple[str, ...]) -> list[Any]:
+def bound(args: tuple, kwargs: dict, names: tuple[str, ...]) -> list[Any]:
     """The arguments by position, None for missing ones."""
     return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
 
 
-def _turned(x: Any, batch_first: bool, change: Any) -> Any:
+def turned(x: Any, batch_first: bool, change: Any) -> Any:
     """x, changed in the layout (batch, time, features), in its original layout."""
     if x.ndim == 2:
         return change(x[None])[0]

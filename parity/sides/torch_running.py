@@ -11,7 +11,7 @@ from parity.sides import trees
 from parity.sides.calls import Call
 from parity.sides.intercept import AnyModule, Ports, Taps, intercepted_torch, torch_submodules
 from parity.sides.one_by_one import run_each
-from parity.sides.recurrent import torch_ports
+from parity.sides.ports import torch_ports
 from parity.sides.torch_arrays import Tensors
 
 
@@ -22,7 +22,7 @@ class Running:
     call: Call
     training_call: Call
     stages: tuple[str, ...]
-    recurrent: tuple[str, ...]
+    with_ports: tuple[str, ...]
     chosen: frozenset[str] | None
     alone: bool
     output: str
@@ -72,7 +72,7 @@ class Running:
         return {**taps.own, **outputs.own}, output
 
     def _ports(self, path: str, modules: Mapping[str, Any]) -> Ports:
-        return torch_ports(modules[path]) if path in self.recurrent else AnyModule()
+        return torch_ports(modules[path]) if path in self.with_ports else AnyModule()
 
 
 def _outside_of_vmap() -> bool:

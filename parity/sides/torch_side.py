@@ -44,7 +44,7 @@ class TorchSide(Side):
         training_call: how to call it in training mode; None for the same call.
         names: the parameters and buffers that have a counterpart; None for all.
         stages: paths of the submodules to intercept.
-        recurrent: the submodules among them that are LSTMs or LSTM cells on both sides.
+        with_ports: the submodules among them that are a pair of `parity.sides.ports`.
         chosen: the stages to collect; None for all of these submodules, () for none.
         alone: whether sequences with lengths are run one by one, unpadded, because the module takes
             no lengths.
@@ -63,7 +63,7 @@ class TorchSide(Side):
         training_call: Call | None = None,
         names: Iterable[str] | None = None,
         stages: Iterable[str] = (),
-        recurrent: Iterable[str] = (),
+        with_ports: Iterable[str] = (),
         chosen: frozenset[str] | None = None,
         alone: bool = False,
         output: str = "output",
@@ -75,7 +75,7 @@ class TorchSide(Side):
         self.module, self.loss, self.output = module, loss, output
         self.wide = widens(self.parameters)
         self.running = Running(
-            call, training_call or call, tuple(stages), tuple(recurrent), chosen, alone, output
+            call, training_call or call, tuple(stages), tuple(with_ports), chosen, alone, output
         )
         trained = {n for n, parameter in every_parameter(module) if parameter.requires_grad}
         self.buffers = tuple(n for n in names if n not in trained)

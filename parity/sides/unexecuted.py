@@ -1,9 +1,9 @@
-"""The lines of the reference's code that no run executes: what they compute is not compared."""
+"""What of the reference's code no run executes: what it computes is not compared."""
 
 import ast
 import inspect
 import sys
-import textwrap
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import sep
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 NOT_THE_USERS = tuple(
@@ -18,9 +19,16 @@ NOT_THE_USERS = tuple(
 )
 """The folders of PyTorch and of parity, in which the user's code is called."""
 
+_INSTALLED = tuple(
+    f"{path}{sep}" for path in {*sysconfig.get_paths().values(), Path(str(np.__file__)).parents[1]}
+)
+"""The folders of Python and of what is installed."""
+
 
 class Lines:
-    """The lines that are executed in the files that a module's code is in.
+    """What is executed in the files that a module's code is in, and in what that calls elsewhere.
+
+    Of what is installed, only the files of the module's own classes are watched.
 
     Args:
         module: the module. Code of PyTorch's own modules is not watched.
@@ -39,13 +47,15 @@ class Lines:
         """While this is entered, note what is executed."""
 
         def step(frame: FrameType, event: str, _: Any) -> Any:
-            self._executed[frame.f_code].add(frame.f_lineno)
+            if event == "opcode":
+                self._executed[frame.f_code].add(frame.f_lasti)
             return step
 
         def call(frame: FrameType, event: str, _: Any) -> Any:
-            if frame.f_code.co_filename not in self._files:
+            if not self._is_the_users(frame):
                 return None
             self._executed.setdefault(frame.f_code, set())
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
             return step
 
         before = sys.gettrace()
@@ -55,42 +65,97 @@ class Lines:
         finally:
             sys.settrace(before)
 
+    def _is_the_users(self, frame: FrameType) -> bool:
+        file, caller = frame.f_code.co_filename, frame.f_back
+        if file in self._files:
+            return True
+        is_called = caller is not None and caller.f_code in self._executed
+        return is_called and not file.startswith((*NOT_THE_USERS, *_INSTALLED, "<"))
+
     def missed(self) -> list[str]:
-        """The first line of every piece that was not executed, of functions that were called."""
+        """What was not executed in functions that were called.
+
+        Of each block of statements the line of the first one, and the branches of conditional
+        expressions with their line.
+        """
+        executed: dict[str, set[Spot]] = {}
+        for code, instructions in self._executed.items():
+            spots = list(code.co_positions())
+            found = (spots[at // 2] for at in instructions)
+            executed.setdefault(code.co_filename, set()).update(
+                ((line, column), (end, last))
+                for line, end, column, last in found
+                if not (line is None or end is None or column is None or last is None)
+            )
         return [
-            f"{Path(code.co_filename).name}:{line}"
-            for code, lines in self._executed.items()
-            for line in _missed(code, lines)
+            f"{Path(code.co_filename).name}:{words}"
+            for code in self._executed
+            for words in _missed(code, executed[code.co_filename])
         ]
 
 
-def _missed(code: CodeType, executed: set[int]) -> Iterator[int]:
-    """The lines on which a piece begins that was not executed; not those that raise errors."""
+Spot = tuple[tuple[int, int], tuple[int, int]]
+"""Line and column at which the code of an instruction begins, and where it ends."""
+
+
+def _missed(code: CodeType, executed: set[Spot]) -> Iterator[str]:
+    """The lines that begin what was not executed; not those that raise errors."""
     try:
-        found, start = inspect.getsourcelines(code)
-        (function,) = ast.parse(textwrap.dedent("".join(found))).body
-    except (OSError, SyntaxError, ValueError):  # there is no source, or none by itself
+        lines, _ = inspect.findsource(code)
+        tree = ast.parse("".join(lines))
+    except (OSError, SyntaxError, ValueError):  # there is no source
         return
-    if getattr(function, "name", None) != code.co_name:  # a lambda, or an expression in brackets
-        return
-    for statement in _first_missed(function, {line - start + 1 for line in executed}):
-        if not _only_raises(statement):
-            yield statement.lineno + start - 1
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _made(node, code):
+            for missed in _first_missed(node, _inside(node, executed)):
+                if isinstance(missed, ast.expr):
+                    yield f"{missed.lineno} (the part {ast.unparse(missed)})"
+                elif not _only_raises(missed):
+                    yield str(missed.lineno)
 
 
-def _first_missed(node: ast.AST, executed: set[int]) -> Iterator[ast.stmt]:
+def _made(node: ast.FunctionDef | ast.AsyncFunctionDef, code: CodeType) -> bool:
+    first = min((node, *node.decorator_list), key=lambda part: part.lineno)
+    return (node.name, first.lineno) == (code.co_name, code.co_firstlineno)
+
+
+def _first_missed(node: ast.AST, executed: set[Spot]) -> Iterator[ast.stmt | ast.expr]:
     """The first statement of each block in it that was not executed, if all around it was."""
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
         for inner in getattr(node, name, ()):
             if not isinstance(inner, ast.stmt):  # of a match, or a try
                 yield from _first_missed(inner, executed)
             elif not isinstance(inner, _WITHOUT_CODE) and not _is_words(inner):
-                lines = range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)
-                if executed.isdisjoint(lines):
+                if not _has_any(inner, executed):
                     yield inner
                     break
                 if not isinstance(inner, _FUNCTIONS):
+                    yield from _branches(inner, executed)
                     yield from _first_missed(inner, executed)
+
+
+def _branches(statement: ast.stmt, executed: set[Spot]) -> Iterator[ast.expr]:
+    """The branches of conditional expressions in a statement, not in its blocks."""
+    parts = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.expr)]
+    for part in parts:
+        for node in ast.walk(part):
+            if isinstance(node, ast.IfExp) and _has_any(node.test, executed):
+                for branch in (node.body, node.orelse):
+                    if not _has_any(branch, executed) and not _is_none(branch):
+                        yield branch
+
+
+def _has_any(node: ast.stmt | ast.expr, executed: set[Spot]) -> bool:
+    return bool(_inside(node, executed))
+
+
+def _inside(node: ast.stmt | ast.expr, executed: set[Spot]) -> set[Spot]:
+    begin, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+    return {(first, last) for first, last in executed if begin <= first and last <= end}
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _only_raises(statement: ast.stmt) -> bool:

@@ -1,10 +1,11 @@
-"""Variants of the inputs of a check: values of other sizes, and padding."""
+"""Variants of the inputs of a check: values of other sizes, padding, other numbers of steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from parity.sides.side import Arrays, differentiable
+from parity.sides.data import like_lengths
+from parity.sides.side import Arrays, differentiable, is_mask
 
 FACTORS = {"loud": 30.0, "quiet": 1e-3}
 """What a variant multiplies the floating inputs by. Loud ones saturate gates; quiet ones show what
@@ -56,3 +57,75 @@ def other_lengths(lengths: np.ndarray) -> np.ndarray:
     """From the longest down to 1; the other way round, unless they are in descending order."""
     padded = np.linspace(lengths.max(initial=1), 1, len(lengths)).astype(lengths.dtype)
     return padded if (np.diff(lengths) <= 0).all() else padded[::-1]
+
+
+def redrawn(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
+    """The inputs with other whole numbers, and with others of zeros and ones, which masks are.
+
+    Lengths stay as they are.
+    """
+    rng = np.random.default_rng(0)
+    lengths = like_lengths(inputs)
+    masks = {n: a for n, a in inputs.items() if a.ndim and is_mask(a) and n not in lengths}
+    whole = {n: a for n, a in inputs.items() if a.ndim and a.size and a.dtype.kind in "iu"
+             and n not in (*masks, *lengths)}  # fmt: skip
+    if whole:
+        yield "whole", {**inputs, **{n: _other_whole(a, rng) for n, a in whole.items()}}
+    if masks:
+        yield "masks", {**inputs, **{n: _other_mask(a, rng) for n, a in masks.items()}}
+
+
+def _other_whole(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """From 0 to its largest number, or, if it has negative ones, of its own; many of them twice."""
+    low = min(0, array.min())
+    if low < 0:
+        made = rng.choice(np.unique(array), array.shape)
+    else:
+        made = rng.integers(low, array.max(), array.shape, endpoint=True)
+    made[rng.random(array.shape) < 1 / 4] = low
+    for other in (np.roll(made, 1, -1), made[..., :1]):
+        made = np.where(rng.random(array.shape) < 1 / 4, other, made)
+    return made.astype(array.dtype)
+
+
+def _other_mask(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of zeros and ones at random; the first of each row stays, so that not all are masked."""
+    made = rng.random(array.shape) < array.mean() / 2 + 1 / 4
+    made[..., 0] = array[..., 0]
+    return made.astype(array.dtype)
+
+
+def resized(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
+    """The inputs with another number of steps, or another width of images.
+
+    It may have been an odd number of steps, the length of the longest sequence, or a window.
+    """
+    for axis in (1, -1):
+        for name, change in (("longer", _longer), ("cut", _cut)):
+            changed = _along(inputs, axis, change)
+            if changed:
+                yield name, changed
+
+
+def _along(
+    inputs: Arrays, axis: int, change: Callable[[np.ndarray, int], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The inputs, each changed along all axes that are as long as this one of the first input."""
+    first = next((a for a in inputs.values() if a.ndim > 1), np.zeros((0, 0)))
+    size = first.shape[axis]
+    changed = dict(inputs)
+    for name, array in inputs.items():
+        for at in range(1, array.ndim):
+            if array.shape[at] == size:
+                changed[name] = change(changed[name], at)
+    return changed if size > 1 else {}
+
+
+def _longer(array: np.ndarray, axis: int) -> np.ndarray:
+    """With the last step once more, or with one of zeros in a mask."""
+    last = array.take([-1], axis)
+    return np.concatenate([array, np.zeros_like(last) if is_mask(array) else last], axis)
+
+
+def _cut(array: np.ndarray, axis: int) -> np.ndarray:
+    return array.take(range(array.shape[axis] - 1), axis)

@@ -96,14 +96,106 @@ def test_shorter_lengths_by_position():
             return (x[:, : len(steps)] * (steps < lengths[:, None])).softmax(-1)[:, 0]
 
     def ours(w, x, lengths):
-        kept = jnp.arange(6)[None] < lengths[:, None]
+        kept = jnp.arange(x.shape[1])[None] < lengths[:, None]
         return jax.nn.softmax(x * kept.astype(x.dtype))[:, 0]
 
     x = np.concatenate([X, X], 1)[:3]
     report = parity.check(Padding(), ours, (x, np.array([6, 3, 4])), dtypes=["float64"])
     report.assert_passed()
-    (note,) = (note for note in report.notes if "elsewhere" in note)
-    assert note.startswith("elsewhere the models differ: on shorter lengths, forward output")
+    found = [note for note in report.notes if "elsewhere" in note]
+    for words, note in zip(("shorter lengths", "one step more"), found, strict=True):
+        assert note.startswith(f"elsewhere the models differ: on {words}, forward output")
+
+
+STEPS = np.stack([X, X[::-1], X + 1])  # (batch 3, time, features)
+
+
+def to_the_longest(m, x, mask):
+    """The mean of the steps up to the longest sequence."""
+    return plain(m, x[:, : int(mask.sum(1).max())]).mean(1)
+
+
+def at_most_six(m, x):
+    positions = torch.arange(6.0, dtype=x.dtype).expand(len(x), 6)
+    return plain(m, x).sum(1) + positions[:, : x.shape[1]].reshape(x.shape[:2]).mean(1)[:, None]
+
+
+def hard_coded_six(m, x):
+    return plain(m, x).sum(1) + 2.5
+
+
+def padded_pool(m, x):
+    y = plain(m, x)
+    y = jnp.pad(y, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
+    return y.reshape(len(x), -1, 2, 2).mean(2)
+
+
+OF_OTHER_SIZES = {
+    "the longest sequence": (
+        to_the_longest, lambda m, x, mask: plain(m, x).mean(1), (STEPS, np.ones((3, 6), bool)),
+        "other masks", "one step more",
+    ),
+    "a hard-coded number of steps": (
+        lambda m, x: plain(m, x).sum(1) / x.shape[1], lambda m, x: plain(m, x).sum(1) / 6, STEPS,
+        "one step more",
+    ),
+    "at most six steps": (at_most_six, hard_coded_six, STEPS, "one step less"),
+    "a pool that leaves out an odd step": (
+        lambda m, x: F.avg_pool1d(plain(m, x).mT, 2).mT, padded_pool, STEPS, "one step more",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_OTHER_SIZES)
+def test_another_number_of_steps(name):
+    theirs, ours, x, *kinds = OF_OTHER_SIZES[name]
+    for note, words in zip(elsewhere(theirs, ours, x), kinds, strict=True):
+        assert note.startswith(f"elsewhere the models differ: on {words}, forward output")
+
+
+def counts(m, x, tokens):
+    ones = torch.ones(tokens.shape, dtype=x.dtype)
+    return plain(m, x).mean(1) * torch.zeros(3, 2, dtype=x.dtype).index_put(
+        (torch.arange(3)[:, None], tokens % 2), ones, accumulate=True
+    )
+
+
+def is_there(m, x, tokens):
+    places = jnp.zeros((3, 2), x.dtype).at[jnp.arange(3)[:, None], tokens % 2].set(1)
+    return plain(m, x).mean(1) * places
+
+
+def masked(m, x, tokens):
+    kept = (tokens != 0)[..., None]
+    kept = kept.to(x.dtype) if isinstance(x, torch.Tensor) else kept.astype(x.dtype)
+    return (plain(m, x) * kept).mean(1)
+
+
+def first_steps(m, x, mask):
+    kept = jnp.arange(6)[None] < mask.sum(1)[:, None]
+    return (plain(m, x) * kept[..., None].astype(x.dtype)).mean(1)
+
+
+REDRAWN = {
+    "a token twice": (counts, is_there, np.array([[1, 2], [2, 3], [4, 1]]), "whole numbers"),
+    "padding": (masked, lambda m, x, _: plain(m, x).mean(1), 1 + np.arange(18).reshape(3, 6),
+                "whole numbers"),
+    "a mask that is no length": (
+        lambda m, x, mask: (plain(m, x) * mask[..., None]).mean(1), first_steps,
+        np.arange(6) < np.array([[2], [6], [3]]), "masks",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REDRAWN)
+def test_other_whole_numbers_and_masks(name):
+    theirs, ours, whole, words = REDRAWN[name]
+    note, *_ = elsewhere(theirs, ours, (STEPS, whole))
+    assert note.startswith(f"elsewhere the models differ: on other {words}, forward output")
+
+
+def test_right_ports_have_no_note_on_other_tokens():
+    assert not elsewhere(masked, masked, (STEPS, np.arange(18).reshape(3, 6)))
 
 
 UNDEFINED = {

@@ -67,8 +67,10 @@ def test_a_softmax_in_float32_is_no_difference_and_lower_precision_is(quickly_co
     report = parity.check(reference, port, X, training_steps=1)
     (facts,) = report.cases.values()
     assert report.passed == (not options)
-    (one_sided,) = facts["notes"]
-    assert one_sided.startswith("stages of one side only, left out: attention")
+    assert "notes" not in facts
+    stages = {row.name for row in report.rows if row.check == "local"}
+    inputs = {f"attention.input.{name}" for name in ("query", "key", "value")}
+    assert {"attention", *inputs} <= stages
     assert port.attention.attention_fn is options.get("attention_fn", nnx.dot_product_attention)
     right = reference(torch.from_numpy(X)).detach().numpy()
     assert jnp.allclose(port(X), right, atol=1e-6) == (not options)
@@ -102,3 +104,106 @@ def test_the_keys_of_its_masks_are_known():
     report = parity.check(reference, port, X, **OPTIONS)
     assert report.first_divergence.name == "dropout masks"
     assert "calls [[1, 2]] of its Dropout draw from one key" in report.first_divergence.note
+
+
+class TwoInputs(torch.nn.Module):
+    """Time before the batch; Flax has it after."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(4, 2)
+        self.out = torch.nn.Linear(4, 3)
+
+    def forward(self, x, memory, padding):
+        x, memory = x.swapaxes(0, 1), memory.swapaxes(0, 1)
+        y, _ = self.attention(x, memory, memory, key_padding_mask=padding)
+        return self.out(y.swapaxes(0, 1))
+
+
+class PortOfTwo(nnx.Module):
+    def __init__(self, memory=lambda memory: memory, keyword=False):
+        self.attention = nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))
+        self.out, self.memory, self.keyword = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), memory, keyword
+
+    def __call__(self, x, memory, padding):
+        memory, mask = self.memory(memory), ~padding[:, None, None]
+        if self.keyword:
+            return self.out(self.attention(x, inputs_v=memory, inputs_k=memory, mask=mask))
+        return self.out(self.attention(x, memory, mask=mask))
+
+
+INPUTS = {
+    "x": X, "memory": np.random.default_rng(1).standard_normal((3, 6, 4), dtype=np.float32),
+    "padding": np.arange(6) >= np.array([[6], [4], [2]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_every_input_of_it_is_a_stage(quickly_compiled, keyword):
+    reference, port = TwoInputs(), PortOfTwo(keyword=keyword)
+    fb.load_state_dict(port, reference.state_dict())
+    report = parity.check(reference, port, INPUTS, training_steps=0)
+    report.assert_passed()
+    assert not [note for note in report.notes if "left out" in note]
+
+    port.memory = lambda memory: memory[:, ::-1]
+    report = parity.check(reference, port, INPUTS, training_steps=0)
+    assert report.first_divergence.name == "attention.input.key"
+
+
+class Encoder(torch.nn.Module):
+    """Has floating numbers for a mask of booleans."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.out = Masked(), torch.nn.Linear(4, 3)
+
+    def forward(self, x, padding):
+        added = torch.zeros(padding.shape, dtype=x.dtype).masked_fill(padding, -torch.inf)
+        return self.out(self.attention(x, added[:, None]))
+
+
+class Masked(torch.nn.Module):
+    def forward(self, x, mask):
+        return torch.softmax(x @ x.mT + mask, -1) @ x
+
+
+class FlaxMasked(nnx.Module):
+    def __call__(self, x, mask):
+        return jax.nn.softmax(jnp.where(mask, -jnp.inf, x @ x.mT), -1) @ x
+
+
+class PortOfEncoder(nnx.Module):
+    def __init__(self):
+        self.attention, self.out = FlaxMasked(), nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, padding):
+        return self.out(self.attention(x, padding[:, None]))
+
+
+def test_a_mask_of_another_kind_is_left_out_with_a_note(quickly_compiled):
+    reference, port = Encoder(), PortOfEncoder()
+    fb.load_state_dict(port, reference.state_dict())
+    inputs = {"x": INPUTS["memory"], "padding": INPUTS["padding"]}
+    report = parity.check(reference, port, inputs, training_steps=0)
+    report.assert_passed()
+    (note,) = report.notes
+    words = "stages of another shape or kind on either side, left out: attention.input.1"
+    assert note == words
+
+
+@nnx.jit
+def transformed(module, x):
+    return module(x)
+
+
+def test_what_a_transformation_calls_is_left_out_with_a_note(quickly_compiled):
+    class Outer(Port):
+        def __call__(self, x):
+            return self.drop(transformed(self.attention, x))
+
+    reference, port = Reference(), Outer()
+    fb.load_state_dict(port, reference.state_dict())
+    report = parity.check(reference, port, X, training_steps=0)
+    report.assert_passed()
+    assert any("such as nnx.jit, left out: attention.input" in note for note in report.notes)

@@ -21,5 +21,13 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_symmetric_matrices_are_noted(name):
     matrix, symmetric = MATRICES[name]
-    found = list(notes([], {"weight": matrix}, {}, [], []))
+    found = list(notes([], {"weight": matrix}, {}, []))
     assert found == ([NOTE] if symmetric else [])
+
+
+def test_symmetric_inputs_are_noted():
+    adjacency = np.stack([UPPER + UPPER.T, 2 * UPPER + 2 * UPPER.T])
+    assert list(notes([], {}, {"adjacency": adjacency}, [])) == [
+        NOTE.replace("weight", "adjacency")
+    ]
+    assert not list(notes([], {}, {"adjacency": np.stack([UPPER, UPPER.T])}, []))

@@ -87,6 +87,46 @@ def test_functions_of_the_same_file_are_watched():
     assert lines.missed() == [f"test_unexecuted.py:{helper.__code__.co_firstlineno + 2}"]
 
 
+def test_what_is_called_in_another_file_is_watched(tmp_path, monkeypatch):
+    (tmp_path / "helpers_of_mine.py").write_text(
+        "def doubled(x):\n    if len(x) > 9:\n        return x\n    return 2 * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import helpers_of_mine
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return helpers_of_mine.doubled(x)
+
+    module = Doubled()
+    lines = Lines(module)
+    with lines.watched():
+        module(X)
+    assert lines.missed() == ["helpers_of_mine.py:3"]
+
+
+class Conditional(torch.nn.Module):
+    def forward(self, x, mask=None, scale=None):
+        x = x if mask is None else x * mask
+        scale = scale.mean() if scale is not None else None
+        weights = [0.5 if value > 9 else 1.0 for value in x.flatten().tolist()]
+        return x * torch.tensor(weights).view(x.shape) + (1.0 if self.training else 0.0)
+
+
+def test_the_branches_of_conditional_expressions():
+    module = Conditional().eval()
+    lines = Lines(module)
+    with lines.watched():
+        module(X)
+    start = Conditional.forward.__code__.co_firstlineno
+    parts = {1: "x * mask", 2: "scale.mean()", 3: "0.5", 4: "1.0"}
+    expected = [f"test_unexecuted.py:{start + n} (the part {part})" for n, part in parts.items()]
+    assert lines.missed() == expected
+    with lines.watched():
+        module.train()(100 * X, X, X)
+    assert lines.missed() == []
+
+
 def test_tracing_is_what_it_was_before():
     before = sys.gettrace()
     lines = Lines(Branches())

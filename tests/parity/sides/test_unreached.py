@@ -88,16 +88,86 @@ CALLS = {
     "by another round of a loop": (lambda x: sum(F.relu6(y) for y in (x, x + 6)), ""),
     "a mask of its own": (lambda x: x * (x + 3).bool(), "a conversion to false"),
     "its complement": (
-        lambda x: x * ~torch.isin(x, torch.tensor([7.0, 8.0])), "isin to true",
+        lambda x: x * ~torch.isin(x, torch.tensor([7.0, 8.0])), "isin to true, isin of each number",
     ),
     "logical_not": (lambda x: x * torch.logical_not(x), "logical_not to true"),
     "any": (lambda x: x * (x + 3).any(-1)[:, None], "any to false"),
     "lengths": (lambda x: x / torch.count_nonzero(x, -1)[:, None], "count_nonzero of 0"),
     "indices": (lambda x: x[torch.nonzero(x[:, 0])[:, 0]], "nonzero of 0"),
     "indices once": (
-        lambda x: x.scatter_add(0, torch.tensor([[0, 1, 2]]), x), "scatter_add of an index twice",
+        lambda x: x.scatter_add(0, torch.tensor([[0, 1, 2]]), x[:1]),
+        "scatter_add of an index twice",
     ),
-    "indices twice": (lambda x: x.scatter_add(0, torch.tensor([[0, 1], [0, 2]]), x), ""),
+    "indices twice": (
+        lambda x: x.scatter_add(0, torch.tensor([[0, 1], [0, 2]]), x[:2, :2]), "",
+    ),
+    "places once": (
+        lambda x: x.scatter(1, torch.tensor([[0, 1]]), 1.0), "scatter of an index twice",
+    ),
+    "reduced once": (
+        lambda x: x.scatter_reduce(0, torch.tensor([[0, 1, 2]]), x[:1], "sum"),
+        "scatter_reduce of an index twice",
+    ),
+    "reduced twice": (
+        lambda x: x.scatter_reduce(0, torch.tensor([[0, 1], [0, 2]]), x[:2, :2], "sum"), "",
+    ),
+    "put once": (
+        lambda x: x.index_put((torch.tensor([0, 2]),), x[:2], accumulate=True),
+        "index_put of an index twice",
+    ),
+    "put twice": (
+        lambda x: x.index_put((torch.tensor([2, 2]),), x[:2], accumulate=True), "",
+    ),
+    "different values": (
+        lambda x: x * torch.arange(5).unique().sum(), "unique2 of a value twice",
+    ),
+    "equal values": (lambda x: x * torch.tensor([1, 1]).unique_consecutive(), ""),
+    "small rows": (lambda x: x.renorm(2, 0, 9.0), "renorm of anything"),
+    "both": (lambda x: x * ((x > 0) | (x < 1)), "bitwise_or to false"),
+    "neither": (lambda x: x * ((x > 1) & (x < 0)), "bitwise_and to true"),
+    "one": (lambda x: x * ((x > 0) & (x < 1)), ""),
+    "low bits": (lambda x: x * (torch.arange(3) & 7), "bitwise_and of other bits"),
+    "bits": (lambda x: x * (torch.arange(3) & 1), ""),
+    "an odd number": (lambda x: x.median(-1).values, "median of an even number of values"),
+    "an even number": (lambda x: x.median(0).values, ""),
+    "a softplus": (lambda x: F.softplus(x), ""),
+    "a softplus with a limit": (
+        lambda x: F.softplus(x, threshold=5), "softplus above 5",
+    ),
+    "a grid inside": (
+        lambda x: F.grid_sample(
+            x[None, None], torch.zeros(1, 2, 2, 2, dtype=x.dtype), align_corners=True
+        ),
+        "grid_sampler_2d outside of the array",
+    ),
+    "a divergence": (lambda x: F.kl_div(x, x.exp(), reduction='sum'), "xlogy of 0"),
+    "an 8-bit range": (
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 10),
+        "fake_quantize_per_tensor_affine_cachemask below -128",
+    ),
+    "no padding": (
+        lambda x: x + F.embedding(torch.arange(1, 4), x[:4], padding_idx=0).sum(),
+        "embedding of padding_idx 0",
+    ),
+    "padding": (lambda x: x + F.embedding(torch.arange(3), x[:4], padding_idx=0).sum(), ""),
+    "a class without a target": (
+        lambda x: F.cross_entropy(x, torch.arange(8) % 2, torch.tensor([1.0, 2.0, 3.0])),
+        "nll_loss_forward of every class that has a weight",
+    ),
+    "every class": (
+        lambda x: F.cross_entropy(x, torch.arange(8) % 3, torch.tensor([1.0, 2.0, 3.0])), "",
+    ),
+    "labels once": (
+        lambda x: F.ctc_loss(
+            x[:, None], torch.tensor([[1, 2]]), torch.tensor([8]), torch.tensor([2]),
+            reduction="sum",
+        ),
+        "ctc_loss of a label twice in a row",
+    ),
+    "to the longest": (
+        lambda x: x[: (x[:, 0] != 9).sum()] + x[: int((x[:, 0] != 9).sum())],
+        "a number = 9, [:8] of something longer",
+    ),
     "rows once": (
         lambda x: x.index_add(0, torch.tensor([0, 2]), x[:2]), "index_add of an index twice",
     ),
@@ -106,7 +176,7 @@ CALLS = {
     "one chunk": (lambda x: x.split(9)[0], "split into more than one"),
     "all of them": (lambda x: x.topk(3).values, "topk of more than 3"),
     "heaviside": (
-        lambda x: x * torch.heaviside(x + 3, torch.tensor(0.5)), "heaviside below 0",
+        lambda x: x * torch.heaviside(x.detach() + 3, torch.tensor(0.5)), "heaviside below 0",
     ),
 }  # fmt: skip
 
@@ -129,6 +199,21 @@ def test_every_line_of_the_user_has_to_reach_it():
         return F.relu(first + 1)
 
     assert found(forward) == [SIZES + "relu below 0"]
+
+
+def test_every_call_of_a_function_has_to_reach_it():
+    def rectified(x):
+        return F.relu(x)
+
+    def forward(m, x):
+        return rectified(x) + rectified(x + 9)
+
+    first = forward.__code__.co_firstlineno
+    (note,) = of_reference(TorchSide(Reference(forward)), {"x": X})
+    assert note == (
+        SIZES
+        + f"relu below 0 (test_unreached.py:{first - 2} called at test_unreached.py:{first + 1})"
+    )
 
 
 def test_the_line_is_named():
@@ -189,10 +274,12 @@ def test_limits_of_training_mode_and_of_hooks_are_noted():
             return y
         if y.requires_grad:
             y.register_hook(lambda slope: slope.clamp(-7, 7))
-        return y.clamp(max=9)
+        return torch.where(y < 9, y, 9.0)
 
     assert not found(forward)
-    words = SIZES + "clamp above 9, clamp below -7, clamp above 7"
+    words = SIZES + (
+        "a number ≥ 9, where with a condition that is false, clamp below -7, clamp above 7"
+    )
     assert found(forward, training=True) == [words]
 
 
@@ -218,4 +305,14 @@ def test_limits_of_the_loss_are_noted():
 
     side = TorchSide(Reference(lambda m, x: m.a(x)), loss=parity.Loss("masked", masked, masked))
     (note,) = of_reference(side, {"x": X, "tags": np.arange(1, 9)})
-    assert note.startswith(SIZES + "a number = 0 (test_unreached.py:")
+    assert note.startswith(SIZES + "a number = 0 in tags (test_unreached.py:")
+
+
+def test_every_input_has_to_reach_it():
+    def forward(m, x, source, goal):
+        return sum(m.a(x) * (t != 0)[:, None] for t in (source, goal))
+
+    inputs = {"x": X, "source": np.arange(8), "goal": np.arange(1, 9)}
+    side = TorchSide(Reference(forward), lambda m, given: m(*map(given.get, inputs)))
+    (note,) = of_reference(side, inputs)
+    assert note.startswith(SIZES + "a number = 0 in goal (test_unreached.py:")
