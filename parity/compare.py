@@ -70,7 +70,8 @@ def compare_sides(
             handed = explain(handed, checks.pair)
             rows = [*checks.located(rows), *rows]
         environment = describe_environment(dtypes)
-    only = [*(setting.words for setting in pair.settings), pair.only]
+    # A variant is never trained, and the first case is, unless nothing is.
+    only = [] if case.which else [*(setting.words for setting in pair.settings), pair.only]
     unseen += [f"compared only by training: {words}" for words in only if words and not trains]
     facts = {
         "inputs": {name: list(array.shape) for name, array in inputs.items()},

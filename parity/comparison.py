@@ -208,16 +208,19 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.dtype.itemsize}")
 
 
+NEVER_TRAINED = (
+    "the reference never trains it, which is frozen there, or unused, maybe only by these "
+    "inputs, and has None; the candidate has an array: weight decay would move it; give "
+    "inputs that use it, make it another type than nnx.Param, or say known="
+)
+
+
 def _incomparable(truth: Value, candidate: Value, own: Sequence[Value]) -> str | None:
     """A note on why no distance can be computed; None if one can."""
     sides = [("the truth", truth), ("the candidate", candidate)]
     sides += [("the reference" if i == 0 else "a nudged reference", o) for i, o in enumerate(own)]
     if truth is None and candidate is not None and not any(o is not None for o in own):
-        return (
-            "the reference never trains it, which is frozen there, or unused, maybe only by these "
-            "inputs, and has None; the candidate has an array: weight decay would move it; give "
-            "inputs that use it, make it another type than nnx.Param, or say known="
-        )
+        return NEVER_TRAINED
     absent = [side for side, array in sides if array is None]
     if absent and len(absent) < len(sides):
         return (

@@ -4,7 +4,7 @@ They may be such as the models never get. But they reach limits that the given o
 either model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -24,8 +24,7 @@ GROSS = 100.0
 WORDS = {
     "loud": "30 times the inputs", "quiet": "a thousandth of the inputs",
     "padded": "other lengths", "short": "shorter lengths", "negative": "the negative inputs",
-    "longer": "one step more", "cut": "one step less", "whole": "other whole numbers",
-    "masks": "other masks",
+    "resized": "another number of steps", "whole": "other whole numbers", "masks": "other masks",
 }  # fmt: skip
 
 
@@ -36,7 +35,7 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     for name in like_lengths(inputs):
         others.append(("padded", {**inputs, name: other_lengths(inputs[name])}))
         others.append(("short", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
-    others += [*redrawn(inputs), *_of_another_size(pair.reference, inputs)]
+    others += _taken(pair.reference, (*redrawn(inputs), *resized(inputs)))
     for name, changed in others:
         if not all(map(_normal, changed.values())):
             continue
@@ -51,13 +50,15 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
             )
 
 
-def _of_another_size(reference: Side, inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """The inputs with another number of steps, of the first kind that the reference takes."""
-    for name, changed in resized(inputs):
-        with suppress(Exception):  # the user's code can raise anything
-            reference.forward(reference.parameters, changed, TRUTH)
-            yield name, changed
-            return
+def _taken(reference: Side, options: Iterable[tuple[str, Arrays]]) -> Iterator[tuple[str, Arrays]]:
+    """Of each kind of inputs, the first ones that the reference takes."""
+    kinds: set[str] = set()
+    for name, changed in options:
+        if name not in kinds:
+            with suppress(Exception):  # the user's code can raise anything
+                reference.forward(reference.parameters, changed, TRUTH)
+                kinds.add(name)
+                yield name, changed
 
 
 def _normal(array: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity import forward_again, lockstep
+from parity.comparison import NEVER_TRAINED
 from parity.diagnosis import match
 from parity.diagnosis.lstm import inside
 from parity.judge import Judged, judge_run
@@ -66,6 +67,8 @@ def locate(
     first = first_failing(rows)
     if first is None or not isinstance(pair, ModulePair):
         return []
+    if first.note == NEVER_TRAINED:
+        return [replace(first, explains=True)]
     if first.check == forward_again.TRAINED:
         other = forward_again.trained(pair, optimizers[0], batches)
         return _in_functions(other, inputs, first, ["forward"]) if other else []

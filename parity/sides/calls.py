@@ -57,7 +57,7 @@ class Positional:
             return []
         needed = inspect.Parameter.empty
         given = inspect.signature(forward).parameters
-        others = (name for name in self._others(forward) if name not in MODES)
+        others = (name for name in self._others(forward) if name not in (*MODES, "rngs"))
         return [name for name in others if given[name].default is not needed]
 
     def _others(self, forward: Callable[..., Any]) -> list[str]:

@@ -128,8 +128,9 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
             copied = partial(_copied, getattr(dtypes, _CONSTANT))
             undo.enter_context(mock.patch.object(dtypes, _CONSTANT, copied))
         if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
-            taken = partial(_explicit, getattr(dtypes, _EXPLICIT))
-            undo.enter_context(mock.patch.object(dtypes, _EXPLICIT, taken))
+            for name in (_EXPLICIT, _INEXACT):
+                taken = partial(_taken, getattr(dtypes, name))
+                undo.enter_context(mock.patch.object(dtypes, name, taken))
             facts = partial(_of_float32, jnp.finfo, jnp.float32)
             undo.enter_context(mock.patch.object(jnp, "finfo", lambda dtype: _Facts(facts(dtype))))
             undo.enter_context(set_xla_metadata(parity="64"))  # part of the key of JAX's caches
@@ -137,6 +138,7 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
 
 
 _CONSTANT, _EXPLICIT = "canonicalize_value", "check_and_canonicalize_user_dtype"
+_INEXACT = "to_inexact_dtype"  # of a quotient of integers
 
 
 def _copied(own: Any, value: Any) -> Any:
@@ -144,8 +146,8 @@ def _copied(own: Any, value: Any) -> Any:
     return own(value.copy() if type(value) is np.ndarray else value)
 
 
-def _explicit(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:
-    """The dtype that JAX takes for one that code asks for."""
+def _taken(own: Any, dtype: Any, *given: Any, **options: Any) -> Any:
+    """The dtype that JAX takes for one that code asks for, or for the quotients of one."""
     found = own(dtype, *given, **options)
     wide = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
     return np.dtype(wide[found]) if found in wide else found

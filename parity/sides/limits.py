@@ -18,10 +18,15 @@ def _is_guard(low: Any) -> bool:
 
 
 def _beyond(x: Any, low: Any = None, high: Any = None) -> Reached:
+    """Numbers on both sides of each limit."""
     if low is not None and not _is_guard(low):
         yield f" below {_words(low)}", bool((x < low).any())
     if high is not None:
         yield f" above {_words(high)}", bool((x > high).any())
+    for limit in (low, high):
+        if isinstance(limit, float | int) and not _is_guard(limit):
+            yield f" above {limit:g}", bool((x > limit).any())
+            yield f" below {limit:g}", bool((x < limit).any())
 
 
 def _words(limit: Any) -> str:
@@ -117,6 +122,7 @@ def _both_results(result: Any, x: Any, *others: Any) -> Reached:
     elif all(arg.dtype == torch.bool and arg.any() and not arg.all() for arg in args):
         yield " to true", bool(result.any())
         yield " to false", not bool(result.all())
+        yield " of two that are true", bool(torch.logical_and(*args).any())
 
 
 def _cut(result: Any, x: Any, *diagonal: Any) -> Reached:
@@ -127,11 +133,17 @@ def _of_0(result: Any, x: Any, *axes: Any) -> Reached:
     yield " of 0", bool((x == 0).any())
 
 
+ORDERS = ("<", "≤", ">", "≥")
+"""Comparisons of which two differ only where both numbers are equal."""
+
+
 def _result(true: str, false: str = "") -> Callable[..., Reached]:
     """Of an operator that compares: what a number is where it is true, and where it is false."""
 
     def reached(result: Any, x: Any, *other: Any) -> Reached:
         to = "".join(f" {_words(limit)}" for limit in other)
+        if other and true in ORDERS and not x.is_floating_point():
+            yield f"a number ={to}", bool((x == other[0]).any())
         yield f"a number {true}{to}", bool(result.any())
         if false:
             yield f"a number {false}{to}", not bool(result.all())
@@ -161,6 +173,7 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     "xlogy": lambda y, x, other: _of_0(y, x),
     "isin": lambda y, x, among: iter([(" of each number", bool(torch.isin(among, x).all()))]),
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), _outside),
+    "histc": lambda y, x, bins=100, *limits: _beyond(x, *limits),
     **dict.fromkeys(
         ("remainder", "fmod"),
         lambda y, x, by: iter([(f" of more than {_words(by)}", bool((x.abs() >= by).any()))]),
@@ -170,7 +183,10 @@ LIMITS: Mapping[str, Callable[..., Reached]] = {
     **dict.fromkeys(("nonzero", "count_nonzero"), _of_0),
     **dict.fromkeys(("scatter", "scatter_add", "index_add"), _twice),
     **dict.fromkeys(("tril", "triu"), _cut),
-    **dict.fromkeys(("logical_and", "logical_or", "bitwise_and", "bitwise_or"), _both_results),
+    **dict.fromkeys(
+        (f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor")),
+        _both_results,
+    ),
     "index_put": _put,
     "scatter_reduce": lambda y, x, axis, index, *source: _twice(y, x, axis, index),
     **dict.fromkeys(("_unique2", "unique_consecutive", "unique_dim"), _repeated),

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import ShapeDtypeStruct
 
 import flax_bilstm as fb
+from flax_bilstm.arguments import quoted
 from flax_bilstm.conversion import fit
 from flax_bilstm.conversion.advice import advice
 from flax_bilstm.conversion.rows import Row, matches, variables
@@ -48,6 +49,11 @@ def tensors(
 ) -> Tensors:
     """The tensors, paired; an error that lists all mismatches, unless these are only spare ones."""
     if isinstance(model, StateFunction):
+        if names:
+            raise TypeError(
+                "names: expected none for a function, which reads the reference's state dict, got "
+                f"{quoted(names)}"
+            )
         return Tensors(model.rows())
     found = rows_of(model, names, ignore)
     arrays = {
@@ -129,11 +135,22 @@ def are_lstms(torch_model: torch.nn.Module, model: Any) -> bool:
 def _named(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Names) -> dict[str, str]:
     found = {}
     for path in ours:
-        name = path
+        name = _without_layers(path, ours)
         for flax, torch_name in names.items():
             if path == flax or path.startswith(f"{flax}."):
                 first = torch_name if isinstance(torch_name, str) else torch_name[0]  # tied
-                name = first + path.removeprefix(flax)
+                inner = _without_layers(path, ours).removeprefix(_without_layers(flax, ours))
+                name = first + inner
         if name and name in theirs and path:
             found[name] = path
     return {name: found[name] for name in theirs if name in found}
+
+
+def _without_layers(path: str, ours: Mapping[str, Any]) -> str:
+    """The path without the "layers" of Flax's Sequential, which PyTorch's has not."""
+    parts = path.split(".")
+    return ".".join(
+        part
+        for i, part in enumerate(parts)
+        if not (part == "layers" and isinstance(ours.get(".".join(parts[:i])), nnx.Sequential))
+    )

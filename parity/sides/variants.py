@@ -62,7 +62,7 @@ def other_lengths(lengths: np.ndarray) -> np.ndarray:
 def redrawn(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
     """The inputs with other whole numbers, and with others of zeros and ones, which masks are.
 
-    Lengths stay as they are.
+    Lengths stay as they are. Whole numbers are at first up to one more than the largest.
     """
     rng = np.random.default_rng(0)
     lengths = like_lengths(inputs)
@@ -70,18 +70,20 @@ def redrawn(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
     whole = {n: a for n, a in inputs.items() if a.ndim and a.size and a.dtype.kind in "iu"
              and n not in (*masks, *lengths)}  # fmt: skip
     if whole:
-        yield "whole", {**inputs, **{n: _other_whole(a, rng) for n, a in whole.items()}}
+        for more in (1, 0):
+            yield "whole", {**inputs, **{n: _other_whole(a, more, rng) for n, a in whole.items()}}
     if masks:
         yield "masks", {**inputs, **{n: _other_mask(a, rng) for n, a in masks.items()}}
 
 
-def _other_whole(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """From 0 to its largest number, or, if it has negative ones, of its own; many of them twice."""
+def _other_whole(array: np.ndarray, more: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers from 0, or, if it has negative ones, of its own; many of them twice."""
     low = min(0, array.min())
     if low < 0:
         made = rng.choice(np.unique(array), array.shape)
     else:
-        made = rng.integers(low, array.max(), array.shape, endpoint=True)
+        most = min(int(array.max()) + more, np.iinfo(array.dtype).max)
+        made = rng.integers(low, most, array.shape, endpoint=True)
     made[rng.random(array.shape) < 1 / 4] = low
     for other in (np.roll(made, 1, -1), made[..., :1]):
         made = np.where(rng.random(array.shape) < 1 / 4, other, made)
@@ -98,13 +100,13 @@ def _other_mask(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def resized(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
     """The inputs with another number of steps, or another width of images.
 
-    It may have been an odd number of steps, the length of the longest sequence, or a window.
+    A longer one has all steps again; of an even number, the first one once more, so that it is odd.
     """
     for axis in (1, -1):
-        for name, change in (("longer", _longer), ("cut", _cut)):
+        for change in (_longer, _cut):
             changed = _along(inputs, axis, change)
             if changed:
-                yield name, changed
+                yield "resized", changed
 
 
 def _along(
@@ -122,9 +124,9 @@ def _along(
 
 
 def _longer(array: np.ndarray, axis: int) -> np.ndarray:
-    """With the last step once more, or with one of zeros in a mask."""
-    last = array.take([-1], axis)
-    return np.concatenate([array, np.zeros_like(last) if is_mask(array) else last], axis)
+    size = array.shape[axis]
+    more = array.take(range(size + 1 - size % 2), axis, mode="wrap")
+    return np.concatenate([array, np.zeros_like(more) if is_mask(array) else more], axis)
 
 
 def _cut(array: np.ndarray, axis: int) -> np.ndarray:

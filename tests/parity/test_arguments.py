@@ -40,6 +40,8 @@ BAD = {
     "targets: expected a mapping": {"targets": [X]},
     "targets: expected a mapping, a name → an array, got ndarray": {"targets": X},
     "stages: expected a mapping": {"stages": ["fc"]},
+    "names: expected none for a function": {"names": {"a": "b"}},
+    "names: expected none for a function, which": {"names": [("a", "b")]},
     "optimizers: expected a tuple of parity.Optimizer with": {
         "optimizers": [parity.Optimizer("mine", torch.optim.SGD, "sgd")],
     },

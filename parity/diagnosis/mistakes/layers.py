@@ -22,7 +22,10 @@ def _layer(
         "batch_norm": (
             "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
         ),
-        "embedding": ("input", "weight"),
+        "embedding": (
+            "input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq",
+            "sparse",
+        ),
     }[name]  # fmt: skip
 
     def call(state: Calls, func: Any, args: Any, kwargs: Any) -> Any:
@@ -114,9 +117,19 @@ def of_layers() -> Mistakes:
         _layer("batch_norm", lambda func, g: func({**_copied(g), "training": True})),
     )
     yield (
+        "the row of padding_idx has a gradient",
+        _layer("embedding", partial(_before, _padded)),
+    )
+    yield (
         "the embedding is multiplied by √d",
         _layer("embedding", lambda func, g: func(g) * g["weight"].shape[1] ** 0.5),
     )
+
+
+def _padded(given: dict[str, Any]) -> dict[str, Any]:
+    if given.get("padding_idx") is None:
+        raise ValueError("no token is padding")
+    return {**given, "padding_idx": None}
 
 
 def _copied(given: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from parity.diagnosis.mistakes import arrays, cell, functions, sequence, update
 from parity.selftest.faults import FAULTS
 from parity.sides.optimizers import ADAM
 
-from .test_mistakes_in_a_network import IN_FUNCTIONS, IN_PRODUCTS, Attends
+from .test_mistakes_in_a_network import IN_EMBEDDINGS, IN_FUNCTIONS, IN_PRODUCTS, Attends
 from .test_mistakes_in_an_lstm import IN_LSTMS, ORDER, OTHER_DIRECTION
 from .test_mistakes_in_an_optimizer import IN_UPDATES
 from .test_mistakes_in_arrays import IN_OUTPUTS, IN_PARAMETERS
@@ -39,6 +39,7 @@ def test_every_known_mistake_is_asked_for():
     here = [
         *IN_FUNCTIONS,
         *IN_PRODUCTS,
+        *IN_EMBEDDINGS,
         *IN_OUTPUTS,
         *IN_UPDATES,
         *IN_LSTMS,

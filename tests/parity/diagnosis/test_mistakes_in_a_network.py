@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 torch = pytest.importorskip("torch")
 
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import flax_bilstm as fb
 import parity
+from parity.comparison import NEVER_TRAINED
 from parity.selftest import pieces
 
 from .words import words_of
@@ -179,3 +184,65 @@ def test_a_mistake_of_gradients_leaves_the_forward_pass_right_on_other_numbers()
     with jax.numpy_rank_promotion("allow"):
         report = parity.check(Norm(), stopped, x, dtypes=["float64"], training_steps=0)
     assert "no gradient arrives at norm.weight: it is zero" in report.first_divergence.note
+
+
+class Embeds(torch.nn.Module):
+    def __init__(self, frozen=False):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(7, 4, padding_idx=0)
+        self.embedding.weight.requires_grad_(not frozen)
+        self.out = torch.nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return torch.tanh(self.out(self.embedding(tokens)))
+
+
+class FlaxEmbeds(nnx.Module):
+    def __init__(self):
+        self.embedding = nnx.Embed(7, 4, rngs=nnx.Rngs(0))
+        self.out = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, tokens):
+        return jnp.tanh(self.out(self.embedding(tokens)))
+
+
+IN_EMBEDDINGS = {"the row of padding_idx has a gradient": False, NEVER_TRAINED: True}
+
+
+@pytest.mark.parametrize("words", IN_EMBEDDINGS)
+def test_a_mistake_in_the_gradient_of_an_embedding_is_named(words, lenient):
+    reference, port = Embeds(IN_EMBEDDINGS[words]), FlaxEmbeds()
+    fb.load_state_dict(port, reference.state_dict())
+    x = np.array([[1, 3, 6], [2, 0, 5]])
+    first = parity.check(reference, port, x, dtypes=["float64"], training_steps=0).first_divergence
+    assert first.name == "embedding.weight"
+    assert words in first.note
+
+
+class Packs(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.lstm = torch.nn.Linear(3, 4), torch.nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, lengths):
+        y = pack_padded_sequence(self.a(x), lengths.cpu(), True, enforce_sorted=False)
+        return pad_packed_sequence(self.lstm(y)[0], True, total_length=x.shape[1])[0]
+
+
+class FlaxPacks(nnx.Module):
+    def __init__(self):
+        self.a = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+        self.lstm = fb.LSTM(4, 5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, lengths):
+        return self.lstm(self.a(x))[0]
+
+
+def test_lengths_that_are_not_read_are_named():
+    reference, port = Packs(), FlaxPacks()
+    fb.load_state_dict(port, reference.state_dict())
+    x = np.random.default_rng(0).standard_normal((3, 5, 3), dtype=np.float32)
+    inputs = {"x": x, "lengths": np.array([5, 2, 3])}
+    report = parity.check(reference, port, inputs, dtypes=["float64"], training_steps=0)
+    assert report.first_divergence.name == "lstm.input"
+    assert "it has numbers in the padding: lengths are not read" in report.first_divergence.note

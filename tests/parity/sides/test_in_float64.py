@@ -202,12 +202,31 @@ def test_what_is_padded_is_not_zero_in_a_fast_path(quickly_compiled, lenient):
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_a_quotient_of_small_integers(quickly_compiled):
+    """JAX computes that of uint8 in float32, PyTorch in its default dtype."""
+    image = np.random.default_rng(0).integers(0, 256, (3, 4)).astype(np.uint8)
+    layer = torch.nn.Linear(4, 3)
+    reference = torch.nn.Sequential(Scaled(), layer)
+    parity.check(
+        reference,
+        lambda w, x: (x / 255) @ w["1.weight"].T + w["1.bias"][None],
+        image,
+        training_steps=1,
+    ).assert_passed()
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x):
+        return x / 255
+
+
 def test_all_is_put_back():
     def own():
         return (
             torch.get_default_dtype(),
             torch.FloatTensor,
             dtypes.check_and_canonicalize_user_dtype,
+            dtypes.to_inexact_dtype,
         )
 
     before = own()

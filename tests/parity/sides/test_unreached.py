@@ -124,7 +124,23 @@ CALLS = {
     "equal values": (lambda x: x * torch.tensor([1, 1]).unique_consecutive(), ""),
     "small rows": (lambda x: x.renorm(2, 0, 9.0), "renorm of anything"),
     "both": (lambda x: x * ((x > 0) | (x < 1)), "bitwise_or to false"),
-    "neither": (lambda x: x * ((x > 1) & (x < 0)), "bitwise_and to true"),
+    "neither": (
+        lambda x: x * ((x > 1) & (x < 0)),
+        "bitwise_and to true, bitwise_and of two that are true",
+    ),
+    "one or the other": (
+        lambda x: x * ((x > 1) ^ (x < 0)), "bitwise_xor of two that are true",
+    ),
+    "above the least": (
+        lambda x: x * (torch.arange(3) >= 0), "a number < 0",
+    ),
+    "beside whole numbers": (
+        lambda x: x * (2 * torch.arange(3) > 1), "a number = 1",
+    ),
+    "a histogram": (
+        lambda x: x * torch.histc(x.detach(), 3, -9, 9), "histc below -9, histc above 9",
+    ),
+    "never above 0": (lambda x: x + F.relu(x - 9), "relu above 0"),
     "one": (lambda x: x * ((x > 0) & (x < 1)), ""),
     "low bits": (lambda x: x * (torch.arange(3) & 7), "bitwise_and of other bits"),
     "bits": (lambda x: x * (torch.arange(3) & 1), ""),
@@ -214,6 +230,17 @@ def test_every_call_of_a_function_has_to_reach_it():
         SIZES
         + f"relu below 0 (test_unreached.py:{first - 2} called at test_unreached.py:{first + 1})"
     )
+
+
+def test_every_layer_of_a_loop_has_to_reach_it():
+    layers = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Softplus()])
+
+    def forward(m, x):
+        for layer in layers:
+            x = F.relu(layer(x))
+        return x
+
+    assert found(forward) == [SIZES + "relu below 0"]
 
 
 def test_the_line_is_named():
