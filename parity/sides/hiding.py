@@ -5,6 +5,7 @@ from contextlib import suppress
 from itertools import combinations
 
 import numpy as np
+import torch
 
 from parity.sides.data import like_lengths
 from parity.sides.side import Arrays, Side, floating, is_mask, without_target
@@ -17,6 +18,7 @@ def notes(
     inputs: Arrays,
     defaults: Collection[str],
     single: Collection[str] = (),
+    plain: Collection[str] = (),
 ) -> Iterator[str]:
     """The notes for the report.
 
@@ -26,6 +28,7 @@ def notes(
         inputs: those that both models read, and the targets.
         defaults: the names of the models' arguments that nothing is passed for.
         single: the names of the inputs with an axis of size 1 that could be longer.
+        plain: the names of numbers of 0 or 1 that the reference has as attributes.
     """
     if defaults:
         yield f"compared only with the default of: {', '.join(sorted(defaults))}"
@@ -57,6 +60,8 @@ def notes(
             f"an axis of {', '.join(single)} has size 1, which hides mistakes along it, such as of "
             "sequences or steps"
         )
+    if plain:
+        yield f"{', '.join(plain)} of torch_model is 0 or 1, which hides how it is used"
     if ignored:
         yield f"ignored, so neither compared nor trained alike: {', '.join(ignored)}"
     symmetric = [n for n, a in {**parameters, **inputs}.items() if _is_symmetric(a)]
@@ -71,6 +76,17 @@ def notes(
     masks = [name for name, array in read if floating(array) and is_mask(array)]
     if masks:
         yield f"the gradient at inputs of 0 and 1 is not compared: {', '.join(masks)}"
+
+
+def of_0_or_1(module: torch.nn.Module) -> list[str]:
+    """The numbers that modules of the user have as attributes, and that hide how they are used."""
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules()
+        if not type(part).__module__.startswith("torch.")
+        for name, value in vars(part).items()
+        if isinstance(value, float) and value in (0.0, 1.0)
+    ]
 
 
 def with_single_axis(reference: Side, inputs: Arrays) -> list[str]:

@@ -119,7 +119,10 @@ def of_modules(
     notes += [f"ignore: torch_model has no tensor called {pattern}" for pattern in idle]
     ignored += [name for name in candidate.unpaired if name not in spared]
     single = hiding.with_single_axis(reference, read)
-    notes += hiding.notes(ignored, reference.parameters, inputs, calling.defaults, single)
+    notes += hiding.notes(
+        ignored, reference.parameters, inputs, calling.defaults, single,
+        hiding.of_0_or_1(torch_model),
+    )  # fmt: skip
     notes += _of_runs(reference, inputs, shown)
     trained = (
         training_mode.of_function(reference, shown)

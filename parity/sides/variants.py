@@ -100,7 +100,7 @@ def _other_mask(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def resized(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
     """The inputs with another number of steps, or another width of images.
 
-    A longer one has all steps again; of an even number, the first one once more, so that it is odd.
+    A longer one has all steps again, and one or two more, so that an odd number becomes even.
     """
     for axis in (1, -1):
         for change in (_longer, _cut):
@@ -125,7 +125,7 @@ def _along(
 
 def _longer(array: np.ndarray, axis: int) -> np.ndarray:
     size = array.shape[axis]
-    more = array.take(range(size + 1 - size % 2), axis, mode="wrap")
+    more = array.take(range(size + 1 + size % 2), axis, mode="wrap")
     return np.concatenate([array, np.zeros_like(more) if is_mask(array) else more], axis)
 
 

@@ -312,6 +312,19 @@ def test_axes_of_size_1_are_noted_if_they_could_be_longer(name):
     assert [note[: len(words)] for note in hiding.notes((), {}, {}, (), single)] == [words] * told
 
 
+def test_attributes_of_0_or_1_are_noted():
+    class Annealed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.beta, self.temperature, self.rate, self.layers = 0.0, 1.0, 0.5, 1
+            self.drop = torch.nn.Dropout(0.0)
+
+    plain = hiding.of_0_or_1(torch.nn.Sequential(Annealed()))
+    assert plain == ["0.beta", "0.temperature"]
+    (note,) = hiding.notes((), {}, {}, (), (), plain)
+    assert note == "0.beta, 0.temperature of torch_model is 0 or 1, which hides how it is used"
+
+
 @pytest.mark.parametrize(("lengths", "told"), [([5, 3, 3], True), ([3, 5, 3], False)])
 def test_sorted_lengths_are_noted(lengths, told):
     inputs = {"x": np.arange(30.0).reshape(3, 5, 2), "x1": np.array(lengths)}
