@@ -16,7 +16,7 @@ import numpy as np
 from parity.distance import largest_distance
 from parity.results import Row
 from parity.sides.pair import ModulePair
-from parity.sides.side import Arrays, Pair, floating, outputs, real
+from parity.sides.side import Arrays, Pair, Side, floating, outputs, real
 from parity.tolerances import TRUTH
 
 
@@ -70,20 +70,41 @@ def made_up_for(
     """The failing stages for which later code makes up: output and gradients are right in float64.
 
     One side may have an activation inside of a module, the other after it; one mask may be true
-    where the other is false. The loss must have a gradient at the stage, or else no output shows
-    it; an input that has none, such as a mask, shows in what its module returns.
+    where the other is false. Every number that differs must be read on one side, as a gradient
+    shows, or else no output shows whether it is right; an input that has none, such as a mask,
+    shows in what its module returns. An LSTM may also run over padding that PyTorch packs away.
     """
     returned = outputs((row.name for row in rows if row.check == "forward"), pair.reference.output)
     if dtype != TRUTH or not returned or not isinstance(pair, ModulePair):
         return frozenset()
-    failing = [r.name for r in rows if r.check == "forward" and r.failed]
+    failing = {r.name: r.bound for r in rows if r.check == "forward" and r.failed}
     if not failing or any(r.failed for r in rows if r.check == "gradients" or r.name in returned):
         return frozenset()
-    slopes = pair.reference.cotangents(pair.reference.parameters, inputs, TRUTH)
-    return frozenset(
-        name for name in failing
-        if np.any(slopes.get(name, 0)) or (".input" in name and not floating(truth[name]))
-    )  # fmt: skip
+    sides: tuple[Side, Side] = (pair.reference, pair.candidate)
+    given = pair.candidate.forward(pair.candidate.parameters, inputs, dtype)
+    slopes = [side.cotangents(side.parameters, inputs, TRUTH) for side in sides]
+    lstms = () if pair.reference.running.alone else [path or "lstm" for path in pair.lstms]
+    padded = {lstm for lstm in lstms if _is_padded(lstm, truth)}
+
+    def is_read(name: str) -> bool:
+        ours, theirs = given.get(name), truth.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return False
+        if _module(name) in padded:
+            return True
+        if not (floating(ours) and floating(theirs)):
+            return ".input" in name
+        differs = ~(np.abs(ours - theirs) <= failing[name])
+        read = sum(np.abs(by_stage[name]) for by_stage in slopes if name in by_stage)
+        return bool(np.all(np.broadcast_to(read, ours.shape)[differs]))
+
+    return frozenset(filter(is_read, failing))
+
+
+def _is_padded(lstm: str, truth: Arrays) -> bool:
+    """Whether PyTorch's LSTM has lengths, which the other one has not: its last steps are zeros."""
+    output = truth.get(f"{lstm}.output")
+    return output is not None and f"{lstm}.lengths" not in truth and not output[:, -1].any(-1).all()
 
 
 KINDS = {

@@ -36,16 +36,19 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
         others.append(("padded", {**inputs, name: other_lengths(inputs[name])}))
         others.append(("short", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
     others += _taken(pair.reference, (*redrawn(inputs), *resized(inputs)))
+    noted: set[str] = set()
     for name, changed in others:
-        if not all(map(_normal, changed.values())):
+        kind = name.partition(" ")[0]
+        if kind in noted or not all(map(_normal, changed.values())):
             continue
         found = _rows(pair, changed, place)
         row = next((row for row in found if row.failed and not row.tightness < GROSS), None)
         if row is not None:
+            noted.add(kind)
             differs = f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
             words = f": {row.note}" if row.note else differs
             yield (
-                f"elsewhere the models differ: on {WORDS[name]}, {row.check} {row.name}{words}; "
+                f"elsewhere the models differ: on {WORDS[kind]}, {row.check} {row.name}{words}; "
                 "if such inputs can come, check them, too"
             )
 

@@ -18,7 +18,7 @@ from parity.sides.unexecuted import NOT_THE_USERS
 
 _TORCH = NOT_THE_USERS[0]
 _CALLS = f"{_TORCH}_ops.py"  # where another mode calls the operator
-_DISTRIBUTIONS = f"{_TORCH}distributions{sep}"
+_OWN = tuple(f"{_TORCH}{folder}{sep}" for folder in ("distributions", f"nn{sep}utils"))
 
 Frame = tuple[str, int, int]
 """File, line and instruction of the user's code."""
@@ -85,11 +85,11 @@ class Seen:
 
         Several modules may do it for one line, such as those of a Sequential, and a line several
         times. None for what torch does of its own accord: in a backward pass, in its
-        distributions, and to compare, such as masks.
+        distributions, to pack sequences, and to compare, such as masks.
         """
         frame: FrameType | None = sys._getframe(2)
         module, frames = None, []
-        passing = _TORCH if compares else _DISTRIBUTIONS
+        passing = _TORCH if compares else _OWN
         while frame is not None and frame is not self._outer:
             file = frame.f_code.co_filename
             if not file.startswith(NOT_THE_USERS):

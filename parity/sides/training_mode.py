@@ -136,7 +136,7 @@ def _keyless(ours: Mapping[str, Any]) -> list[str]:
 def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
     """Whether training mode may change what the candidate does: code may ask a Dropout for it.
 
-    Flax's attention does nothing in it but Dropout, whose rate is known.
+    Flax's attention does nothing in it but Dropout, whose rate is known; one of 0 does nothing.
     """
     if candidate.running.training_call != candidate.running.call:
         return True
@@ -144,7 +144,7 @@ def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
     return any(
         getattr(type(module), "train", own) is not own or any(hasattr(module, f) for f in FLAGS)
         for module in ours.values()
-        if type(module) is not nnx.MultiHeadAttention
+        if type(module) is not nnx.MultiHeadAttention and getattr(module, "rate", 1) != 0
     )
 
 

@@ -10,6 +10,8 @@ from parity.sides.side import Arrays, differentiable, is_mask
 FACTORS = {"loud": 30.0, "quiet": 1e-3}
 """What a variant multiplies the floating inputs by. Loud ones saturate gates; quiet ones show what
 is added to them, such as the ε of a normalization."""
+DRAWS = 4
+"""How many times whole numbers and masks are drawn."""
 VARIANTS = (*FACTORS, "padded")
 
 
@@ -69,11 +71,13 @@ def redrawn(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
     masks = {n: a for n, a in inputs.items() if a.ndim and is_mask(a) and n not in lengths}
     whole = {n: a for n, a in inputs.items() if a.ndim and a.size and a.dtype.kind in "iu"
              and n not in (*masks, *lengths)}  # fmt: skip
-    if whole:
-        for more in (1, 0):
-            yield "whole", {**inputs, **{n: _other_whole(a, more, rng) for n, a in whole.items()}}
-    if masks:
-        yield "masks", {**inputs, **{n: _other_mask(a, rng) for n, a in masks.items()}}
+    for draw in range(DRAWS):
+        if whole:
+            for more in (1, 0):
+                others = {n: _other_whole(a, more, rng) for n, a in whole.items()}
+                yield f"whole {draw}", {**inputs, **others}
+        if masks:
+            yield f"masks {draw}", {**inputs, **{n: _other_mask(a, rng) for n, a in masks.items()}}
 
 
 def _other_whole(array: np.ndarray, more: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flax import nnx
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import flax_bilstm as fb
 import parity
@@ -262,3 +263,40 @@ def test_calls_in_another_order_of_which_one_has_no_gradient(quickly_compiled, l
     report = parity.check(reference, port, (X, X[::-1].copy()), **OPTIONS)
     assert report.passed == (factor == 1)
     assert "Error" not in str(report)
+
+
+class Packed(torch.nn.Module):
+    """The mean over the steps of each sequence; the LSTM does not run over padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.out = torch.nn.LSTM(3, 4, batch_first=True), torch.nn.Linear(4, 2)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), True, enforce_sorted=False)
+        return self.out(self.lstm(packed)[1][0][0])
+
+
+class FlaxUnpacked(nnx.Module):
+    """Reads the last step of each sequence of an LSTM that also runs over padding."""
+
+    def __init__(self, last=1):
+        self.lstm, self.out = fb.LSTM(3, 4, rngs=RNGS), nnx.Linear(4, 2, rngs=RNGS)
+        self.last = last
+
+    def __call__(self, x, lengths):
+        y, _ = self.lstm(x)
+        return self.out(y[jnp.arange(len(x)), lengths - self.last])
+
+
+def test_padding_that_is_never_read_is_left_out(quickly_compiled):
+    reference, port = Packed(), FlaxUnpacked()
+    fb.load_state_dict(port, reference.state_dict())
+    inputs = {"x": X, "lengths": np.array([4, 2, 3, 1])}
+    report = parity.check(reference, port, inputs, training_steps=1)
+    report.assert_passed()
+    assert f"{MADE_UP}lstm.c_n, lstm.h_n, lstm.input, lstm.output" in report.notes
+
+    port.last = 0
+    report = parity.check(reference, port, inputs, training_steps=0)
+    assert not report.passed

@@ -100,25 +100,25 @@ def _mean(weights: Any, value: Any) -> Any:
 _SCALE = 2**-0.5
 
 HEADS = (
-    Fault("scores not scaled", "norm.input", "forward", "scores are √d times what they should be",
+    Fault("scores not scaled", "attention", "forward", "scores are √d times what they should be",
           _attend(lambda s, v: _mean(jax.nn.softmax(s), v)), case="heads"),
-    Fault("scores scaled by the model's width", "norm.input", "forward",
+    Fault("scores scaled by the model's width", "attention", "forward",
           "scores are 1/√d of what they should be, d the features of the product",
           _attend(lambda s, v: _mean(jax.nn.softmax(s / 2), v)), case="heads"),
-    Fault("a causal mask", "norm.input", "forward", "no step attends to later ones (a causal mask)",
+    Fault("a causal mask", "attention", "forward", "no step attends to later ones (a causal mask)",
           _attend(lambda s, v: _mean(jax.nn.softmax(jnp.where(
               jnp.tril(jnp.ones(s.shape[-2:], bool)), s * _SCALE, -jnp.inf)), v)),
           case="heads"),
-    Fault("softmax over the heads' queries", "norm.input", "forward",
+    Fault("softmax over the heads' queries", "attention", "forward",
           "the softmax runs over the queries, not over the keys",
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE, axis=-2), v)), case="heads"),
-    Fault("heads exchanged in the values", "norm.input", "forward", UNKNOWN,
+    Fault("heads exchanged in the values", "attention", "forward", UNKNOWN,
           _attend(lambda s, v: _mean(jax.nn.softmax(s * _SCALE), v[..., ::-1, :])),
           case="heads"),
-    Fault("softmax in float32 in float64", "norm.input", "forward", UNKNOWN,
+    Fault("softmax in float32 in float64", "attention", "forward", UNKNOWN,
           _attend(lambda s, v: _mean(jax.nn.softmax(pieces.float32(s * _SCALE)), v)),
           case="heads"),
-    Fault("no gradient through the heads' weights", "attention.in_proj_bias", "gradients",
+    Fault("no gradient through the heads' weights", "attention", "gradients",
           "no gradient flows through the weights",
           _attend(lambda s, v: _mean(jax.lax.stop_gradient(jax.nn.softmax(s * _SCALE)), v)),
           case="heads"),
@@ -139,7 +139,7 @@ HEADS = (
     Fault("out_proj transposed", "attention.out_proj.weight", "parameters", "it is transposed",
           case="heads",
           hold=lambda held: {n: a.T if "out_proj.weight" in n else a for n, a in held.items()}),
-    Fault("the heads' softmax in bfloat16 within float32", "norm.input", "float32", UNKNOWN,
+    Fault("the heads' softmax in bfloat16 within float32", "attention", "float32", UNKNOWN,
           _attend(lambda s, v: _mean(pieces.only_float32(pieces.bfloat16)(
               jax.nn.softmax(s * _SCALE)), v)), case="heads"),
 )  # fmt: skip
