@@ -74,6 +74,8 @@ def _in_a_row(result: Any, x: Any, labels: Any, *lengths: Any) -> Reached:
 
 
 def _twice(result: Any, x: Any, axis: Any, index: Any, *source: Any) -> Reached:
+    if index.ndim and index.shape[axis if index.ndim > 1 else 0] == 1:
+        return  # one index, as of `one_hot`
     if index.ndim == 1:
         index = index.view(-1, *[1] * (x.ndim - 1)).movedim(0, axis) if x.ndim > 1 else index
     counts = torch.zeros_like(x).scatter_add(axis, index, torch.ones_like(index, dtype=x.dtype))

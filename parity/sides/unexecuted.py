@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.sides.loops import Spot, Steps, never_left, place, within
+
 NOT_THE_USERS = tuple(
     f"{path}{sep}" for path in (Path(str(torch.__file__)).parent, Path(__file__).parents[1])
 )
@@ -40,22 +42,27 @@ class Lines:
         functions = (inspect.unwrap(function) for function in held)
         files = {f.__code__.co_filename for f in functions if inspect.isfunction(f)}
         self._files = {file for file in files if not file.startswith(NOT_THE_USERS)}
-        self._executed: dict[CodeType, set[int]] = {}
+        self._executed: dict[CodeType, Steps] = {}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """While this is entered, note what is executed."""
 
-        def step(frame: FrameType, event: str, _: Any) -> Any:
-            if event == "opcode":
-                self._executed[frame.f_code].add(frame.f_lasti)
-            return step
-
         def call(frame: FrameType, event: str, _: Any) -> Any:
             if not self._is_the_users(frame):
                 return None
-            self._executed.setdefault(frame.f_code, set())
+            steps, before = self._executed.setdefault(frame.f_code, set()), -1
+
+            def step(frame: FrameType, event: str, _: Any) -> Any:
+                nonlocal before
+                if event == "opcode":
+                    steps.add((before, frame.f_lasti))
+                    before = frame.f_lasti
+                return step
+
             frame.f_trace_lines, frame.f_trace_opcodes = False, True
+            frame.f_trace = step  # from Python 3.12 on, the first call would not be traced without
+            sys.settrace(call)
             return step
 
         before = sys.gettrace()
@@ -75,13 +82,13 @@ class Lines:
     def missed(self) -> list[str]:
         """What was not executed in functions that were called.
 
-        Of each block of statements the line of the first one, and the branches of conditional
-        expressions with their line.
+        Of each block of statements the line of the first one; the branches of conditional
+        expressions, and the ends of loops that are always left in another way, with their lines.
         """
         executed: dict[str, set[Spot]] = {}
-        for code, instructions in self._executed.items():
+        for code, steps in self._executed.items():
             spots = list(code.co_positions())
-            found = (spots[at // 2] for at in instructions)
+            found = (spots[at // 2] for at in {other for _, other in steps})
             executed.setdefault(code.co_filename, set()).update(
                 ((line, column), (end, last))
                 for line, end, column, last in found
@@ -90,15 +97,11 @@ class Lines:
         return [
             f"{Path(code.co_filename).name}:{words}"
             for code in self._executed
-            for words in _missed(code, executed[code.co_filename])
+            for words in _missed(code, executed[code.co_filename], self._executed[code])
         ]
 
 
-Spot = tuple[tuple[int, int], tuple[int, int]]
-"""Line and column at which the code of an instruction begins, and where it ends."""
-
-
-def _missed(code: CodeType, executed: set[Spot]) -> Iterator[str]:
+def _missed(code: CodeType, executed: set[Spot], steps: Steps) -> Iterator[str]:
     """The lines that begin what was not executed; not those that raise errors."""
     try:
         lines, _ = inspect.findsource(code)
@@ -112,6 +115,7 @@ def _missed(code: CodeType, executed: set[Spot]) -> Iterator[str]:
                     yield f"{missed.lineno} (the part {ast.unparse(missed)})"
                 elif not _only_raises(missed):
                     yield str(missed.lineno)
+            yield from never_left(node, code, steps)
 
 
 def _made(node: ast.FunctionDef | ast.AsyncFunctionDef, code: CodeType) -> bool:
@@ -150,8 +154,7 @@ def _has_any(node: ast.stmt | ast.expr, executed: set[Spot]) -> bool:
 
 
 def _inside(node: ast.stmt | ast.expr, executed: set[Spot]) -> set[Spot]:
-    begin, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
-    return {(first, last) for first, last in executed if begin <= first and last <= end}
+    return {spot for spot in executed if within(spot, place(node))}
 
 
 def _is_none(node: ast.expr) -> bool:

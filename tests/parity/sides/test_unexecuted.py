@@ -127,6 +127,45 @@ def test_the_branches_of_conditional_expressions():
     assert lines.missed() == []
 
 
+class Loops(torch.nn.Module):
+    def forward(self, x, most=9, least=0.0):
+        for _ in range(most):
+            if x.max() > 9:
+                break
+            x = 2 * x
+        steps = 0
+        while x.min() > least and steps < 4:
+            x = x - 1
+            steps += 1
+        for row in x:
+            x = x + row
+        while True:
+            x = x / 2
+            if x.max() < 1:
+                break
+        return x
+
+
+def test_loops_that_are_always_left_in_one_way():
+    start = Loops.forward.__code__.co_firstlineno
+    end = f"test_unexecuted.py:{start + 1} (the end of the loop: break always comes first)"
+    by_value = f"test_unexecuted.py:{start + 6} (the end of the loop by x.min() > least)"
+    by_count = f"test_unexecuted.py:{start + 6} (the end of the loop by steps < 4)"
+
+    def missed(*calls):
+        module = Loops()
+        lines = Lines(module)
+        for options in calls:
+            with lines.watched():
+                module(X + 1, **options)
+        return lines.missed()
+
+    assert missed({}) == [end, by_count]
+    assert missed({"least": -99.0}) == [end, by_value]
+    assert missed({}, {"least": -99.0}) == [end]
+    assert missed({}, {"least": -99.0}, {"most": 1}) == []
+
+
 def test_tracing_is_what_it_was_before():
     before = sys.gettrace()
     lines = Lines(Branches())

@@ -95,7 +95,7 @@ CALLS = {
     "lengths": (lambda x: x / torch.count_nonzero(x, -1)[:, None], "count_nonzero of 0"),
     "indices": (lambda x: x[torch.nonzero(x[:, 0])[:, 0]], "nonzero of 0"),
     "indices once": (
-        lambda x: x.scatter_add(0, torch.tensor([[0, 1, 2]]), x[:1]),
+        lambda x: x.scatter_add(1, torch.tensor([[0, 2]]), x[:1, :2]),
         "scatter_add of an index twice",
     ),
     "indices twice": (
@@ -105,12 +105,13 @@ CALLS = {
         lambda x: x.scatter(1, torch.tensor([[0, 1]]), 1.0), "scatter of an index twice",
     ),
     "reduced once": (
-        lambda x: x.scatter_reduce(0, torch.tensor([[0, 1, 2]]), x[:1], "sum"),
+        lambda x: x.scatter_reduce(1, torch.tensor([[0, 2]]), x[:1, :2], "sum"),
         "scatter_reduce of an index twice",
     ),
     "reduced twice": (
         lambda x: x.scatter_reduce(0, torch.tensor([[0, 1], [0, 2]]), x[:2, :2], "sum"), "",
     ),
+    "one index": (lambda x: x * F.one_hot(torch.arange(8) % 3), ""),
     "put once": (
         lambda x: x.index_put((torch.tensor([0, 2]),), x[:2], accumulate=True),
         "index_put of an index twice",
