@@ -155,7 +155,7 @@ def test_porting_mistakes_are_found_at_their_stage(float64, network, instead, fa
     theirs = reference.choosing(called)
     candidate = NnxSide(
         network.candidate, rows(network.candidate), faulty_call(fault),
-        stages=network.pair.stages, recurrent=network.pair.lstms, chosen=called,
+        stages=network.pair.stages, with_ports=network.pair.lstms, chosen=called,
     )  # fmt: skip
     # The forward pass is all that is looked at: the reference's gradients spare a compilation.
     candidate = instead(candidate, gradients=theirs.gradients)

@@ -238,7 +238,7 @@ def _append(m, y):
 
 
 KEPT = {
-    "a number": (0.0, lambda m, y: setattr(m, "kept", 0.9 * m.kept + y.mean().item()), "kept"),
+    "a number": (0.5, lambda m, y: setattr(m, "kept", 0.9 * m.kept + y.mean().item()), "kept"),
     "a count": (0, lambda m, y: setattr(m, "kept", m.kept + 1), "kept"),
     "numbers in a list": ([0.0], _append, "kept[1], kept[2]"),
     "an array": (np.zeros(4), lambda m, y: m.kept.__iadd__(y.detach().mean(0).numpy()), "kept"),
