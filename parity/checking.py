@@ -17,9 +17,9 @@ from parity.sides import data, pair
 from parity.sides.losses import MEAN_SQUARED_ERROR, Loss
 from parity.sides.optimizers import OPTIMIZERS, Optimizer
 from parity.sides.paired import Names
-from parity.sides.side import TARGET, Arrays, Pair, Side
+from parity.sides.side import TARGET, Arrays, Pair
 from parity.sides.variants import varied
-from parity.tolerances import DTYPES, TRUTH
+from parity.tolerances import DTYPES
 
 Inputs = np.ndarray | tuple[np.ndarray, ...] | Mapping[str, np.ndarray]
 """What the models are called with: one array, several by position, or several by name."""
@@ -136,7 +136,7 @@ def check_pair(
     """
     arguments.limit_steps(training_steps)
     rng = np.random.default_rng([seed, 1])  # the caller may have drawn x from the seed itself
-    shape = _target_shape(pair.reference, inputs) if targeted else ()
+    shape = data.target_shape(pair.reference, inputs) if targeted else ()
 
     def with_target(inputs: Arrays) -> dict[str, np.ndarray]:
         return {**inputs, TARGET: rng.standard_normal(shape)} if targeted else dict(inputs)
@@ -147,9 +147,3 @@ def check_pair(
         pair, first, dtypes=dtypes, optimizers=optimizers, batches=batches, case=case,
         facts={"seed": seed}, progress=progress,
     )  # fmt: skip
-
-
-def _target_shape(reference: Side, inputs: Arrays) -> tuple[int, ...]:
-    """The shape of the loss's target."""
-    stages = reference.forward(reference.parameters, inputs, TRUTH)
-    return data.target_shape(stages, reference.output)

@@ -4,8 +4,7 @@ They may be such as the models never get. But they reach limits that the given o
 either model.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -33,35 +32,25 @@ def notes(pair: Pair, inputs: Arrays, place: Place) -> Iterator[str]:
     _, *others = varied(inputs, tuple(FACTORS))
     others.append(("negative", times(inputs, -1.0)))
     for name in like_lengths(inputs):
-        others.append(("padded", {**inputs, name: other_lengths(inputs[name])}))
-        others.append(("short", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
-    others += _taken(pair.reference, (*redrawn(inputs), *resized(inputs)))
-    noted: set[str] = set()
-    for name, changed in others:
+        others.append((f"padded {name}", {**inputs, name: other_lengths(inputs[name])}))
+        others.append((f"short {name}", {**inputs, name: np.maximum(inputs[name] - 1, 1)}))
+    done: set[str] = set()
+    for name, changed in (*others, *redrawn(inputs), *resized(inputs)):
         kind = name.partition(" ")[0]
-        if kind in noted or not all(map(_normal, changed.values())):
+        if {name, kind} & done or not all(map(_normal, changed.values())):
             continue
-        found = _rows(pair, changed, place)
+        found = list(_rows(pair, changed, place))
+        if found:  # or else the reference does not take them, but maybe others of that name
+            done.add(name)
         row = next((row for row in found if row.failed and not row.tightness < GROSS), None)
         if row is not None:
-            noted.add(kind)
+            done.add(kind)
             differs = f" differs by {row.distance:.3g}, allowed {row.bound:.3g}"
             words = f": {row.note}" if row.note else differs
             yield (
                 f"elsewhere the models differ: on {WORDS[kind]}, {row.check} {row.name}{words}; "
                 "if such inputs can come, check them, too"
             )
-
-
-def _taken(reference: Side, options: Iterable[tuple[str, Arrays]]) -> Iterator[tuple[str, Arrays]]:
-    """Of each kind of inputs, the first ones that the reference takes."""
-    kinds: set[str] = set()
-    for name, changed in options:
-        if name not in kinds:
-            with suppress(Exception):  # the user's code can raise anything
-                reference.forward(reference.parameters, changed, TRUTH)
-                kinds.add(name)
-                yield name, changed
 
 
 def _normal(array: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.diagnosis import relations
 from parity.diagnosis.mistakes import arrays, functions
 from parity.diagnosis.mistakes.update import of_update as mistaken_updates
 from parity.diagnosis.stages import Alone, run
@@ -28,9 +29,6 @@ UNKNOWN = "no known mistake explains it"
 """The note when no known mistake reproduces the candidate's numbers."""
 Match = tuple[float, str, str]
 """Distance in ULP, words, and the part of the stage that the mistake points at."""
-OVERFLOWING = np.errstate(over="ignore", invalid="ignore")
-"""A mistake may add the largest numbers of a dtype, as masks have them."""
-
 UNFIT = (ValueError, RuntimeError, IndexError, TypeError, AttributeError, KeyError)
 """What a mistake raises if it does not apply to arrays of these sizes."""
 
@@ -40,31 +38,7 @@ def of_lstm_stage(found: Alone) -> tuple[str, str]:
     return _closest(_mistakes(found))
 
 
-@OVERFLOWING
-def of_arrays(judged: Judged, parameters: Arrays | None = None) -> str:
-    """How the wrong arrays of a stage are related to the right ones; "" if no relation is known.
-
-    If there are `parameters`, a wrong array may also differ from the right one by a parameter.
-    """
-    for row in judged.rows:
-        if not row.failed or not np.isfinite(row.distance):
-            continue
-        truth, given = judged.truth[row.name], judged.candidate[row.name]
-        if truth is not None and given is not None and not _complex(truth, given):
-            words = _related(truth, given, row) or _by_parameter(
-                truth, given, row, parameters or {}
-            )
-            if words:
-                return words if row is judged.failure else f"at {row.name}, {words}"
-    return ""
-
-
-def _complex(*arrays: Value) -> bool:
-    """Whether one of them is complex: no known mistake is one of complex numbers."""
-    return any(array is not None and array.dtype.kind == "c" for array in arrays)
-
-
-@OVERFLOWING
+@relations.OVERFLOWING
 def of_module_stage(
     row: Row, judged: Judged, pair: Any, run: Any, values: Arrays, inputs: Arrays
 ) -> str:
@@ -86,7 +60,7 @@ def of_module_stage(
     rows = {r.name: r for r in known}
     alike = [r.name for r in known] if row.check == "gradients" else [row.name]
     given = {name: judged.candidate[name] for name in alike}
-    if _complex(*given.values()):
+    if relations.any_complex(*given.values()):
         return ""
 
     other = fresh.moved(pair).reference  # where a scale of 1, for instance, shows
@@ -108,8 +82,11 @@ def of_module_stage(
             yield distance, words, ""
 
     words, _ = _closest(matches())
-    words = words or _unmasked(row, given[row.name], values.get(row.name))
-    return words or _another(row, given[row.name], values) or of_arrays(judged, parameters)
+    return (
+        words
+        or relations.of_stage(row, given[row.name], values)
+        or relations.of_arrays(judged, parameters)
+    )
 
 
 def _longest(values: Arrays) -> int:
@@ -120,40 +97,6 @@ def _longest(values: Arrays) -> int:
         if array.ndim == 3 and name.rpartition(".")[2] not in STATES
     )
     return max((array.shape[1] for array in timed), default=0)
-
-
-def _unmasked(row: Row, given: Value, truth: Value) -> str:
-    """Words if the stage has numbers in padding, where the reference has zeros; else ""."""
-    if given is None or truth is None or truth.ndim != 3 or given.shape != truth.shape:
-        return ""
-    differs = (np.abs(given - truth) > row.bound).any(-1)
-    filled = np.asarray(truth.any(-1))
-    padding = ~np.logical_or.accumulate(filled[:, ::-1], 1)[:, ::-1]
-    if row.check == "gradients" or not differs.any() or (differs & ~padding).any():
-        return ""
-    return "it has numbers in the padding: lengths are not read, or too late"
-
-
-def _another(row: Row, given: Value, values: Arrays) -> str:
-    """Words if the stage holds the right value of another stage; else ""."""
-    if given is None or row.check == "gradients":
-        return ""
-    for name, array in values.items():
-        if name == row.name or not array.size:
-            continue
-        taken = {"it is {}": array}
-        if array.ndim > 1:
-            taken |= {
-                "it is the first step of {}": array[:, 0],
-                "it is the last step of {}": array[:, -1],
-                "it is the mean of {} over its second axis": array.mean(1),
-                "it is the sum of {} over its second axis": array.sum(1),
-                "it is the largest of {} over its second axis": array.max(1),
-            }  # fmt: skip
-        for words, other in taken.items():
-            if other.shape == given.shape and _near(other, given, row):
-                return words.format(name)
-    return ""
 
 
 def of_parameter(name: str, theirs: Arrays, ours: Arrays) -> str:
@@ -271,35 +214,6 @@ def _distance(
             shown = True
             worst = max(worst, distance / (epsilon(dtype) * scale) if scale else 0.0)
     return worst if shown else float("inf")
-
-
-def _related(truth: np.ndarray, given: np.ndarray, row: Row) -> str:
-    for relation in arrays.RELATIONS:
-        try:
-            words, array = relation(truth, given.astype(np.float64))
-        except (ValueError, IndexError):  # it has no such axis
-            continue
-        if array.shape == given.shape and _near(array, given, row):
-            return words
-    return ""
-
-
-def _near(array: np.ndarray, given: np.ndarray, row: Row) -> bool:
-    """Whether both agree; to be near an array that is not determined shows nothing."""
-    return row.determined and bool(np.max(np.abs(array - given)) <= row.bound)
-
-
-def _by_parameter(truth: np.ndarray, given: np.ndarray, row: Row, parameters: Arrays) -> str:
-    """Words if a parameter was added to the last axes by mistake, or left out there; else ""."""
-    if given.shape != truth.shape or row.check == "gradients":
-        return ""
-    for name, array in parameters.items():
-        if not array.ndim or array.shape != truth.shape[truth.ndim - array.ndim :]:
-            continue
-        for words, sign in (("{} is missing", -1), ("{} is added once more", 1)):
-            if _near(truth + sign * array.astype(np.float64), given, row):
-                return words.format(name)
-    return ""
 
 
 def _closest(matches: Iterable[Match]) -> tuple[str, str]:

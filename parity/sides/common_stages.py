@@ -44,14 +44,16 @@ def common_stages(
         and (right or sorted(ours[n].shape) == sorted(theirs[n].shape))
     ]
     # A mask may be of booleans on one side, and of what is added to scores on the other.
-    other += [n for n in both if ".input" in n and floating(ours[n]) != floating(theirs[n])]
+    of_kinds = (n for n in both if ".input" in n and floating(ours[n]) != floating(theirs[n]))
+    other = list(dict.fromkeys((*other, *of_kinds)))
     # One side calls its LSTM for some steps at a time, so that its states are others, too.
     calls = {name.removesuffix(".output") for name in other if name.endswith(".output")}
     other += [name for name in both if name.endswith(STATES) and name[:-4] in calls]
     hidden = candidate.running.hidden
+    known = {*both, *either}
     absent = [
         name for name in theirs
-        if name not in {*both, *either}
+        if name not in known
         and name.partition("[")[0].partition(".input")[0] not in hidden
     ]  # fmt: skip
     notes = {
@@ -59,7 +61,7 @@ def common_stages(
         "flax_model changes {}, so only first calls are compared": sorted(candidate.running.moved),
         "stages that flax_model does not have, or computes inside a transformation such as "
         "nnx.jit, left out: {}": absent,
-        "stages of flax_model alone, left out: {}": [n for n in ours if n not in {*both, *either}],
+        "stages of flax_model alone, left out: {}": [n for n in ours if n not in known],
         "stages of another shape or kind on either side, left out: {}": other,
     }
     chosen = frozenset(both) - frozenset(other) - frozenset(either)

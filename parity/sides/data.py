@@ -8,8 +8,8 @@ import torch
 
 import flax_bilstm as fb
 from flax_bilstm.conversion import tensors
-from parity.sides.side import Arrays, floating, outputs, real, whole
-from parity.tolerances import epsilon
+from parity.sides.side import Arrays, Side, floating, outputs, real, whole
+from parity.tolerances import TRUTH, epsilon
 
 
 def named(x: Any, torch_model: Any, flax_model: Any) -> dict[str, np.ndarray]:
@@ -70,9 +70,13 @@ def _lstms(torch_model: Any, flax_model: Any) -> bool:
     return isinstance(flax_model, fb.LSTM) and isinstance(torch_model, torch.nn.LSTM)
 
 
-def target_shape(stages: Arrays, output: str = "output") -> tuple[int, ...]:
-    """The shape of the floating outputs, joined in one array; of complex ones with both parts."""
-    given = (stages[name] for name in outputs(stages, output))
+def target_shape(reference: Side, inputs: Arrays) -> tuple[int, ...]:
+    """The shape of the loss's target: of the reference's floating outputs, joined in one array.
+
+    Complex ones count with both parts.
+    """
+    stages = reference.forward(reference.parameters, inputs, TRUTH)
+    given = (stages[name] for name in outputs(stages, reference.output))
     parts = [part for array in given for part in real(array) if floating(part)]
     if not parts:
         raise ValueError(

@@ -128,7 +128,7 @@ def flax_in(dtype: str, wide: bool) -> Iterator[None]:
             copied = partial(_copied, getattr(dtypes, _CONSTANT))
             undo.enter_context(mock.patch.object(dtypes, _CONSTANT, copied))
         if dtype == TRUTH and wide and hasattr(dtypes, _EXPLICIT):
-            for name in (_EXPLICIT, _INEXACT):
+            for name in filter(partial(hasattr, dtypes), (_EXPLICIT, _INEXACT)):
                 taken = partial(_taken, getattr(dtypes, name))
                 undo.enter_context(mock.patch.object(dtypes, name, taken))
             facts = partial(_of_float32, jnp.finfo, jnp.float32)

@@ -18,15 +18,14 @@ def _is_guard(low: Any) -> bool:
 
 
 def _beyond(x: Any, low: Any = None, high: Any = None) -> Reached:
-    """Numbers on both sides of each limit."""
-    if low is not None and not _is_guard(low):
-        yield f" below {_words(low)}", bool((x < low).any())
-    if high is not None:
-        yield f" above {_words(high)}", bool((x > high).any())
-    for limit in (low, high):
-        if isinstance(limit, float | int) and not _is_guard(limit):
-            yield f" above {limit:g}", bool((x > limit).any())
-            yield f" below {limit:g}", bool((x < limit).any())
+    """Numbers on both sides of each limit; only beyond one that is an array."""
+    for limit, outside in ((low, " below"), (high, " above")):
+        if limit is None or (outside == " below" and _is_guard(limit)):
+            continue
+        one_side = isinstance(limit, torch.Tensor)
+        for side in (outside,) if one_side else (" below", " above"):
+            found = x < limit if side == " below" else x > limit
+            yield f"{side} {_words(limit)}", bool(found.any())
 
 
 def _words(limit: Any) -> str:

@@ -42,6 +42,7 @@ class Seen:
 
     Attributes:
         reached: the notes.
+        computed: the numbers that were computed from arrays, by `int(array)`.
     """
 
     def __init__(self, integers: Mapping[str, torch.Tensor]) -> None:

@@ -144,8 +144,12 @@ def _has_modes(candidate: NnxSide, ours: Mapping[str, Any]) -> bool:
     return any(
         getattr(type(module), "train", own) is not own or any(hasattr(module, f) for f in FLAGS)
         for module in ours.values()
-        if type(module) is not nnx.MultiHeadAttention and getattr(module, "rate", 1) != 0
+        if not (type(module) is nnx.MultiHeadAttention or _is_idle(module))
     )
+
+
+def _is_idle(module: Any) -> bool:
+    return type(module) is nnx.Dropout and module.rate == 0
 
 
 def of_function(reference: TorchSide, shown: Shown) -> Arranged:

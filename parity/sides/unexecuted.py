@@ -86,41 +86,55 @@ class Lines:
         expressions, and the ends of loops that are always left in another way, with their lines.
         """
         executed: dict[str, set[Spot]] = {}
+        functions: dict[str, Functions] = {}
         for code, steps in self._executed.items():
-            spots = list(code.co_positions())
-            found = (spots[at // 2] for at in {other for _, other in steps})
-            executed.setdefault(code.co_filename, set()).update(
-                ((line, column), (end, last))
-                for line, end, column, last in found
-                if not (line is None or end is None or column is None or last is None)
-            )
+            file = code.co_filename
+            executed.setdefault(file, set()).update(_spots(code, steps))
+            functions[file] = functions[file] if file in functions else _functions(code)
         return [
             f"{Path(code.co_filename).name}:{words}"
-            for code in self._executed
-            for words in _missed(code, executed[code.co_filename], self._executed[code])
+            for code, steps in self._executed.items()
+            if (node := functions[code.co_filename].get((code.co_name, code.co_firstlineno)))
+            for words in _missed(node, code, executed[code.co_filename], steps)
         ]
 
 
-def _missed(code: CodeType, executed: set[Spot], steps: Steps) -> Iterator[str]:
-    """The lines that begin what was not executed; not those that raise errors."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Functions = dict[tuple[str, int], Function]
+"""Name and first line → the function of a file."""
+
+
+def _spots(code: CodeType, steps: Steps) -> Iterator[Spot]:
+    """Where the instructions are that were executed."""
+    places = list(code.co_positions())
+    for at in {other for _, other in steps}:
+        line, end, column, last = places[at // 2]
+        if not (line is None or end is None or column is None or last is None):
+            yield (line, column), (end, last)
+
+
+def _functions(code: CodeType) -> Functions:
+    """The functions in the file of a code; none if there is no source."""
     try:
         lines, _ = inspect.findsource(code)
         tree = ast.parse("".join(lines))
-    except (OSError, SyntaxError, ValueError):  # there is no source
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _made(node, code):
-            for missed in _first_missed(node, _inside(node, executed)):
-                if isinstance(missed, ast.expr):
-                    yield f"{missed.lineno} (the part {ast.unparse(missed)})"
-                elif not _only_raises(missed):
-                    yield str(missed.lineno)
-            yield from never_left(node, code, steps)
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    found = (node for node in ast.walk(tree) if isinstance(node, Function))
+    return {
+        (node.name, min(part.lineno for part in (node, *node.decorator_list))): node
+        for node in found
+    }
 
 
-def _made(node: ast.FunctionDef | ast.AsyncFunctionDef, code: CodeType) -> bool:
-    first = min((node, *node.decorator_list), key=lambda part: part.lineno)
-    return (node.name, first.lineno) == (code.co_name, code.co_firstlineno)
+def _missed(node: Function, code: CodeType, executed: set[Spot], steps: Steps) -> Iterator[str]:
+    """The lines that begin what was not executed; not those that raise errors."""
+    for missed in _first_missed(node, _inside(node, executed)):
+        if isinstance(missed, ast.expr):
+            yield f"{missed.lineno} (the part {ast.unparse(missed)})"
+        elif not _only_raises(missed):
+            yield str(missed.lineno)
+    yield from never_left(node, code, steps)
 
 
 def _first_missed(node: ast.AST, executed: set[Spot]) -> Iterator[ast.stmt | ast.expr]:
@@ -130,7 +144,7 @@ def _first_missed(node: ast.AST, executed: set[Spot]) -> Iterator[ast.stmt | ast
             if not isinstance(inner, ast.stmt):  # of a match, or a try
                 yield from _first_missed(inner, executed)
             elif not isinstance(inner, _WITHOUT_CODE) and not _is_words(inner):
-                if not _has_any(inner, executed):
+                if not _inside(inner, executed):
                     yield inner
                     break
                 if not isinstance(inner, _FUNCTIONS):
@@ -143,14 +157,10 @@ def _branches(statement: ast.stmt, executed: set[Spot]) -> Iterator[ast.expr]:
     parts = [part for part in ast.iter_child_nodes(statement) if isinstance(part, ast.expr)]
     for part in parts:
         for node in ast.walk(part):
-            if isinstance(node, ast.IfExp) and _has_any(node.test, executed):
+            if isinstance(node, ast.IfExp) and _inside(node.test, executed):
                 for branch in (node.body, node.orelse):
-                    if not _has_any(branch, executed) and not _is_none(branch):
+                    if not _inside(branch, executed) and not _is_none(branch):
                         yield branch
-
-
-def _has_any(node: ast.stmt | ast.expr, executed: set[Spot]) -> bool:
-    return bool(_inside(node, executed))
 
 
 def _inside(node: ast.stmt | ast.expr, executed: set[Spot]) -> set[Spot]:

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 
 from parity.sides.data import target_shape
-from parity.sides.losses import LOSSES, SQUARES, Loss
 from parity.sides.noting import Noted, Seen
 from parity.sides.side import TARGET, Arrays
 from parity.sides.torch_masks import FixedDropout
 from parity.sides.torch_side import TorchSide
 from parity.sides.unexecuted import Lines
-from parity.tolerances import TRUTH
 
 
 def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -> list[str]:
@@ -28,21 +26,25 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
         inputs: what it and the loss read.
         training: whether to run it in training mode, too, forward and backward.
     """
-    inputs, loss = _with_target(reference, inputs)
+    inputs = _with_target(reference, inputs)
     lines = Lines(reference.module, reference.loss.torch)
     integers = {n: torch.from_numpy(a) for n, a in inputs.items() if a.dtype.kind in "iu"}
 
     def noted(prepare: Callable[[torch.nn.Module], Any]) -> Noted:
         seen = Seen(integers)
         with lines.watched(), seen.watched():
-            reference.run_copy(inputs, prepare, FixedDropout(), loss)
+            reference.run_copy(inputs, prepare, FixedDropout(), reference.loss)
         return seen.reached
 
     reached = noted(torch.nn.Module.eval)
     if training:
         also = noted(torch.nn.Module.train)
         known = {(words, frames) for words, (frames, _) in reached}
-        reached |= {key: also[key] for key in also if (key[0], key[1][0]) not in known}
+        reached |= {
+            (words, caller): found
+            for (words, caller), found in also.items()
+            if (words, caller[0]) not in known
+        }
     notes = {
         "not reached by these inputs, so not compared: ": list(_missed(reached)),
         "lines that no run executes, so not compared: ": lines.missed() if training else [],
@@ -50,15 +52,12 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
     return [what + ", ".join(found) for what, found in notes.items() if found]
 
 
-def _with_target(reference: TorchSide, inputs: Arrays) -> tuple[Arrays, Loss]:
-    """The inputs with a target that is drawn, if the loss reads one; a loss for these."""
-    loss = reference.loss
-    if TARGET in inputs or not loss.targeted:
-        is_missing = TARGET not in inputs and loss in LOSSES
-        return inputs, SQUARES if is_missing else loss
-    stages = reference.forward(reference.parameters, inputs, TRUTH)
-    shape = target_shape(stages, reference.output)
-    return {**inputs, TARGET: np.random.default_rng(0).standard_normal(shape)}, loss
+def _with_target(reference: TorchSide, inputs: Arrays) -> Arrays:
+    """The inputs with a target that is drawn, if the loss reads one that they lack."""
+    if TARGET in inputs or not reference.loss.targeted:
+        return inputs
+    shape = target_shape(reference, inputs)
+    return {**inputs, TARGET: np.random.default_rng(0).standard_normal(shape)}
 
 
 def _missed(reached: Noted) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from flax_bilstm.conversion.rows import rows as rows_of
-from parity.diagnosis import match
+from parity.diagnosis import match, relations
 from parity.diagnosis.lstm.stages import Stages
 from parity.diagnosis.lstm.truth import truth
 from parity.diagnosis.stages import Alone, Stage, Truth, alone, first_wrong
@@ -76,11 +76,11 @@ def _row(chain: list[Alone], truth: Truth) -> Row:
             return _described(chain, found, _part(found.stage.parts, part), words)
     step = next((found for found in chain if found.stage.name.endswith(".step")), None)
     if step is None:
-        return _described(chain, chain[-1], None, match.of_arrays(chain[-1].judged))
+        return _described(chain, chain[-1], None, relations.of_arrays(chain[-1].judged))
     if step.place.check == "gradients":
-        return _described(chain, chain[-1], None, match.of_arrays(step.judged))
+        return _described(chain, chain[-1], None, relations.of_arrays(step.judged))
     blamed = _to_blame(step, truth)
-    return _described(chain, step, blamed.stage, match.of_arrays(blamed.judged), blamed)
+    return _described(chain, step, blamed.stage, relations.of_arrays(blamed.judged), blamed)
 
 
 def _part(parts: Sequence[Stage], name: str) -> Stage | None:

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 import parity
 from parity.comparison import judge
-from parity.diagnosis import match
+from parity.diagnosis import match, relations
 from parity.judge import Judged
 from parity.place import Place
 from parity.results import Row
@@ -56,8 +56,8 @@ def test_what_explains_another_array_is_said_of_that_one():
         judge(truth[n], given[n], [truth[n]], Place(check="gradients", dtype="float64", name=n))
         for n in truth
     )
-    assert match.of_arrays(Judged(truth, given, rows)) == "at bias, it is zero"
-    assert match.of_arrays(Judged(truth, given, rows[1:])) == "it is zero"
+    assert relations.of_arrays(Judged(truth, given, rows)) == "at bias, it is zero"
+    assert relations.of_arrays(Judged(truth, given, rows[1:])) == "it is zero"
 
 
 def test_nothing_explains_an_array_that_only_rounding_determines():
