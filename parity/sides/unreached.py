@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from parity.sides.data import target_shape
+from parity.sides.losses import LOSSES, SQUARES
 from parity.sides.noting import Noted, Seen
 from parity.sides.side import TARGET, Arrays
 from parity.sides.torch_masks import FixedDropout
@@ -27,13 +28,15 @@ def of_reference(reference: TorchSide, inputs: Arrays, training: bool = False) -
         training: whether to run it in training mode, too, forward and backward.
     """
     inputs = _with_target(reference, inputs)
+    lacks_target = TARGET not in inputs and reference.loss in LOSSES  # a pair may be made without
+    loss = SQUARES if lacks_target else reference.loss
     lines = Lines(reference.module, reference.loss.torch)
     integers = {n: torch.from_numpy(a) for n, a in inputs.items() if a.dtype.kind in "iu"}
 
     def noted(prepare: Callable[[torch.nn.Module], Any]) -> Noted:
         seen = Seen(integers)
         with lines.watched(), seen.watched():
-            reference.run_copy(inputs, prepare, FixedDropout(), reference.loss)
+            reference.run_copy(inputs, prepare, FixedDropout(), loss)
         return seen.reached
 
     reached = noted(torch.nn.Module.eval)

@@ -142,6 +142,12 @@ def test_limits_of_a_model_of_pytorchs_own_are_noted():
     assert of_reference(TorchSide(layers), {"x": X}) == [SIZES + "hardtanh above 6 (torch_model)"]
 
 
+def test_a_pair_may_be_made_before_there_are_targets():
+    side = TorchSide(Reference(lambda m, x: F.relu(m.a(x) + 9)), loss=parity.losses.CROSS_ENTROPY)
+    (note,) = of_reference(side, {"x": X})
+    assert note.startswith(SIZES + "relu below 0 (test_unreached.py:")
+
+
 def test_limits_of_the_loss_are_noted():
     def masked(output, inputs):
         mask = inputs["tags"] != 0
